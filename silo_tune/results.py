@@ -1,0 +1,131 @@
+"""The row, and the table of a run, from its files alone. Pandas is imported only where a table is made."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from silo_tune.store import Run
+from silo_tune.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# One row is one unit's outcome as one chain uses it. A cell is null, never 0, where there is nothing.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "arm": ("string", "name of the arm"),
+    "mode": ("string", "schedule | oracle"),
+    "seed": ("Int64", "replicate"),
+    "trial": ("Int64", "trial of a tune arm, else null"),
+    "cycle": ("Int64", "0 is dense"),
+    "candidate": ("Int64", "position among the cycle's candidates"),
+    "repeat": ("Int64", "0, or the number of a re-evaluation with other random streams"),
+    "max_lr": ("Float64", "peak learning rate, resolved"),
+    "peak_rule": ("string", "rule that resolved it, null for a fixed peak"),
+    "asked": ("boolean", "a rate of the arm's own search (false: only a tested arm's value)"),
+    "tests": ("string", "arms whose own value this is, comma-separated"),
+    "status": ("string", "ok | diverged | failed"),
+    "error": ("string", "why, unless ok"),
+    "sparsity": ("Float64", "fraction of prunable weights pruned, in [0, 1]"),
+    "weights_remaining": ("Float64", "1 - sparsity, as counted"),
+    "val_accuracy": ("Float64", "in [0, 1], on the validation split: the only one that chooses"),
+    "val_loss": ("Float64", "mean cross-entropy in nats"),
+    "n_val": ("Int64", "validation images"),
+    "test_accuracy": ("Float64", "in [0, 1], never used to choose"),
+    "n_test": ("Int64", "test images"),
+    "train_loss": ("Float64", "mean cross-entropy of the last epoch, in nats"),
+    "classes": ("Int64", "number of classes"),
+    "epochs": ("Int64", "epochs of this unit"),
+    "steps": ("Int64", "optimizer steps of this unit"),
+    "train_seconds": ("Float64", "wall seconds of training on its worker"),
+    "key": ("string", "identity of the unit"),
+    "parent": ("string", "key of the unit it started from, null at cycle 0"),
+    "winner": ("boolean", "the best candidate of its cycle on validation"),
+    "continued": ("boolean", "the next cycle's parent, where that is not the winner"),
+    "shared_with": ("string", "first arm of the study that owns the key, null when it is this one"),
+    "realised_peak_lr": ("Float64", "largest learning rate that the optimizer was given"),
+    "grad_spread": ("Float64", "spread of the gradients of surviving weights (not measured yet: null)"),
+    "activation_spread": ("Float64", "spread of hidden representations (not measured yet: null)"),
+    "device": ("string", "cpu or the GPU's name"),
+    "version": ("string", "silo-tune version that trained it"),
+}
+
+# The same work on the same machine kind gives equal tables, but for these.
+UNSTABLE = ("train_seconds", "device")
+
+_FROM_RESULT = (
+    "sparsity", "weights_remaining", "val_accuracy", "val_loss", "n_val", "test_accuracy", "n_test", "train_loss",
+    "classes", "epochs", "steps", "train_seconds", "realised_peak_lr", "device", "version",
+)  # fmt: skip
+
+
+def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
+    """Every row of the closed rounds, in study order: arm, seed, cycle, candidate."""
+    owner: dict[str, str] = {}
+    for arm in study.arms:
+        for seed in study.replicates.seeds:
+            closed = list(_decisions(run, arm, seed, study.cycles))
+            parents = {decision["cycle"]: decision["parent"] for decision in closed}
+            for decision in closed:
+                told = {outcome["candidate"]: outcome for outcome in decision["told"]}
+                continues = parents.get(decision["cycle"] + 1)
+                for asked in decision["asked"]:
+                    key = asked["key"]
+                    row = _row(run, decision, asked, told[asked["candidate"]])
+                    row["mode"] = study.arms[arm].mode
+                    row["winner"] = key == decision["winner"]
+                    row["continued"] = key == continues and not row["winner"]
+                    first = owner.setdefault(key, arm)
+                    row["shared_with"] = None if first == arm else first
+                    yield row
+
+
+def _decisions(run: Run, arm: str, seed: int, cycles: int) -> Iterator[dict[str, Any]]:
+    for cycle in range(cycles):
+        number = 1
+        while (decision := run.decision(arm, seed, cycle, number)) is not None:
+            yield decision
+            number += 1
+        if number == 1:
+            return
+
+
+def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {name: decision[name] for name in ("arm", "seed", "cycle", "parent")}
+    row |= {
+        "candidate": asked["candidate"],
+        "repeat": told["repeat"],
+        "key": asked["key"],
+        "asked": asked["asked"],
+    }
+    row["tests"] = ",".join(asked["tests"]) or None
+    row |= {name: told[name] for name in ("status", "max_lr", "error")}
+    peak = asked["peak"] or {}
+    row["peak_rule"] = peak.get("rule")
+    if row["max_lr"] is None:  # a failed unit never resolved a rule, but a fixed peak is known
+        row["max_lr"] = peak.get("value")
+    if told["status"] != "failed" and (result := run.result(asked["key"])) is not None:
+        row |= {name: result[name] for name in _FROM_RESULT}
+    return row
+
+
+def make_table(rows_: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> pd.DataFrame:
+    """A DataFrame with the columns and types of `COLUMNS`."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows_), columns=list(COLUMNS))
+    return frame.astype({name: kind for name, (kind, _) in COLUMNS.items()})
+
+
+def table(run: Run, study: Study | None = None) -> pd.DataFrame:
+    """The table of a run, from its decisions and results."""
+    return make_table(rows(run, study or run.study()))
+
+
+def write_table(run: Run, frame: pd.DataFrame) -> None:
+    """Write RUN/table.parquet, whole or not at all."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    run.storage.replace("table.parquet", buffer.getvalue())

@@ -1,0 +1,181 @@
+"""Bytes on a local path, NFS or an fsspec URL, with the one operation that correctness rests on: exclusive creation."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import fsspec
+
+from silo_tune.errors import BadInput
+
+
+class Corrupt(Exception):
+    """A sealed file whose content is not what was written."""
+
+
+def seal(body: Mapping[str, Any]) -> bytes:
+    """JSON bytes of a table with the sha256 of its content, so that a flipped bit shows."""
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return json.dumps({**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}, indent=1, sort_keys=True).encode()
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The table of sealed bytes. Raises Corrupt."""
+    try:
+        body = json.loads(data)
+        claimed = body.pop("sha256")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise Corrupt(f"not a sealed JSON table: {error}") from None
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    if hashlib.sha256(text.encode()).hexdigest() != claimed:
+        raise Corrupt("its checksum does not match its content")
+    return body  # type: ignore[no-any-return]
+
+
+def _temporary(path: str) -> str:
+    head, tail = os.path.split(path)
+    return os.path.join(head, f".{tail}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _create_local(fs: Any, path: str, data: bytes) -> None:
+    # open("xb") would be exclusive too, but shows a half-written file under its final name.
+    temporary = _temporary(path)
+    with open(temporary, "wb") as file:
+        file.write(data)
+    try:
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def _create_object(fs: Any, path: str, data: bytes) -> None:
+    # A conditional put. A retried request may be refused because of its own first write.
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        fs.invalidate_cache()
+        if fs.cat_file(path) != data:
+            raise
+
+
+# Backends whose exclusive creation was tested; a backend without one is refused by name.
+CREATE_EXCLUSIVE: dict[str, Callable[[Any, str, bytes], None]] = {
+    "file": _create_local,
+    "local": _create_local,
+    "s3": _create_object,
+    "s3a": _create_object,
+}
+
+
+class Storage:
+    """Files under one root.
+
+    Args:
+        url: a local path or an fsspec URL.
+
+    Raises:
+        BadInput: the backend is unknown, its package is missing, or it cannot create a file exclusively.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise BadInput(f"cannot open {url!r}: {error}") from None
+        protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
+        protocol = next((name for name in protocols if name in CREATE_EXCLUSIVE), None)
+        if protocol is None:
+            raise BadInput(
+                f"storage {protocols[0]!r} of {url!r} has no tested exclusive creation, which two drivers of one run "
+                f"need to stay correct; choose from {', '.join(sorted(CREATE_EXCLUSIVE))}"
+            )
+        self.local = protocol in ("file", "local")
+        self._create = CREATE_EXCLUSIVE[protocol]
+
+    def path(self, name: str) -> str:
+        """Full path of a name below the root."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def shown(self, name: str) -> str:
+        """The path as a user would write it."""
+        return f"{self.url.rstrip('/')}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """Whole content. Raises FileNotFoundError."""
+        if self.local:
+            with open(self.path(name), "rb") as file:
+                return file.read()
+        return self.fs.cat_file(self.path(name))  # type: ignore[no-any-return]
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a file that must not exist yet; it appears whole or not at all. Raises FileExistsError."""
+        self._parent(name)
+        self._create(self.fs, self.path(name), data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all, over what may be there."""
+        self._parent(name)
+        if not self.local:
+            self.fs.pipe_file(self.path(name), data)
+            return
+        temporary = _temporary(self.path(name))
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+            os.replace(temporary, self.path(name))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def exists(self, name: str) -> bool:
+        return os.path.exists(self.path(name)) if self.local else bool(self.fs.exists(self.path(name)))
+
+    def delete(self, name: str) -> None:
+        """Remove a file; one that is gone already is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(name)) if self.local else self.fs.rm_file(self.path(name))
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of the files in a folder; none when there is no such folder."""
+        try:
+            if self.local:
+                found = os.listdir(self.path(folder))
+            else:
+                self.fs.invalidate_cache()
+                found = [path.rsplit("/", 1)[-1] for path in self.fs.ls(self.path(folder), detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in found if name)
+
+    def age(self, name: str) -> float:
+        """Seconds since the file was last written. Raises FileNotFoundError."""
+        if self.local:
+            return time.time() - os.path.getmtime(self.path(name))
+        self.fs.invalidate_cache()
+        return time.time() - float(self.fs.modified(self.path(name)).timestamp())
+
+    def quarantine(self, name: str) -> str:
+        """Move a corrupt file aside as NAME.corrupt-N, so that its name can be created anew. Returns the new name."""
+        number = 1
+        while self.exists(f"{name}.corrupt-{number}"):
+            number += 1
+        aside = f"{name}.corrupt-{number}"
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if self.local:
+                os.rename(self.path(name), self.path(aside))
+            else:
+                self.fs.mv(self.path(name), self.path(aside))
+        return aside
+
+    def _parent(self, name: str) -> None:
+        if self.local:
+            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)

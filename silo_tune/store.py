@@ -1,0 +1,385 @@
+"""A run on disk: its study, its lease, the decisions of its chains, and its units with their states.
+
+Correctness rests on exclusive files: a unit's `result.json` and a chain's decision are each created once, whole, and
+the first writer wins. The lease only saves the work that two drivers of one run would do twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import tomli_w
+
+from silo_tune.errors import BadInput
+from silo_tune.lease import Lease
+from silo_tune.storage import Corrupt, Storage, seal, unseal
+from silo_tune.study import OracleArm, Study
+from silo_tune.study_file import parse_study
+from silo_tune.units import RECIPE, Unit
+
+FORMAT = 1
+
+Notice = Callable[[str], None]
+
+
+def _silent(message: str) -> None:
+    pass
+
+
+def new_attempt() -> str:
+    """A name for one attempt at one unit; two attempts never share a file."""
+    return uuid.uuid4().hex[:16]
+
+
+class UnitStore:
+    """Units by key: results (commit markers), states, partial states.
+
+    Args:
+        storage: the run's storage.
+        notice: told, in a sentence, of every corrupt file that was moved aside.
+    """
+
+    def __init__(self, storage: Storage, notice: Notice = _silent) -> None:
+        self.storage, self.notice = storage, notice
+
+    @staticmethod
+    def folder(key: str) -> str:
+        """Folder of a unit. Raises ValueError for anything but a sha256, so that no key leaves the run."""
+        if not re.fullmatch(r"[0-9a-f]{64}", key):
+            raise ValueError(f"not a unit key: {key!r}")
+        return f"units/{key[:2]}/{key}"
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """The committed result, or None. A corrupt one is moved aside, and the unit is as if never trained."""
+        return self._sealed(f"{self.folder(key)}/result.json", "the unit is trained again")
+
+    def commit(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit a result; returns the one that stands, which is an earlier writer's if there was one."""
+        folder = self.folder(result["key"])
+        try:
+            self.storage.create(f"{folder}/result.json", seal(result))
+        except FileExistsError:
+            standing = self.result(result["key"])
+            if standing is None:  # it was corrupt and is out of the way now
+                return self.commit(result)
+            if standing["state"] != result["state"] and result["state"] is not None:
+                self.storage.delete(f"{folder}/{result['state']['file']}")
+            return standing
+        return dict(result)
+
+    def write_state(self, key: str, attempt: str, data: bytes) -> dict[str, Any]:
+        """Write the final state of an attempt; returns what the result says of it: file, sha256, bytes."""
+        file = f"state-{attempt}.safetensors"
+        self.storage.replace(f"{self.folder(key)}/{file}", data)
+        return {"file": file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    def read_state(self, result: Mapping[str, Any]) -> bytes | None:
+        """The state of a committed unit, restated ones included; None when it was swept or is corrupt."""
+        key = result["key"]
+        folder = self.folder(key)
+        claims = [result["state"], *(restated["state"] for restated in self._restated(key))]
+        for claim in (claim for claim in reversed(claims) if claim is not None):
+            try:
+                data = self.storage.read(f"{folder}/{claim['file']}")
+            except FileNotFoundError:
+                continue
+            if hashlib.sha256(data).hexdigest() == claim["sha256"]:
+                return data
+            self._aside(f"{folder}/{claim['file']}", "the unit is trained again for its weights")
+        return None
+
+    def restate(self, result: Mapping[str, Any]) -> None:
+        """Record that a unit whose weights were gone was trained again."""
+        folder, number = self.folder(result["key"]), 1
+        while True:
+            try:
+                self.storage.create(f"{folder}/restate-{number}.json", seal(result))
+                return
+            except FileExistsError:
+                number += 1
+
+    def _restated(self, key: str) -> Iterable[dict[str, Any]]:
+        number = 1
+        while self.storage.exists(f"{self.folder(key)}/restate-{number}.json"):
+            found = self._sealed(f"{self.folder(key)}/restate-{number}.json", "it is ignored")
+            if found is not None:
+                yield found
+            number += 1
+
+    def write_partial(self, key: str, attempt: str, epoch: int, data: bytes) -> None:
+        """Write a state from which training goes on after `epoch` epochs; it replaces the earlier ones."""
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        name = f"partial-{attempt}-{epoch:06d}-{digest}.safetensors"
+        earlier = self._partials(key)
+        self.storage.replace(f"{self.folder(key)}/{name}", data)
+        for other in earlier:
+            if int(other.split("-")[2]) <= epoch:
+                self.storage.delete(f"{self.folder(key)}/{other}")
+
+    def read_partial(self, key: str) -> bytes | None:
+        """The furthest partial state that is whole, or None."""
+        for name in sorted(self._partials(key), key=lambda name: int(name.split("-")[2]), reverse=True):
+            try:
+                data = self.storage.read(f"{self.folder(key)}/{name}")
+            except FileNotFoundError:
+                continue
+            if hashlib.sha256(data).hexdigest()[:16] == name.removesuffix(".safetensors").split("-")[3]:
+                return data
+            self._aside(f"{self.folder(key)}/{name}", "the unit starts from an earlier state")
+        return None
+
+    def _partials(self, key: str) -> list[str]:
+        pattern = re.compile(r"partial-[0-9a-f]+-\d{6}-[0-9a-f]{16}\.safetensors")
+        return [name for name in self.storage.names(self.folder(key)) if pattern.fullmatch(name)]
+
+    def write_rewind(self, key: str, point: str, data: bytes) -> None:
+        """Keep the state of a dense unit at a rewind point ("5 ep", "100 it")."""
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        self.storage.replace(f"{self.folder(key)}/rewind-{point.replace(' ', '-')}-{digest}.safetensors", data)
+
+    def read_rewind(self, key: str, point: str) -> bytes | None:
+        """The state at a rewind point, or None when it must be replayed."""
+        prefix = f"rewind-{point.replace(' ', '-')}-"
+        for name in self.storage.names(self.folder(key)):
+            if name.startswith(prefix) and name.endswith(".safetensors"):
+                data = self.storage.read(f"{self.folder(key)}/{name}")
+                if hashlib.sha256(data).hexdigest()[:16] == name.removesuffix(".safetensors").rsplit("-", 1)[1]:
+                    return data
+                self._aside(f"{self.folder(key)}/{name}", "the rewind point is trained again")
+        return None
+
+    def clear_partials(self, key: str) -> None:
+        """Remove what attempts left behind beside a committed result."""
+        for name in self.storage.names(self.folder(key)):
+            if name.startswith("partial-") or name.endswith(".tmp"):
+                self.storage.delete(f"{self.folder(key)}/{name}")
+
+    def sweep(self, key: str) -> None:
+        """Remove a unit's weights. Its result stays."""
+        for name in self.storage.names(self.folder(key)):
+            if name.startswith(("state-", "partial-")) or name.endswith(".tmp"):
+                self.storage.delete(f"{self.folder(key)}/{name}")
+
+    def _sealed(self, name: str, then: str) -> dict[str, Any] | None:
+        try:
+            return unseal(self.storage.read(name))
+        except FileNotFoundError:
+            return None
+        except Corrupt as error:
+            self._aside(name, then, str(error))
+            return None
+
+    def _aside(self, name: str, then: str, why: str = "its checksum does not match") -> None:
+        moved = self.storage.quarantine(name)
+        self.notice(f"{self.storage.shown(name)} is corrupt ({why}); moved to {moved.rsplit('/', 1)[-1]}, {then}")
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        url: local path or fsspec URL.
+        notice: told of corrupt files and accepted changes.
+    """
+
+    def __init__(self, url: str, notice: Notice = _silent) -> None:
+        self.url = url
+        self.storage = Storage(url)
+        self.notice = notice
+        self.units = UnitStore(self.storage, notice)
+
+    # --- decisions ---
+
+    @staticmethod
+    def decision_name(arm: str, seed: int, cycle: int, number: int) -> str:
+        """Name of the file of one closed round."""
+        return f"chains/{arm}/seed-{seed}/cycle-{cycle:03d}-round-{number}.json"
+
+    def decision(self, arm: str, seed: int, cycle: int, number: int) -> dict[str, Any] | None:
+        """The decision of a round, or None while it is open. A corrupt one is moved aside and derived again."""
+        name = self.decision_name(arm, seed, cycle, number)
+        return self.units._sealed(name, "the decision is derived again from its units")
+
+    def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a round's decision once; returns the one that stands."""
+        where = (body["arm"], body["seed"], body["cycle"], body["round"])
+        try:
+            self.storage.create(self.decision_name(*where), seal(body))
+        except FileExistsError:
+            return self.decision(*where) or self.decide(body)
+        return dict(body)
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """See `UnitStore.result`."""
+        return self.units.result(key)
+
+    def sweep(self, key: str) -> None:
+        """See `UnitStore.sweep`."""
+        self.units.sweep(key)
+
+    # --- the study ---
+
+    def recorded(self) -> dict[str, Any] | None:
+        """What RUN/study.toml holds: {"study": …, "run": …}, or None for a new run.
+
+        Raises:
+            BadInput: the file is not readable as this version wrote it.
+        """
+        try:
+            table = tomllib.loads(self.storage.read("study.toml").decode())
+            return {"study": table["study"], "run": table["run"]}
+        except FileNotFoundError:
+            return None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+            raise BadInput(
+                f"{self.storage.shown('study.toml')} is damaged ({error}); put back a copy, or move it away and run "
+                f"the same study again: its units are found by their keys"
+            ) from None
+
+    def study(self) -> Study:
+        """The recorded study. Raises BadInput when there is none."""
+        recorded = self.recorded()
+        if recorded is None:
+            raise BadInput(f"no run at {self.url!r} (it has no study.toml); `silo-tune run STUDY.toml` makes one")
+        return parse_study(recorded["study"], self.storage.shown("study.toml"))
+
+    def accept(self, study: Study, environment: Mapping[str, str]) -> dict[str, dict[str, int]]:
+        """Record the study of a new run, or accept additive changes to an existing one.
+
+        Returns:
+            For each Oracle, the first cycle at which an arm that was added later is among its tests.
+
+        Raises:
+            BadInput: the run was made with another recipe, or the change is not additive; the keys are named.
+        """
+        recorded = self.recorded()
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        if recorded is None:
+            self._write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
+            return {}
+        ledger = recorded["run"]
+        if ledger["recipe"] != RECIPE:
+            raise BadInput(
+                f"{self.url} was made with recipe {ledger['recipe']}, this version has {RECIPE}: their numbers do not "
+                f"mix; choose another --out, or go on with the version that made it "
+                f"({ledger['environment'].get('silo-tune')})"
+            )
+        before = parse_study(recorded["study"], self.storage.shown("study.toml"))
+        changed = self._additive_changes(before, study)
+        since: dict[str, dict[str, int]] = {o: dict(t) for o, t in ledger.get("tests_from", {}).items()}
+        for oracle in (name for name, arm in before.arms.items() if isinstance(arm, OracleArm)):
+            for test in set(study.tests_of(oracle)) - set(before.tests_of(oracle)):
+                since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
+        if changed:
+            self.notice(f"accepted changes to {self.url}: {', '.join(changed)}")
+            ledger["changes"] = [*ledger.get("changes", []), {"at": now, "keys": changed}]
+            ledger["tests_from"] = since
+            self._write_study(study, ledger)
+        return since
+
+    def closed_cycles(self, arm: str, study: Study) -> int:
+        """Number of cycles that at least one seed of this arm has closed."""
+        closed = 0
+        for seed in study.replicates.seeds:
+            while self.storage.exists(self.decision_name(arm, seed, closed, 1)):
+                closed += 1
+        return closed
+
+    def _additive_changes(self, before: Study, after: Study) -> list[str]:
+        old, new = (_flat(study.model_dump(mode="json", exclude_none=True)) for study in (before, after))
+        changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        refused = [key for key in changed if not self._is_additive(key, before, after)]
+        if refused:
+            raise BadInput(
+                "\n".join(f"{key}: was {old.get(key, 'not set')!r}, now {new.get(key, 'not set')!r}" for key in refused)
+                + f"\n{self.url} was decided with the earlier value{'s' * (len(refused) > 1)}; put "
+                + ("them" if len(refused) > 1 else "it")
+                + " back, or choose another --out (units are not shared between runs)"
+            )
+        return changed
+
+    def _is_additive(self, key: str, before: Study, after: Study) -> bool:
+        section, _, rest = key.partition(".")
+        if section == "cluster":
+            return rest != "cpus_per_unit"
+        if section == "report" or key in ("data.path", "data.download"):
+            return True
+        if key == "cycles":
+            return after.cycles > before.cycles
+        if key == "replicates.seeds":
+            return set(before.replicates.seeds) <= set(after.replicates.seeds)
+        if section == "arms":
+            name, _, field = rest.partition(".")
+            if name not in before.arms:
+                return True
+            old, new = before.arms[name], after.arms.get(name)
+            if isinstance(old, OracleArm) and isinstance(new, OracleArm):
+                if field == "tests":
+                    return set(before.tests_of(name)) <= set(after.tests_of(name))
+                if field.startswith("grid."):  # cycle 0 is the shared dense one unless the arm has its own
+                    return self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
+        return False
+
+    def _write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
+        table = {"study": study.model_dump(mode="json", exclude_none=True), "run": ledger}
+        try:
+            self.storage.replace("study.toml", tomli_w.dumps(table).encode())
+        except OSError as error:
+            raise BadInput(f"cannot write to the run folder {self.url!r}: {error}; choose another with --out") from None
+
+    # --- the data ---
+
+    def check_data(self, facts: Mapping[str, Any]) -> None:
+        """Write the data's content hash at first use, and hold later starts to it.
+
+        Args:
+            facts: {"content": sha256, "classes": …, "n_train": …, …} of the data as loaded.
+
+        Raises:
+            BadInput: the data is not what the run began with.
+        """
+        known = self.units._sealed("data.json", "it is written anew")
+        if known is None:
+            try:
+                self.storage.create("data.json", seal(facts))
+            except FileExistsError:
+                self.check_data(facts)
+        elif known["content"] != facts["content"]:
+            raise BadInput(
+                f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "
+                f"{facts['content'][:12]}…; put the data back, or choose another --out"
+            )
+
+    def data_facts(self) -> dict[str, Any] | None:
+        """What is recorded of the data, or None before its first use."""
+        return self.units._sealed("data.json", "it is written anew at the next run")
+
+    def lease(self) -> Lease:
+        """Hold the run for this driver; a context manager.
+
+        Raises:
+            RunFailed: another driver holds it.
+            BadInput: the folder cannot be written.
+        """
+        return Lease(self.storage)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {
+            key: leaf
+            for name, part in value.items()
+            for key, leaf in _flat(part, f"{prefix}.{name}" if prefix else name).items()
+        }
+    return {prefix: value}
+
+
+def unit_of(result: Mapping[str, Any]) -> Unit:
+    """The unit that a committed result is the outcome of."""
+    return Unit.from_spec(result["unit"])

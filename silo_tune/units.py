@@ -1,0 +1,163 @@
+"""The Unit: one prune-retrain cycle at one max_lr from one parent, and the key that is its identity on disk.
+
+The key is the sha256 of canonical JSON of every resolved study value that can change the unit's numbers. It never
+holds an arm, the number of cycles, a path, a device or another cycle's settings: equal work has one key, wherever it is
+asked from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from silo_tune.study import ArmSettings, Study
+
+# Raise this when the meaning of a unit changes (another order of random draws, say): old results then stay apart.
+RECIPE = 1
+
+
+def canonical(value: Any) -> Any:
+    """A JSON value in canonical form: floats rounded to 12 significant digits, integral ones as integers."""
+    if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
+        return value
+    if isinstance(value, float):
+        rounded = float(f"{value:.12g}")
+        return int(rounded) if rounded.is_integer() and abs(rounded) < 1e12 else rounded
+    if isinstance(value, Mapping):
+        return {str(key): canonical(value[key]) for key in value}
+    if isinstance(value, (list, tuple)):
+        return [canonical(item) for item in value]
+    raise TypeError(f"not a JSON value: {value!r}")
+
+
+def canonical_json(value: Any) -> str:
+    """Canonical JSON text. Raises ValueError for NaN and infinities."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class PruneSpec:
+    """What the prune at the start of a cycle ≥ 1 does.
+
+    Attributes:
+        target: share of weights that remain after it, counted from the dense network.
+        criterion, scope, granularity, skip: as in [prune].
+        after_prune: "keep", "rewind" or "reinit".
+        rewind_to: the rewind point when after_prune is "rewind", else None.
+    """
+
+    target: float
+    criterion: Mapping[str, Any]
+    scope: str
+    granularity: str
+    skip: tuple[str, ...]
+    after_prune: str
+    rewind_to: str | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of work, fully resolved. `peak` is {"value": x}, {"rule": name, "args": {…}} or None (a checkpoint)."""
+
+    recipe: int
+    parent: str | None
+    cycle: int
+    seed: int
+    repeat: int
+    model: Mapping[str, Any]
+    checkpoint: str | None
+    data: Mapping[str, Any]
+    split: Mapping[str, Any]
+    augmentation: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    batch: int
+    epochs: int
+    profile: Mapping[str, Any]
+    precision: str
+    peak: Mapping[str, Any] | None
+    prune: PruneSpec | None
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The canonical table that is hashed."""
+        return canonical(asdict(self))  # type: ignore[no-any-return]
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 of the canonical JSON of the spec, as 64 hexadecimal digits."""
+        return hashlib.sha256(canonical_json(self.spec).encode()).hexdigest()
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Unit:
+        """The unit of a spec, as read from its result."""
+        prune = spec["prune"]
+        if prune is not None:
+            prune = PruneSpec(**{**prune, "skip": tuple(prune["skip"])})
+        return cls(**{**spec, "prune": prune})
+
+
+def make_unit(
+    study: Study,
+    settings: ArmSettings,
+    *,
+    parent: str | None,
+    cycle: int,
+    seed: int,
+    peak: Mapping[str, Any] | None,
+    repeat: int = 0,
+    checkpoint: str | None = None,
+) -> Unit:
+    """The unit of one candidate.
+
+    Args:
+        study: gives everything that arms share.
+        settings: the arm's resolved settings; at cycle 0 they count only with `own_dense`.
+        parent: key of the unit whose state it starts from; None at cycle 0.
+        cycle, seed, repeat: where it stands.
+        peak: {"value": max_lr} or {"rule": name, "args": {…}}; None beside a checkpoint.
+        checkpoint: content hash of the pretrained weights, at cycle 0 of a study that has them.
+    """
+    dense, retrain = study.dense, study.retrain
+    if cycle == 0:
+        epochs = 0 if checkpoint is not None else (dense.epochs or 0)
+        profile = settings.profile if settings.own_dense else dense.profile.resolved()
+    else:
+        epochs, profile = settings.epochs, settings.profile
+    return Unit(
+        recipe=RECIPE,
+        parent=parent,
+        cycle=cycle,
+        seed=seed,
+        repeat=repeat,
+        model=study.model.resolved(),
+        checkpoint=checkpoint,
+        data=study.data.source(),
+        split=study.data.split(),
+        augmentation=study.data.augmentation(),
+        optimizer=retrain.optimizer.model_dump(mode="json"),
+        batch=retrain.batch,
+        epochs=epochs,
+        profile=profile,
+        precision=retrain.precision,
+        peak=peak,
+        prune=_prune_spec(study, settings, cycle),
+    )
+
+
+def _prune_spec(study: Study, settings: ArmSettings, cycle: int) -> PruneSpec | None:
+    if cycle == 0:
+        return None
+    prune = study.prune
+    return PruneSpec(
+        target=study.remaining[cycle],
+        criterion=prune.criterion.resolved(),
+        scope=prune.scope,
+        granularity=prune.granularity,
+        skip=prune.skip,
+        after_prune=settings.after_prune,
+        rewind_to=settings.rewind_to,
+    )
