@@ -177,7 +177,7 @@ class LinearDecay:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """A cosine rise from peak/`start_div` over a share `rising` of the budget, then a cosine fall to start/`end_div`."""
+    """A cosine rise from peak/`start_div` over a share `rising` of the budget, then a fall to start/`end_div`."""
 
     rising: float = 0.3
     start_div: float = 25.0

@@ -129,3 +129,16 @@ def write_table(run: Run, frame: pd.DataFrame) -> None:
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     run.storage.replace("table.parquet", buffer.getvalue())
+
+
+def load_run(url: str) -> tuple[pd.DataFrame, Study, dict[str, Any]]:
+    """Table, study and ledger (created, environment, accepted changes) of a run, from its files.
+
+    Raises:
+        BadInput: there is no run at that place, or its study is damaged.
+    """
+    run = Run(url)
+    study = run.study()
+    recorded = run.recorded()
+    assert recorded is not None
+    return table(run, study), study, recorded["run"]

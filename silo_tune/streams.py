@@ -1,0 +1,22 @@
+"""Random streams from (seed, cycle, repeat), never from a key: all candidates of a cycle see the same batches.
+
+Each purpose and epoch has its own stream, so the random state at an epoch's start is a function of where it stands and
+a resumed unit needs no saved generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def stream_seed(purpose: str, seed: int, cycle: int = 0, repeat: int = 0, epoch: int = 0) -> int:
+    """A 63-bit seed for one purpose ("init", "order", "augment", "noise", "criterion", "split")."""
+    text = f"{purpose}/{seed}/{cycle}/{repeat}/{epoch}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def stream(purpose: str, seed: int, cycle: int = 0, repeat: int = 0, epoch: int = 0) -> torch.Generator:
+    """A CPU generator of that stream."""
+    return torch.Generator().manual_seed(stream_seed(purpose, seed, cycle, repeat, epoch))
