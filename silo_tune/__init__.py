@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from silo_tune.errors import BadInput, RunFailed, SiloTuneError, StudyError
+    from silo_tune.run import run_study
     from silo_tune.schedules import Silo
     from silo_tune.study import Study
     from silo_tune.study_file import load_study
-    from silo_tune.tune import ChainSearch, PruneRetrain, run_study
+    from silo_tune.tune import ChainSearch, PruneRetrain
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,7 @@ _HOMES = {
     "Study": "study",
     "StudyError": "errors",
     "load_study": "study_file",
-    "run_study": "tune",
+    "run_study": "run",
 }
 
 __all__ = [

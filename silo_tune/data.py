@@ -127,11 +127,11 @@ def split_rows(dataset: DataSet, data: Data, seed: int) -> Split:
         rows, test = _stratified(dataset.train_labels, rows, data.test_share, ("test", data.split_seed))
         test_labels = dataset.train_labels
     else:
+        assert dataset.test_labels is not None
         test, test_labels = np.arange(len(dataset.test), dtype=np.int64), dataset.test_labels
     train, val = _stratified(dataset.train_labels, rows, data.val_share, ("val", seed))
     train = _limit(dataset.train_labels, train, data.train_images, ("limit-train", seed))
     val = _limit(dataset.train_labels, val, data.val_images, ("limit-val", seed))
-    assert test_labels is not None
     test = _limit(test_labels, test, data.test_images, ("limit-test", data.split_seed))
     for name, part in (("training", train), ("validation", val), ("test", test)):
         if not len(part):
@@ -266,7 +266,8 @@ def _hub_snapshot(hub_id: str) -> str:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise BadInput(
-            f"{hub_id!r} is not a local directory, and reading it from the Hub needs the extra: pip install 'silo-tune[hub]'"
+            f"{hub_id!r} is not a local directory, and reading it from the Hub needs an extra: "
+            "pip install 'silo-tune[hub]'"
         ) from None
     try:
         return str(snapshot_download(hub_id, repo_type="dataset", allow_patterns=["*.parquet", "**/*.parquet"]))

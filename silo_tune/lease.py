@@ -9,7 +9,7 @@ import threading
 import uuid
 
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.storage import Corrupt, Storage, seal, unseal
+from silo_tune.storage import Corrupt, Storage, StorageError, seal, unseal
 
 HEARTBEAT_SECONDS = 10.0
 LEASE_EXPIRES_SECONDS = 60.0
@@ -63,9 +63,9 @@ class Lease:
                 break
             except FileExistsError:
                 continue
-            except OSError as error:
+            except StorageError as error:
                 raise BadInput(
-                    f"cannot write to the run folder {self.storage.url!r}: {error}; choose another with --out"
+                    f"cannot write to the run folder {self.storage.url!r} ({error.__cause__}); choose another --out"
                 ) from None
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
         self._thread.start()
@@ -76,6 +76,11 @@ class Lease:
         self._thread.join()
         if not self.lost.is_set():
             self.storage.delete(self._name)
+
+    def require(self) -> None:
+        """Raises RunFailed when another driver took the run over."""
+        if self.lost.is_set():
+            raise RunFailed(f"another driver took over {self.storage.url}; this one stops, and nothing is lost")
 
     def _latest(self) -> int:
         found = [name for name in self.storage.names("lease") if re.fullmatch(r"\d{4,}\.json", name)]
@@ -104,5 +109,5 @@ class Lease:
                     self.lost.set()
                     return
                 self.storage.replace(self._name, self._data)
-            except OSError:
+            except StorageError:
                 continue  # slow or absent storage: the next beat tries again, and a lost lease costs only work

@@ -17,7 +17,9 @@ from silo_tune.errors import BadInput
 from silo_tune.streams import stream_seed
 
 
-def build_model(model: Mapping[str, Any], shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+def build_model(
+    model: Mapping[str, Any], shape: tuple[int, int, int], classes: int, seed: int, pretrained: bool = False
+) -> nn.Module:
     """A freshly initialised network.
 
     Args:
@@ -25,6 +27,7 @@ def build_model(model: Mapping[str, Any], shape: tuple[int, int, int], classes: 
         shape: (H, W, C) of an image.
         classes: number of outputs.
         seed: stream seed of the initialisation; the caller's random state is left alone.
+        pretrained: take timm's pretrained weights (`timm:` models only).
 
     Raises:
         BadInput: the network is unknown or cannot be built with these arguments.
@@ -35,11 +38,11 @@ def build_model(model: Mapping[str, Any], shape: tuple[int, int, int], classes: 
         if "function" in model:
             built: nn.Module = names.resolve(model["function"])(shape=shape, classes=classes, **args)
         elif model["name"].startswith(names.TIMM_PREFIX):
-            built = _timm(model["name"].removeprefix(names.TIMM_PREFIX), shape, classes, args)
+            built = _timm(model["name"].removeprefix(names.TIMM_PREFIX), shape, classes, args, pretrained)
         else:
             built = names.resolve(names.MODELS[model["name"]].target)(shape=shape, classes=classes, **args)
     if any(module.weight.ndim == 4 for module in built.modules() if isinstance(module, nn.Conv2d)):
-        built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        built = built.to(memory_format=torch.channels_last)
     return built
 
 
@@ -48,14 +51,16 @@ def init_seed(seed: int, cycle: int = 0, repeat: int = 0) -> int:
     return stream_seed("init", seed, cycle, repeat)
 
 
-def _timm(name: str, shape: tuple[int, int, int], classes: int, args: Mapping[str, Any]) -> nn.Module:
+def _timm(name: str, shape: tuple[int, int, int], classes: int, args: Mapping[str, Any], pretrained: bool) -> nn.Module:
     import timm
 
     import silo_tune.timm_models  # noqa: F401  (registers ours)
 
     try:
-        return timm.create_model(name, num_classes=classes, in_chans=shape[2], **args)  # type: ignore[no-any-return]
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        made = timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=shape[2], **args)
+        assert isinstance(made, nn.Module)
+        return made
+    except (RuntimeError, TypeError, ValueError, KeyError, OSError) as error:
         raise BadInput(f"model: timm cannot build {name!r}: {error}") from error
 
 
@@ -70,7 +75,8 @@ class LeNet300100(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = F.relu(self.fc1(images.flatten(1)))
-        return self.fc3(F.relu(self.fc2(hidden)))  # type: ignore[no-any-return]
+        logits: Tensor = self.fc3(F.relu(self.fc2(hidden)))
+        return logits
 
 
 class BasicBlock(nn.Module):
@@ -115,7 +121,8 @@ class CifarResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.blocks(F.relu(self.bn1(self.conv1(images))))
-        return self.fc(hidden.mean((2, 3)))  # type: ignore[no-any-return]
+        logits: Tensor = self.fc(hidden.mean((2, 3)))
+        return logits
 
 
 def lenet_300_100(shape: tuple[int, int, int], classes: int) -> nn.Module:

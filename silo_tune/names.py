@@ -72,6 +72,11 @@ def check_name(kind: str, table: Mapping[str, Entry], name: str, args: Mapping[s
         raise ValueError(f"{kind} {name!r} takes no {', '.join(map(repr, extra))}; it takes {takes}")
 
 
+def target_of(table: Mapping[str, Entry], reference: Mapping[str, Any]) -> str:
+    """ "module:function" of a resolved reference: a user's function, or a registered name."""
+    return str(reference["function"]) if "function" in reference else table[reference["name"]].target
+
+
 def resolve(target: str) -> Callable[..., Any]:
     """Import "module:function". Raises BadInput that names the part that is missing."""
     module_name, _, function = target.partition(":")

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import fsspec
 
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, RunFailed
+
+RETRY_SECONDS = (0.2, 1.0, 3.0)
+# Waiting does not help with these.
+FINAL = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT, errno.ENAMETOOLONG)
+# These are answers, not failures.
+ANSWERS = (FileNotFoundError, FileExistsError)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class StorageError(RunFailed):
+    """The run's storage failed, after retries; nothing committed is lost."""
 
 
 class Corrupt(Exception):
@@ -74,6 +89,30 @@ CREATE_EXCLUSIVE: dict[str, Callable[[Any, str, bytes], None]] = {
 }
 
 
+def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
+    """Try an operation again while storage fails, then raise StorageError. Every operation may safely run twice."""
+
+    @functools.wraps(operation)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> T:
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                return operation(*args, **kwargs)
+            except ANSWERS:
+                raise
+            except OSError as error:
+                if pause is None or error.errno in FINAL:
+                    storage, name = args[0], args[1]
+                    assert isinstance(storage, Storage)
+                    raise StorageError(
+                        f"storage failed at {storage.shown(str(name))}: {error}; what is committed is safe: mend the "
+                        f"storage and run the same command again"
+                    ) from error
+                time.sleep(pause)
+        raise AssertionError
+
+    return tried
+
+
 class Storage:
     """Files under one root.
 
@@ -108,6 +147,7 @@ class Storage:
         """The path as a user would write it."""
         return f"{self.url.rstrip('/')}/{name}"
 
+    @_persistent
     def read(self, name: str) -> bytes:
         """Whole content. Raises FileNotFoundError."""
         if self.local:
@@ -115,11 +155,13 @@ class Storage:
                 return file.read()
         return self.fs.cat_file(self.path(name))  # type: ignore[no-any-return]
 
+    @_persistent
     def create(self, name: str, data: bytes) -> None:
         """Write a file that must not exist yet; it appears whole or not at all. Raises FileExistsError."""
         self._parent(name)
         self._create(self.fs, self.path(name), data)
 
+    @_persistent
     def replace(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all, over what may be there."""
         self._parent(name)
@@ -136,14 +178,17 @@ class Storage:
                 os.unlink(temporary)
             raise
 
+    @_persistent
     def exists(self, name: str) -> bool:
         return os.path.exists(self.path(name)) if self.local else bool(self.fs.exists(self.path(name)))
 
+    @_persistent
     def delete(self, name: str) -> None:
         """Remove a file; one that is gone already is no error."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(name)) if self.local else self.fs.rm_file(self.path(name))
 
+    @_persistent
     def names(self, folder: str) -> list[str]:
         """Sorted names of the files in a folder; none when there is no such folder."""
         try:
@@ -156,6 +201,7 @@ class Storage:
             return []
         return sorted(name for name in found if name)
 
+    @_persistent
     def age(self, name: str) -> float:
         """Seconds since the file was last written. Raises FileNotFoundError."""
         if self.local:
@@ -163,6 +209,7 @@ class Storage:
         self.fs.invalidate_cache()
         return time.time() - float(self.fs.modified(self.path(name)).timestamp())
 
+    @_persistent
     def quarantine(self, name: str) -> str:
         """Move a corrupt file aside as NAME.corrupt-N, so that its name can be created anew. Returns the new name."""
         number = 1

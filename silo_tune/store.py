@@ -154,6 +154,12 @@ class UnitStore:
                 self._aside(f"{self.folder(key)}/{name}", "the rewind point is trained again")
         return None
 
+    def write_log(self, key: str, text: str) -> str:
+        """Keep the traceback of a failed attempt; returns where."""
+        name = f"{self.folder(key)}/failure-{new_attempt()}.txt"
+        self.storage.replace(name, text.encode())
+        return self.storage.shown(name)
+
     def clear_partials(self, key: str) -> None:
         """Remove what attempts left behind beside a committed result."""
         for name in self.storage.names(self.folder(key)):
@@ -260,7 +266,7 @@ class Run:
         """
         recorded = self.recorded()
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        if recorded is None:
+        if recorded is None or not self._started(recorded["study"]):
             self._write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
             return {}
         ledger = recorded["run"]
@@ -282,6 +288,11 @@ class Run:
             ledger["tests_from"] = since
             self._write_study(study, ledger)
         return since
+
+    def _started(self, recorded: Mapping[str, Any]) -> bool:
+        """Has any chain closed a cycle? Until then nothing is decided, and any change is welcome."""
+        arms, seeds = recorded["arms"], recorded["replicates"]["seeds"]
+        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in arms for seed in seeds)
 
     def closed_cycles(self, arm: str, study: Study) -> int:
         """Number of cycles that at least one seed of this arm has closed."""
@@ -328,10 +339,7 @@ class Run:
 
     def _write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
         table = {"study": study.model_dump(mode="json", exclude_none=True), "run": ledger}
-        try:
-            self.storage.replace("study.toml", tomli_w.dumps(table).encode())
-        except OSError as error:
-            raise BadInput(f"cannot write to the run folder {self.url!r}: {error}; choose another with --out") from None
+        self.storage.replace("study.toml", tomli_w.dumps(table).encode())
 
     # --- the data ---
 
@@ -345,11 +353,9 @@ class Run:
             BadInput: the data is not what the run began with.
         """
         known = self.units._sealed("data.json", "it is written anew")
-        if known is None:
-            try:
-                self.storage.create("data.json", seal(facts))
-            except FileExistsError:
-                self.check_data(facts)
+        recorded = self.recorded()
+        if known is None or recorded is None or not self._started(recorded["study"]):
+            self.storage.replace("data.json", seal(facts))
         elif known["content"] != facts["content"]:
             raise BadInput(
                 f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "

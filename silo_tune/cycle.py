@@ -1,0 +1,338 @@
+"""One unit of work, from its parent's state to a committed result. Runs wherever a worker is; knows no Ray."""
+
+from __future__ import annotations
+
+import math
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import silo_tune
+from silo_tune import names
+from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
+from silo_tune.criteria import Scoring
+from silo_tune.data import DataSet, split_rows
+from silo_tune.errors import RunFailed, SiloTuneError
+from silo_tune.feed import Feed
+from silo_tune.models import build_model, init_seed
+from silo_tune.pruning import Masks, alive, apply_masks, full_masks, kept_count, prunable, shrink
+from silo_tune.schedules import RULES, PruneFacts
+from silo_tune.storage import Storage
+from silo_tune.store import UnitStore, new_attempt, unit_of
+from silo_tune.streams import stream
+from silo_tune.training import EpochLog, Trainer, Violation, evaluate
+from silo_tune.units import Unit
+from silo_tune.workspace import Workspace
+
+Progress = Generator[EpochLog, None, dict[str, Any]]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The training device; "auto" is the GPU if this process may use one. GPU paths are not measured."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def enter(workspace: Workspace) -> None:
+    """Prepare this process: thread count and import path."""
+    if torch.get_num_threads() != workspace.threads:
+        torch.set_num_threads(workspace.threads)
+    sys.path.extend(path for path in workspace.sys_path if path not in sys.path)
+
+
+class Worker:
+    """Trains units in this process and keeps the data ready between them.
+
+    Args:
+        workspace: where and how.
+        dataset: decoded images; arrays may be shared and read-only.
+        notice: told of corrupt files and of re-trained weights that differ.
+    """
+
+    def __init__(self, workspace: Workspace, dataset: DataSet, notice: Callable[[str], None] = lambda m: None) -> None:
+        enter(workspace)
+        self.workspace, self.dataset, self.notice = workspace, dataset, notice
+        self.device = choose_device(workspace.device)
+        self.units = UnitStore(Storage(workspace.run), notice)
+        self._feeds: dict[int, Feed] = {}
+
+    def run(self, unit: Unit) -> Progress:
+        """Train one unit: yields after every epoch, returns the committed result.
+
+        A committed unit returns at once; a partial state goes on from its epoch.
+
+        Raises:
+            BadInput: the study asks for something that its data or model cannot give.
+            Violation: a truth of the engine does not hold.
+        """
+        standing = self.units.result(unit.key)
+        if standing is not None:
+            return standing
+        result = yield from self._train(unit)
+        committed = self.units.commit(result)
+        self.units.clear_partials(unit.key)
+        return committed
+
+    def _train(self, unit: Unit) -> Progress:
+        attempt = new_attempt()
+        began = time.perf_counter()
+        trainer, max_lr = self._resumed(unit)
+        saved = time.perf_counter()
+        while not trainer.finished:
+            log = trainer.run_epoch()
+            self._keep_snapshots(unit, trainer)
+            if not trainer.finished and time.perf_counter() - saved >= self.workspace.partial_seconds:
+                self.units.write_partial(unit.key, attempt, trainer.epoch, pack(*trainer.state()))
+                saved = time.perf_counter()
+            yield log
+        self._check(unit, trainer)
+        state = None
+        if trainer.diverged is None:
+            groups = {"weights": trainer.model.state_dict(), "mask": trainer.masks}
+            state = self.units.write_state(unit.key, attempt, pack(groups))
+        return {
+            **self._outcome(unit, trainer, max_lr),
+            "attempt": attempt,
+            "state": state,
+            "wall_seconds": time.perf_counter() - began,
+        }
+
+    # --- the network before training ---
+
+    def _prepared(self, unit: Unit) -> tuple[nn.Module, Masks, float | None]:
+        """The network as training finds it, its masks, and the resolved peak."""
+        model = self._fresh(unit, init_seed(unit.seed))
+        if unit.prune is None:
+            if unit.checkpoint is not None and self.workspace.checkpoint not in (None, "timm"):
+                load_pretrained(model, str(self.workspace.checkpoint))
+            masks = full_masks(prunable(model))
+            return model, masks, None if unit.peak is None else float(unit.peak["value"])
+        masks, facts = self._prune(unit, model)
+        self._after_prune(unit, model)
+        apply_masks(dict(model.named_parameters()), masks)
+        return model, masks, resolve_peak(unit, facts)
+
+    def _fresh(self, unit: Unit, seed: int) -> nn.Module:
+        height, width, channels = self.dataset.train.shape[1:]
+        pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
+        model = build_model(unit.model, (height, width, channels), self.dataset.classes, seed, pretrained)
+        return model.to(self.device)
+
+    def _prune(self, unit: Unit, model: nn.Module) -> tuple[Masks, PruneFacts]:
+        """Load the parent into the model and prune it; weights that go are zero afterwards."""
+        assert unit.prune is not None
+        assert unit.parent is not None
+        groups = self._state_of(unit.parent)
+        load_weights(model, groups["weights"])
+        weights = prunable(model, unit.prune.skip)
+        # Another skip pattern than the parent's may make more weights prunable: they are all alive.
+        before = {**full_masks(weights), **{n: m for n, m in groups.get("mask", {}).items() if n in weights}}
+        norm_before = weight_norm(model)
+        generator = stream("criterion", unit.seed, unit.cycle, unit.repeat)
+        score = names.resolve(names.target_of(names.CRITERIA, unit.prune.criterion))
+        scores = {n: s.cpu() for n, s in score(Scoring(weights, before, model, generator)).items()}
+        after = shrink(scores, before, unit.prune.target, unit.prune.scope)
+        self._check_masks(unit, before, after)
+        apply_masks(weights, after)
+        share = 1.0 - alive(after) / alive(before)
+        return after, PruneFacts(norm_before, weight_norm(model), share, unit.epochs)
+
+    def _check_masks(self, unit: Unit, before: Masks, after: Masks) -> None:
+        assert unit.prune is not None
+        if any(bool((after[name] & ~before[name]).any()) for name in after):
+            raise Violation("a pruned weight came back to life")
+        declared = kept_count(sum(mask.numel() for mask in after.values()), len(after), unit.prune.target)
+        if alive(after) != declared:
+            raise Violation(f"{alive(after)} weights are alive, {declared} were declared")
+
+    def _after_prune(self, unit: Unit, model: nn.Module) -> None:
+        assert unit.prune is not None
+        if unit.prune.after_prune == "reinit":
+            load_weights(model, self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict())
+        elif unit.prune.after_prune == "rewind":
+            load_weights(model, self._rewind_weights(unit))
+
+    def _rewind_weights(self, unit: Unit) -> Mapping[str, Tensor]:
+        """The weights at the rewind point: recomputed from the seed, read, or replayed."""
+        assert unit.prune is not None
+        point = unit.prune.rewind_to
+        assert point is not None
+        if point == "init":
+            return self._fresh(unit, init_seed(unit.seed)).state_dict()
+        dense = self._dense_of(unit)
+        data = self.units.read_rewind(dense.key, point)
+        if data is None:
+            trainer = self._trainer(dense, *self._dense_start(dense), frozenset({self._steps_at(dense, point)}))
+            while not trainer.taken and not trainer.finished:
+                trainer.run_epoch()
+            self._keep_snapshots(dense, trainer)
+            data = self.units.read_rewind(dense.key, point)
+        if data is None:
+            raise Violation(f"the dense training of {trainer.total} steps never reaches the rewind point {point!r}")
+        return unpack(data)[0]["weights"]
+
+    def _dense_of(self, unit: Unit) -> Unit:
+        while unit.parent is not None:
+            result = self.units.result(unit.parent)
+            if result is None:
+                raise RunFailed(f"unit {unit.parent[:12]} is gone; run the study again to train it anew")
+            unit = unit_of(result)
+        return unit
+
+    def _dense_start(self, dense: Unit) -> tuple[nn.Module, Masks, float]:
+        model, masks, max_lr = self._prepared(dense)
+        assert max_lr is not None
+        return model, masks, max_lr
+
+    def _state_of(self, key: str) -> dict[str, dict[str, Tensor]]:
+        """The state of a committed unit; one whose weights are gone is trained again."""
+        result = self.units.result(key)
+        if result is None:
+            raise RunFailed(f"the parent unit {key[:12]} is not committed; run the study again to train it anew")
+        data = self.units.read_state(result)
+        if data is None:
+            data = self._restate(result)
+        return unpack(data)[0]
+
+    def _restate(self, result: Mapping[str, Any]) -> bytes:
+        again = drain(self._train(unit_of(result)))
+        compared = ("status", "val_accuracy", "val_loss", "test_accuracy", "train_loss")
+        if any(result[name] != again[name] for name in compared):
+            self.notice(
+                f"unit {result['key'][:12]} was trained again for its weights and differs from its row "
+                f"(validation accuracy {result['val_accuracy']} then, {again['val_accuracy']} now); the row stands"
+            )
+        self.units.restate(again)
+        self.units.clear_partials(result["key"])
+        data = self.units.read_state({**result, "state": again["state"]})
+        if data is None:
+            raise RunFailed(f"unit {result['key'][:12]} was trained again, but its state cannot be read back")
+        return data
+
+    # --- training and its state ---
+
+    def _trainer(
+        self, unit: Unit, model: nn.Module, masks: Masks, max_lr: float, snapshots: frozenset[int] | None = None
+    ) -> Trainer:
+        if snapshots is None:
+            points = self.workspace.rewind_points if unit.cycle == 0 else ()
+            snapshots = frozenset(self._steps_at(unit, point) for point in points if point != "init")
+        return Trainer(unit, model, masks, self.feed(unit), max_lr, self.dataset.classes, snapshots)
+
+    def feed(self, unit: Unit) -> Feed:
+        """The replicate's data; kept for the seeds used last."""
+        if unit.seed not in self._feeds:
+            while len(self._feeds) >= 8:
+                self._feeds.pop(next(iter(self._feeds)))
+            split = split_rows(self.dataset, self.workspace.data, unit.seed)
+            self._feeds[unit.seed] = Feed.make(self.dataset, split, unit.augmentation, self.device)
+        return self._feeds[unit.seed]
+
+    def _steps_at(self, dense: Unit, point: str) -> int:
+        count, kind = point.split()
+        return int(count) * (self.feed(dense).steps(dense.batch) if kind == "ep" else 1)
+
+    def _keep_snapshots(self, unit: Unit, trainer: Trainer) -> None:
+        for point in self.workspace.rewind_points:
+            if point != "init" and (weights := trainer.taken.get(self._steps_at(unit, point))) is not None:
+                self.units.write_rewind(unit.key, point, pack({"weights": weights}))
+        trainer.taken.clear()
+
+    def _resumed(self, unit: Unit) -> tuple[Trainer, float | None]:
+        """A trainer that stands where the last partial state stood, or at the start; and the resolved peak."""
+        model, masks, max_lr = self._prepared(unit)
+        trainer = self._trainer(unit, model, masks, max_lr or 0.0)
+        data = self.units.read_partial(unit.key)
+        if data is None:
+            return trainer, max_lr
+        try:
+            trainer.restore(*unpack(data))
+        except (KeyError, ValueError, RuntimeError) as error:
+            self.notice(f"the partial state of unit {unit.key[:12]} does not fit ({error}); it starts from its parent")
+            model, masks, max_lr = self._prepared(unit)
+            trainer = self._trainer(unit, model, masks, max_lr or 0.0)
+        return trainer, max_lr
+
+    def _check(self, unit: Unit, trainer: Trainer) -> None:
+        if unit.epochs and trainer.diverged is None and trainer.peak != trainer.max_lr * trainer.profile.maximum:
+            raise Violation(f"the optimizer was given at most {trainer.peak}, not max_lr {trainer.max_lr}")
+
+    def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
+        """The result but for its state."""
+        feed, total = self.feed(unit), sum(mask.numel() for mask in trainer.masks.values())
+        scores: tuple[float | None, ...] = (None, None, None)
+        if trainer.diverged is None:
+            test, _ = evaluate(trainer.model, feed, feed.test)
+            scores = (*evaluate(trainer.model, feed, feed.val), test)
+        kept = alive(trainer.masks)
+        return {
+            "format": 1,
+            "key": unit.key,
+            "unit": unit.spec,
+            "status": "ok" if trainer.diverged is None else "diverged",
+            "error": trainer.diverged,
+            "max_lr": max_lr,
+            "sparsity": (total - kept) / total,
+            "weights_remaining": kept / total,
+            "val_accuracy": scores[0],
+            "val_loss": scores[1],
+            "n_val": len(feed.val),
+            "test_accuracy": scores[2],
+            "n_test": len(feed.test),
+            "train_loss": trainer.train_loss if math.isfinite(trainer.train_loss) else None,
+            "classes": self.dataset.classes,
+            "epochs": unit.epochs,
+            "steps": trainer.step,
+            "train_seconds": trainer.seconds,
+            "realised_peak_lr": trainer.peak if unit.epochs else None,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
+            "threads": self.workspace.threads,
+            "version": silo_tune.__version__,
+        }
+
+
+def resolve_peak(unit: Unit, facts: PruneFacts) -> float:
+    """max_lr of a unit: its value, or its rule applied to this cycle's prune, rounded as keys are."""
+    assert unit.peak is not None
+    if "value" in unit.peak:
+        return float(unit.peak["value"])
+    return float(f"{RULES[unit.peak['rule']](facts, **unit.peak['args']):.12g}")
+
+
+def weight_norm(model: nn.Module) -> float:
+    """Euclidean norm of all weights and biases."""
+    return math.sqrt(sum(float(parameter.detach().double().square().sum()) for parameter in model.parameters()))
+
+
+def attempts(worker: Worker, unit: Unit, max_failures: int) -> Progress:
+    """Run a unit, again after an error, up to `max_failures` times more; then the outcome is "failed", with its reason.
+
+    Raises:
+        SiloTuneError: bad input or storage that does not answer; trying again would not help, and the run ends.
+    """
+    for failures in range(max_failures + 1):
+        try:
+            return (yield from worker.run(unit))
+        except SiloTuneError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            log = worker.units.write_log(unit.key, traceback.format_exc())
+            worker.notice(f"unit {unit.key[:12]} failed ({reason}); attempt {failures + 1}, see {log}")
+    return {"key": unit.key, "status": "failed", "error": f"{reason} (see {log})"}
+
+
+def drain(progress: Progress) -> dict[str, Any]:
+    """Run a unit to its end."""
+    while True:
+        try:
+            next(progress)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]

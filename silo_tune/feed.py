@@ -1,0 +1,151 @@
+"""Batches from one decoded copy in memory: gathered, augmented and normalised as tensors, on the training device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from silo_tune.data import DataSet, Labels, Pixels, Split
+
+# Batches are made in chunks of about this many pixels: few large operations for small images, little memory for large.
+CHUNK_PIXELS = 1 << 20
+
+
+@dataclass
+class Part:
+    """Images and labels of one part, as rows of a shared set."""
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass
+class Feed:
+    """The three parts of one replicate's data, on one device.
+
+    Attributes:
+        train, val, test: uint8 images (N, H, W, C), labels and the rows that belong to the part.
+        mean, scale: per channel (C,), of the training rows only: normalised = (pixel − mean) · scale.
+        augmentation: the resolved augmentation table.
+    """
+
+    train: Part
+    val: Part
+    test: Part
+    mean: Tensor
+    scale: Tensor
+    augmentation: Mapping[str, Any]
+
+    @classmethod
+    def make(cls, dataset: DataSet, split: Split, augmentation: Mapping[str, Any], device: torch.device) -> Feed:
+        """Tensors over the arrays of a data set, without copying them on the CPU."""
+        images, labels = (_tensor(array).to(device) for array in (dataset.train, dataset.train_labels))
+        test_images, test_labels = images, labels
+        if not split.test_in_train:
+            assert dataset.test is not None
+            assert dataset.test_labels is not None
+            test_images, test_labels = (_tensor(array).to(device) for array in (dataset.test, dataset.test_labels))
+        mean, std = channel_statistics(dataset.train, split.train)
+        rows = [_tensor(part).to(device) for part in (split.train, split.val, split.test)]
+        return cls(
+            train=Part(images, labels, rows[0]),
+            val=Part(images, labels, rows[1]),
+            test=Part(test_images, test_labels, rows[2]),
+            mean=torch.tensor(mean, dtype=torch.float32, device=device),
+            scale=torch.tensor(1.0 / std, dtype=torch.float32, device=device),
+            augmentation=augmentation,
+        )
+
+    def steps(self, batch: int) -> int:
+        """Optimizer steps of an epoch. A last batch of a single image is left out: batch norm cannot train on it."""
+        full, rest = divmod(len(self.train), batch)
+        return max(1, full + (rest > 1))
+
+    def epoch(self, batch: int, order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches (B, C, H, W) and labels (B,), every training image once, in the order of a stream."""
+        part, count = self.train, len(self.train)
+        shuffled = part.rows[torch.randperm(count, generator=order).to(part.rows.device)]
+        draws = self._draws(count, augment)
+        used = min(count, self.steps(batch) * batch)
+        chunk = batch * max(1, CHUNK_PIXELS // (batch * part.images[0].numel()))
+        for start in range(0, used, chunk):
+            stop = min(start + chunk, used)
+            rows = shuffled[start:stop]
+            pixels = part.images.index_select(0, rows)
+            pixels = self._augmented(pixels, {name: draw[start:stop] for name, draw in draws.items()})
+            images = self.normalised(pixels)
+            labels = part.labels.index_select(0, rows)
+            for first in range(0, stop - start, batch):
+                yield images[first : first + batch], labels[first : first + batch]
+
+    def batches(self, part: Part, batch: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image of a part once, in order, without augmentation."""
+        for rows in part.rows.split(batch):
+            yield self.normalised(part.images.index_select(0, rows)), part.labels.index_select(0, rows)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Float images (B, C, H, W) of uint8 pixels (B, H, W, C); the memory is channels_last, as it was stored."""
+        return pixels.to(torch.float32).sub_(self.mean).mul_(self.scale).permute(0, 3, 1, 2)
+
+    def _draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        device, names, draws = self.train.rows.device, self.augmentation["augment"], {}
+        if "crop" in names:
+            side = 2 * self.augmentation["crop_padding"] + 1
+            draws["crop"] = torch.randint(0, side, (count, 2), generator=generator).to(device)
+        if "flip" in names:
+            draws["flip"] = (torch.rand(count, generator=generator) < 0.5).to(device)
+        return draws
+
+    def _augmented(self, pixels: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        if "crop" in draws:
+            pixels = random_crop(pixels, draws["crop"], self.augmentation["crop_padding"])
+        if "flip" in draws:
+            pixels = torch.where(draws["flip"][:, None, None, None], pixels.flip(2), pixels)
+        return pixels
+
+
+def random_crop(pixels: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """Crops of the original size from images padded with black.
+
+    Args:
+        pixels: (B, H, W, C) uint8.
+        offsets: (B, 2) top and left, each in 0 … 2·padding.
+        padding: pixels added on every side.
+    """
+    count, height, width, _ = pixels.shape
+    padded = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # (B, rows, columns, C, H, W), a view
+    crops = windows[torch.arange(count, device=pixels.device), offsets[:, 0], offsets[:, 1]]
+    return crops.permute(0, 2, 3, 1).contiguous()
+
+
+def channel_statistics(images: Pixels, rows: Labels) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Mean and standard deviation per channel, in grey levels, from exact integer counts; a flat channel has std 1."""
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    for chunk in np.array_split(rows, max(1, len(rows) // 4096)):
+        pixels = images[chunk].reshape(-1, channels)
+        for channel in range(channels):
+            counts[channel] += np.bincount(pixels[:, channel], minlength=256)
+    levels = np.arange(256)
+    total = counts.sum(1)
+    mean = (counts @ levels) / total
+    std = np.sqrt(np.maximum((counts @ levels**2) / total - mean**2, 0.0))
+    return mean, np.where(std > 0, std, 1.0)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    with warnings.catch_warnings():
+        # Shared arrays are read-only, and nothing here writes to them.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(array)

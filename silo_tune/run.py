@@ -1,0 +1,219 @@
+"""One run of a study: lease, accepted study, data, planner, a runner that trains, the table."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from silo_tune.chains import Chain, Counts, Planner
+from silo_tune.errors import BadInput
+from silo_tune.lease import Lease
+from silo_tune.results import table, write_table
+from silo_tune.store import Run
+from silo_tune.study import Study
+from silo_tune.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Monitor:
+    """Hears how a run goes; the console is one. Every method may be left as it is."""
+
+    def started(self, study: Study, planner: Planner, slots: int) -> None:
+        """The planner is ready; training begins on so many slots."""
+
+    def changed(self, chain: Chain) -> None:
+        """A chain heard an outcome, opened, closed or ended."""
+
+    def notice(self, message: str) -> None:
+        """Something the user should know, in one sentence."""
+
+
+class Runner(Protocol):
+    """Trains what a planner asks for: in this process, or on a Ray cluster."""
+
+    def open(self, study: Study, workspace: Workspace) -> AbstractContextManager[Session]:
+        """Load the data and stand ready.
+
+        Raises:
+            BadInput: the data or the cluster is not there.
+        """
+        ...
+
+
+class Session(Protocol):
+    """A runner that stands ready.
+
+    Attributes:
+        facts: of the data, for RUN/data.json.
+        slots: units that can train at once.
+    """
+
+    facts: Mapping[str, Any]
+    slots: int
+
+    def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
+        """Train until the planner has no more."""
+        ...
+
+
+class LocalRunner:
+    """Trains in this process, one unit after the other."""
+
+    @contextlib.contextmanager
+    def open(self, study: Study, workspace: Workspace) -> Iterator[_LocalSession]:
+        from silo_tune.cycle import Worker
+        from silo_tune.data import facts, load_data
+
+        dataset = load_data(study.data)
+        worker = Worker(workspace, dataset)
+        yield _LocalSession(facts(dataset, study.data), worker, workspace.max_failures)
+
+
+@dataclass
+class _LocalSession:
+    facts: Mapping[str, Any]
+    worker: Any
+    max_failures: int
+    slots: int = 1
+
+    def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
+        from silo_tune.cycle import attempts, drain
+
+        self.worker.notice = self.worker.units.notice = monitor.notice
+        while (unit := planner.ask()) is not None:
+            lease.require()
+            planner.tell(unit.key, drain(attempts(self.worker, unit, self.max_failures)))
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        url: the run folder.
+        frame: its table.
+        counts: units trained, shared, reused and failed in this session.
+        ended: for each chain that ended early, (arm, seed) and the reason.
+        seconds: wall seconds of this session.
+    """
+
+    url: str
+    frame: pd.DataFrame
+    counts: Counts
+    ended: dict[tuple[str, int], str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def run_study(
+    study: Study,
+    out: str | None = None,
+    *,
+    runner: Runner | None = None,
+    address: str | None = None,
+    local: bool = False,
+    monitor: Monitor | None = None,
+) -> Outcome:
+    """Run a study, or go on with it, to its table.
+
+    Args:
+        study: from `load_study`.
+        out: the run folder or URL; `runs/NAME` when left out.
+        runner: what trains; a Ray cluster when left out (or this process, with `local`).
+        address: of an existing Ray cluster; a cluster of its own on this machine when left out.
+        local: train in this process, without Ray.
+        monitor: hears how it goes.
+
+    Returns:
+        The outcome; RUN/table.parquet holds its table.
+
+    Raises:
+        BadInput: the study does not fit the run, the data or the cluster.
+        RunFailed: storage failed, or another driver holds the run. What is committed is kept.
+    """
+    began = time.monotonic()
+    monitor = monitor or Monitor()
+    run = Run(out or default_run(study), monitor.notice)
+    checkpoint = checkpoint_hash(study)
+    with run.lease() as lease:
+        tests_from = run.accept(study, environment())
+        check_tolerance(study, run.data_facts())
+        planner = Planner(study, run, tests_from, checkpoint, monitor.changed)
+        if not planner.done:
+            workspace = Workspace.of(study, run.url)
+            with (runner or _runner(local, address)).open(study, workspace) as session:
+                check_tolerance(study, session.facts)
+                run.check_data(session.facts)
+                monitor.started(study, planner, session.slots)
+                session.train(planner, lease, monitor)
+        frame = table(run, study)
+        write_table(run, frame)
+    ended = {where: chain.ended for where, chain in planner.chains.items() if chain.ended is not None}
+    return Outcome(run.url, frame, planner.counts, ended, time.monotonic() - began)
+
+
+def _runner(local: bool, address: str | None) -> Runner:
+    if local:
+        return LocalRunner()
+    from silo_tune.tune import RayRunner
+
+    return RayRunner(address)
+
+
+def default_run(study: Study) -> str:
+    """runs/NAME."""
+    return f"runs/{study.name}"
+
+
+def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:
+    """Refuse a tolerance finer than the validation set can show (two images).
+
+    Raises:
+        BadInput: it is finer.
+    """
+    if facts is not None and study.report.tolerance < 2 / facts["n_val"]:
+        raise BadInput(
+            f"report.tolerance: {study.report.tolerance} is finer than {facts['n_val']} validation images can show; "
+            f"set it to {2 / facts['n_val']:.4g} or more, or raise data.val_share"
+        )
+
+
+def checkpoint_hash(study: Study) -> str | None:
+    """Content hash of the pretrained weights; for timm's, the model's own name stands for its content.
+
+    Raises:
+        BadInput: there is no such file.
+    """
+    path = study.dense.checkpoint
+    if path is None:
+        return None
+    if path == "timm":
+        return f"{study.model.name} pretrained"
+    try:
+        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"dense.checkpoint: cannot read {path!r}: {error.strerror}") from None
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the record."""
+    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                found["machine"] = f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+                break
+    for package in ("silo-tune", "torch", "ray", "numpy", "pandas"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

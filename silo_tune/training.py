@@ -1,0 +1,190 @@
+"""Training of one cycle, epoch by epoch, with masks kept exactly and a state that resumes bit-identically."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from silo_tune.checkpoint import copy_into, load_weights
+from silo_tune.feed import Feed, Part
+from silo_tune.profiles import PROFILES, Profile
+from silo_tune.pruning import Masks, apply_masks, pruned_are_zero
+from silo_tune.schedules import build
+from silo_tune.streams import stream, stream_seed
+from silo_tune.units import Unit
+
+# A mean training loss above this many times ln(classes), late in the budget, is a divergence. It is absolute: a pruned
+# network starts with a low loss, and a rate that first triples it can still end best.
+DIVERGED_LOSS = 1.5
+
+
+class Violation(Exception):
+    """A truth of the engine does not hold; the unit fails with this message."""
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One finished epoch: its number from 1, the mean training loss in nats, its wall seconds."""
+
+    epoch: int
+    train_loss: float
+    seconds: float
+
+
+def profile_of(unit: Unit) -> Profile:
+    """The profile of a unit's canonical table."""
+    args = {key: value for key, value in unit.profile.items() if key != "name"}
+    return build(unit.profile["name"], PROFILES[unit.profile["name"]].factory, args)  # type: ignore[no-any-return]
+
+
+def make_optimizer(parameters: list[nn.Parameter], settings: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
+    """A new optimizer of the resolved [retrain.optimizer] table."""
+    args = {key: value for key, value in settings.items() if key != "name"}
+    if settings["name"] == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, fused=True, **args)
+    args["betas"] = tuple(args["betas"])
+    return torch.optim.AdamW(parameters, lr=lr, fused=True, **args)
+
+
+class Trainer:
+    """Trains a network for the epochs of a unit.
+
+    Args:
+        unit: gives optimizer, batch, epochs, profile, precision and the random streams.
+        model: on the training device.
+        masks: by parameter name; pruned weights are held at exactly zero after every step.
+        feed: the replicate's data.
+        max_lr: the peak.
+        classes: number of classes, for the rule of divergence.
+        snapshots: numbers of steps after which the weights are kept in `taken`.
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        model: nn.Module,
+        masks: Masks,
+        feed: Feed,
+        max_lr: float,
+        classes: int,
+        snapshots: frozenset[int] = frozenset(),
+    ) -> None:
+        self.unit, self.model, self.masks, self.feed, self.max_lr = unit, model, masks, feed, max_lr
+        self.parameters = dict(model.named_parameters())
+        self.optimizer = make_optimizer(list(self.parameters.values()), unit.optimizer, max_lr)
+        self.profile = profile_of(unit)
+        self.steps_per_epoch = feed.steps(unit.batch)
+        self.total = self.steps_per_epoch * unit.epochs
+        self.limit = DIVERGED_LOSS * math.log(classes)
+        self.snapshots, self.taken = snapshots, dict[int, dict[str, Tensor]]()
+        self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
+        self.diverged: str | None = None
+        # In the layout of their weights: multiplying is then one pass over memory.
+        self._pairs = [(self.parameters[n], copy_into(self.parameters[n], m)) for n, m in masks.items()]
+        device = feed.mean.device.type
+        precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
+        self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
+        self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
+        apply_masks(self.parameters, masks)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.unit.epochs or self.diverged is not None
+
+    def run_epoch(self) -> EpochLog:
+        """Train one epoch.
+
+        Raises:
+            Violation: a pruned weight is not zero.
+        """
+        began = time.perf_counter()
+        where = (self.unit.seed, self.unit.cycle, self.unit.repeat, self.epoch)
+        # Dropout and the like draw from the global stream: it too is a function of where the epoch stands.
+        torch.manual_seed(stream_seed("noise", *where))
+        self.model.train()
+        loss_sum = torch.zeros((), device=self.feed.mean.device)
+        count = 0
+        for images, labels in self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)):
+            loss_sum += self._one_step(images, labels) * len(labels)
+            count += len(labels)
+        self.epoch += 1
+        self.train_loss = float(loss_sum) / count
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        self._judge()
+        return EpochLog(self.epoch, self.train_loss, seconds)
+
+    def _one_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        lr = self.max_lr * self.profile(self.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.peak = max(self.peak, lr)
+        with self._autocast:
+            loss = F.cross_entropy(self.model(images).float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        with torch.no_grad():
+            for weight, mask in self._pairs:
+                weight.mul_(mask)
+        self.step += 1
+        if self.step in self.snapshots:
+            self.taken[self.step] = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        return loss.detach()
+
+    def _judge(self) -> None:
+        finite = math.isfinite(self.train_loss) and all(bool(p.isfinite().all()) for p in self.parameters.values())
+        if not finite:
+            self.diverged = f"loss or weights not finite in epoch {self.epoch} of {self.unit.epochs}"
+        elif self.epoch * 2 > self.unit.epochs and self.train_loss > self.limit:
+            self.diverged = f"mean training loss {self.train_loss:.3g} in epoch {self.epoch} of {self.unit.epochs}"
+        elif not pruned_are_zero(self.parameters, self.masks):
+            raise Violation(f"a pruned weight is not zero after epoch {self.epoch}")
+
+    # --- state ---
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+        """Weights, masks and optimizer buffers, and where the training stands."""
+        buffers = {
+            f"{name}/{key}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+        groups = {"weights": self.model.state_dict(), "mask": self.masks, "optim": buffers}
+        meta = {name: repr(getattr(self, name)) for name in ("epoch", "step", "seconds", "peak", "train_loss")}
+        return groups, {**meta, "threads": str(torch.get_num_threads())}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str]) -> None:
+        """Go on from a state. Raises KeyError, ValueError or RuntimeError when it does not fit."""
+        if meta["threads"] != str(torch.get_num_threads()):
+            raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
+        load_weights(self.model, groups["weights"])
+        for key, saved in groups.get("optim", {}).items():
+            name, _, buffer = key.rpartition("/")
+            parameter = self.parameters[name]
+            like = parameter if saved.shape == parameter.shape else saved
+            self.optimizer.state[parameter][buffer] = copy_into(like.detach(), saved)
+        self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
+        self.seconds, self.peak, self.train_loss = (float(meta[k]) for k in ("seconds", "peak", "train_loss"))
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, feed: Feed, part: Part) -> tuple[float, float]:
+    """Accuracy in [0, 1] and mean cross-entropy in nats over a part, in evaluation mode."""
+    model.eval()
+    correct, loss = 0, 0.0
+    for images, labels in feed.batches(part):
+        logits = model(images).float()
+        correct += int((logits.argmax(1) == labels).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    return correct / len(part), loss / len(part)
