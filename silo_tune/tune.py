@@ -1,0 +1,378 @@
+"""The Ray adapter: a Trainable that trains units, a Searcher that asks the planner, a runner that joins them.
+
+Tune is a scheduler only: our own files are the truth, so nothing here is ever restored from a Tune snapshot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Read by Ray when it is imported.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray
+from ray import tune
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune.search import Searcher
+
+from silo_tune.chains import Planner
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError
+from silo_tune.forecast import forecast
+from silo_tune.lease import Lease
+from silo_tune.run import Monitor, checkpoint_hash, default_run, environment
+from silo_tune.store import Run
+from silo_tune.study import Study
+from silo_tune.units import Unit
+from silo_tune.workspace import Workspace
+
+# A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
+REPORT_SECONDS = 2.0
+CONNECT_SECONDS = 5.0
+# What the planner hears of a unit; the rest is in its result.json.
+HEARD = ("key", "status", "max_lr", "val_accuracy", "val_loss", "error", "train_seconds")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a run share: the workspace, and the decoded data (one copy per node, in the object store)."""
+
+    workspace: Workspace
+    dataset: Any  # an ObjectRef, or None to load the data in the worker
+
+
+class PruneRetrain(tune.Trainable):
+    """Trains one unit: a prune-retrain cycle at one max_lr, from its parent's state to a committed result.
+
+    The config holds `unit`, the canonical table of a `units.Unit`, as `ChainSearch` suggests it. A step trains whole
+    epochs for about `REPORT_SECONDS`; the last one has `done` and the unit's outcome. Every state is in the run folder,
+    so a restarted trial goes on from there, and Tune's own checkpoints are empty.
+    """
+
+    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        if shared is None:
+            raise BadInput("PruneRetrain needs its workspace: give the Tuner ChainSearch(study, out).trainable()")
+        from silo_tune.cycle import Worker
+        from silo_tune.data import load_data
+
+        workspace = shared.workspace
+        dataset = load_data(workspace.data) if shared.dataset is None else ray.get(shared.dataset)
+        self._notices: list[str] = []
+        self._worker = Worker(workspace, dataset, self._notices.append)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next unit without a new process."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        from silo_tune.cycle import attempts
+
+        unit = Unit.from_spec(config["unit"])
+        self._progress = attempts(self._worker, unit, self._worker.workspace.max_failures)
+
+    def step(self) -> dict[str, Any]:
+        """Train for a while. Bad input and failed storage are reported, not raised: trying again would not help."""
+        until = time.monotonic() + REPORT_SECONDS
+        report: dict[str, Any] = {"done": False}
+        try:
+            while True:
+                log = next(self._progress)
+                report |= {"epoch": log.epoch, "train_loss": log.train_loss}
+                if time.monotonic() >= until:
+                    break
+        except StopIteration as end:
+            report = {"done": True, **{name: end.value.get(name) for name in HEARD}}
+        except SiloTuneError as error:
+            report = {"done": True, "stop": str(error), "exit_code": error.exit_code}
+        report["notices"], self._notices[:] = list(self._notices), []
+        return report
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        pass
+
+
+class ChainSearch(Searcher):
+    """Suggests the units of a study, in the order that its chains allow, and decides their cycles.
+
+    Its state is rebuilt from the run folder, never pickled. Use it in a Tuner of your own:
+
+        search = ChainSearch(load_study("study.toml"), "runs/mine")
+        Tuner(search.trainable(), tune_config=search.tune_config(), run_config=search.run_config()).fit()
+        search.close()
+
+    Args:
+        study: the study.
+        out: the run folder or URL; `runs/NAME` when left out.
+        monitor: hears how it goes.
+
+    Raises:
+        BadInput, RunFailed: as `run_study`.
+    """
+
+    def __init__(self, study: Study, out: str | None = None, monitor: Monitor | None = None) -> None:
+        super().__init__(metric="val_accuracy", mode="max")
+        monitor = monitor or Monitor()
+        run = Run(out or default_run(study), monitor.notice)
+        self._own_lease = contextlib.ExitStack()
+        lease = self._own_lease.enter_context(run.lease())
+        planner = Planner(study, run, run.accept(study, environment()), checkpoint_hash(study), monitor.changed)
+        self._join(study, Workspace.of(study, run.url), planner, lease, monitor)
+
+    @classmethod
+    def of(
+        cls, study: Study, workspace: Workspace, planner: Planner, lease: Lease, monitor: Monitor, dataset: Any = None
+    ) -> ChainSearch:
+        """A search over a planner that someone else opened and closes."""
+        search = cls.__new__(cls)
+        Searcher.__init__(search, metric="val_accuracy", mode="max")
+        search._own_lease = contextlib.ExitStack()
+        search._join(study, workspace, planner, lease, monitor, dataset)
+        return search
+
+    def _join(
+        self, study: Study, workspace: Workspace, planner: Planner, lease: Lease, monitor: Monitor, dataset: Any = None
+    ) -> None:
+        self.study, self.planner, self.monitor = study, planner, monitor
+        self._lease, self._shared = lease, Shared(workspace, dataset)
+        self._keys: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
+        self.error: Exception | None = None
+
+    # --- what a Tuner needs ---
+
+    def trainable(self) -> Any:
+        """The Trainable with the study's resources and shared data."""
+        cluster = self.study.cluster
+        resources: dict[str, float] = {"cpu": cluster.cpus_per_unit, "gpu": cluster.gpus_per_unit}
+        if cluster.memory_per_unit_gb is not None:
+            resources["memory"] = cluster.memory_per_unit_gb * 2**30
+        return tune.with_resources(tune.with_parameters(PruneRetrain, shared=self._shared), resources)
+
+    def tune_config(self, slots: int = 1) -> TuneConfig:
+        """Concurrency and reuse. Two trials per slot keep every slot busy while the next ones are set up."""
+        arms, _ = forecast(self.planner.layout, self.planner.journal)
+        return TuneConfig(
+            search_alg=self,
+            num_samples=sum(arm.to_train for arm in arms.values()) + len(self.planner.chains) + 1,
+            max_concurrent_trials=self.study.cluster.max_concurrent or 2 * slots,
+            reuse_actors=True,
+        )
+
+    def run_config(self, storage_path: str) -> RunConfig:
+        """Nothing kept by Tune, worker failures retried, silence."""
+        return RunConfig(
+            name="tune",
+            storage_path=storage_path,
+            failure_config=FailureConfig(max_failures=self.study.cluster.max_failures),
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            callbacks=[_Reports(self)],
+            verbose=0,
+        )
+
+    def close(self) -> None:
+        """Give the run back."""
+        self._own_lease.close()
+
+    # --- Searcher ---
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next unit, None while all that is left waits for units under way, FINISHED at the end."""
+        try:
+            self._lease.require()
+        except RunFailed as error:
+            self.error = error
+        if self.error is not None:
+            return Searcher.FINISHED
+        unit = self.planner.ask()
+        if unit is None:
+            return Searcher.FINISHED if self.planner.done else None
+        self._keys[trial_id] = unit.key
+        return {"unit": unit.spec}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the planner. An exception in here would make Tune run the trial again, so it is kept for `suggest`."""
+        try:
+            key = self._keys.pop(trial_id, None)
+            if key is None or self.error is not None:
+                return
+            if error or result is None or not result.get("done"):
+                reason = self._reasons.pop(trial_id, "its worker died")
+                self.planner.tell(key, {"status": "failed", "error": reason})
+            elif "stop" in result:
+                kind = BadInput if result["exit_code"] == BadInput.exit_code else RunFailed
+                self.error = kind(result["stop"])
+            else:
+                self.planner.tell(key, result)
+        except Exception as problem:
+            self.error = problem
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the run folder is the state."""
+        with open(checkpoint_path, "wb"):
+            pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the run folder is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def hear(self, notices: list[str]) -> None:
+        """Pass a worker's notices on."""
+        for message in notices:
+            self.monitor.notice(message)
+
+    def blame(self, trial_id: str, reason: str) -> None:
+        """Why a trial failed for good."""
+        self._reasons[trial_id] = reason
+
+
+class _Reports(Callback):
+    """Brings workers' notices and reasons of death to the search."""
+
+    def __init__(self, search: ChainSearch) -> None:
+        self._search = search
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        self._search.hear(result.get("notices") or [])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass
+class RayRunner:
+    """Trains on a Ray cluster.
+
+    Args:
+        address: "auto", "ray://HOST:PORT" or "HOST:PORT" of an existing cluster; None starts one on this machine.
+        num_cpus: cores of a cluster that is started here; all when None.
+    """
+
+    address: str | None = None
+    num_cpus: int | None = None
+
+    @contextlib.contextmanager
+    def open(self, study: Study, workspace: Workspace) -> Iterator[_RaySession]:
+        with tempfile.TemporaryDirectory(prefix="silo-ray-", ignore_cleanup_errors=True) as scratch:
+            started = self._connect(scratch)
+            try:
+                slots = _slots(study)
+                facts, dataset = _load(study, workspace)
+                yield _RaySession(study, workspace, facts, slots, dataset, os.path.join(scratch, "results"))
+            finally:
+                if started:
+                    ray.shutdown()
+                    shutil.rmtree(scratch, ignore_errors=True)
+
+    def _connect(self, scratch: str) -> bool:
+        """Connect or start; True when the connection is ours to close."""
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        if self.address is None:
+            if ray.is_initialized():
+                return False
+            ray.init(
+                address="local", num_cpus=self.num_cpus, include_dashboard=False, _temp_dir=scratch, **quiet
+            )
+            return True
+        _probe(self.address)
+        try:
+            ray.init(address=self.address, ignore_reinit_error=True, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise BadInput(_no_answer(self.address, str(error).splitlines()[0])) from error
+        return True
+
+
+@dataclass
+class _RaySession:
+    study: Study
+    workspace: Workspace
+    facts: Mapping[str, Any]
+    slots: int
+    dataset: Any
+    scratch: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
+        search = ChainSearch.of(self.study, self.workspace, planner, lease, monitor, self.dataset)
+        tuner = tune.Tuner(
+            search.trainable(), tune_config=search.tune_config(self.slots), run_config=search.run_config(self.scratch)
+        )
+        tuner.fit()
+        if search.error is not None:
+            raise search.error
+        if not planner.done:
+            raise RunFailed("Tune ended before the study did; run the same command again, it goes on from here")
+
+
+def _slots(study: Study) -> int:
+    """Units that the cluster can train at once. Raises BadInput when not even one fits."""
+    cluster, have = study.cluster, ray.cluster_resources()
+    wanted = {"CPU": float(cluster.cpus_per_unit), "GPU": cluster.gpus_per_unit}
+    fits = [int(have.get(name, 0.0) / amount) for name, amount in wanted.items() if amount > 0]
+    if min(fits) < 1:
+        shown = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount > 0)
+        raise BadInput(
+            f"cluster.cpus_per_unit, cluster.gpus_per_unit: a unit wants {shown}; the cluster has "
+            f"{have.get('CPU', 0.0):g} CPU and {have.get('GPU', 0.0):g} GPU"
+        )
+    return min(fits)
+
+
+def _load(study: Study, workspace: Workspace) -> tuple[Mapping[str, Any], Any]:
+    """Load the data in a worker, into the object store: the driver imports neither torch nor the user's functions."""
+
+    @ray.remote(num_cpus=study.cluster.cpus_per_unit, num_returns=2, max_retries=1)
+    def load(place: Workspace) -> tuple[Any, Any]:
+        from silo_tune.cycle import enter
+        from silo_tune.data import facts, load_data
+
+        enter(place)
+        try:
+            dataset = load_data(place.data)
+            return facts(dataset, place.data), dataset
+        except SiloTuneError as error:
+            return error, None
+
+    found, dataset = load.remote(workspace)
+    known = ray.get(found)
+    if isinstance(known, SiloTuneError):
+        raise known
+    return known, dataset
+
+
+def _probe(address: str) -> None:
+    """Ask the host before Ray does: Ray waits a minute for one that is not there."""
+    place = address.removeprefix("ray://")
+    if place in ("auto", "local"):
+        return
+    host, colon, port = place.rpartition(":")
+    if not colon or not port.isdigit():
+        raise BadInput(f"--address takes auto, ray://HOST:PORT or HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BadInput(_no_answer(address, str(error))) from None
+
+
+def _no_answer(address: str, why: str) -> str:
+    return f"no Ray cluster answers at {address!r} ({why}); start one with `ray start --head`, or leave --address out"
