@@ -255,6 +255,11 @@ class Run:
             raise BadInput(f"no run at {self.url!r} (it has no study.toml); `silo-tune run STUDY.toml` makes one")
         return parse_study(recorded["study"], self.storage.shown("study.toml"))
 
+    def tests_from(self) -> dict[str, dict[str, int]]:
+        """For each Oracle, the first cycle at which an arm that was added later is among its tests."""
+        recorded = self.recorded()
+        return {} if recorded is None else recorded["run"].get("tests_from", {})
+
     def accept(self, study: Study, environment: Mapping[str, str]) -> dict[str, dict[str, int]]:
         """Record the study of a new run, or accept additive changes to an existing one.
 

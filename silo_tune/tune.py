@@ -194,7 +194,7 @@ class ChainSearch(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next unit, None while all that is left waits for units under way, FINISHED at the end."""
         try:
             self._lease.require()
@@ -290,9 +290,7 @@ class RayRunner:
         if self.address is None:
             if ray.is_initialized():
                 return False
-            ray.init(
-                address="local", num_cpus=self.num_cpus, include_dashboard=False, _temp_dir=scratch, **quiet
-            )
+            ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, _temp_dir=scratch, **quiet)
             return True
         _probe(self.address)
         try:
@@ -341,7 +339,6 @@ def _slots(study: Study) -> int:
 def _load(study: Study, workspace: Workspace) -> tuple[Mapping[str, Any], Any]:
     """Load the data in a worker, into the object store: the driver imports neither torch nor the user's functions."""
 
-    @ray.remote(num_cpus=study.cluster.cpus_per_unit, num_returns=2, max_retries=1)
     def load(place: Workspace) -> tuple[Any, Any]:
         from silo_tune.cycle import enter
         from silo_tune.data import facts, load_data
@@ -353,7 +350,8 @@ def _load(study: Study, workspace: Workspace) -> tuple[Mapping[str, Any], Any]:
         except SiloTuneError as error:
             return error, None
 
-    found, dataset = load.remote(workspace)
+    task: Any = ray.remote(num_cpus=study.cluster.cpus_per_unit, num_returns=2, max_retries=1)(load)
+    found, dataset = task.remote(workspace)
     known = ray.get(found)
     if isinstance(known, SiloTuneError):
         raise known

@@ -1,0 +1,210 @@
+"""The commands. Everything heavy is imported inside the command that needs it: `--help` must be instant."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from silo_tune.errors import BadInput, SiloTuneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from silo_tune.run import Outcome
+    from silo_tune.study import Study
+
+app = typer.Typer(
+    help="Find, check and apply learning rates for iterative pruning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="The study file.")]
+Out = Annotated[str | None, typer.Option("--out", metavar="RUN", help="Run folder or URL; runs/NAME when left out.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Change a value of the study, as written in TOML. Repeatable."
+    ),
+]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the study to seconds, into runs/NAME-smoke.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    out: Out = None,
+    sets: Sets = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster: auto, ray://HOST:PORT or HOST:PORT; its own one when left out.")
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Train in this process, without Ray.")] = False,
+    smoke: Smoke = False,
+    debug: Debug = False,
+) -> None:
+    """Run a study, or go on with it, to its table and report."""
+    from rich.console import Console
+
+    from silo_tune.console import watch
+    from silo_tune.run import run_study
+    from silo_tune.study_file import load_study
+
+    if local and address is not None:
+        raise BadInput("--local and --address exclude each other")
+    loaded = load_study(study, sets or (), smoke)
+    console = Console()
+    with watch(console) as monitor:
+        outcome = run_study(loaded, out, address=address, local=local, monitor=monitor)
+    _finish(console, loaded, outcome)
+
+
+def _finish(console: Console, study: Study, outcome: Outcome) -> None:
+    from analysis.summary import summarise, summary_lines
+
+    counts = outcome.counts
+    where = _write_report(outcome.url)
+    lines = [
+        "",
+        *summary_lines(summarise(outcome.frame, study)),
+        "",
+        f"units: {counts.trained} trained, {counts.shared} shared, {counts.reused} skipped (done before), "
+        f"{counts.failed} failed",
+        *(f"ended early: {arm} seed {seed}: {reason}" for (arm, seed), reason in outcome.ended.items()),
+        f"report: {where}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_report(url: str) -> str:
+    """Table and report of a run, from its files; returns where the page is."""
+    from analysis.report import render
+
+    from silo_tune.results import load_run, write_table
+    from silo_tune.store import Run
+
+    frame, study, ledger = load_run(url)
+    run_ = Run(url)
+    write_table(run_, frame)
+    for name, content in render(frame, study, ledger).items():
+        run_.storage.replace(f"report/{name}", content)
+    return run_.storage.shown("report/report.html")
+
+
+@app.command()
+def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = False, debug: Debug = False) -> None:
+    """Show what a study has to train: units to train, shared and done. Trains nothing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from silo_tune.chains import Layout
+    from silo_tune.forecast import forecast
+    from silo_tune.run import checkpoint_hash, default_run
+    from silo_tune.store import Run
+    from silo_tune.study_file import load_study
+
+    loaded = load_study(study, sets or (), smoke)
+    run_ = Run(out or default_run(loaded))
+    arms, seconds = forecast(Layout(loaded, run_.tests_from(), checkpoint_hash(loaded)), run_)
+    table = Table(box=None, pad_edge=False)
+    for name in ("arm", "units", "done", "shared", "to train"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for name, arm in arms.items():
+        most = "" if arm.exact else "≤ "
+        table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
+    console = Console()
+    console.print(table)
+    exact = all(arm.exact for arm in arms.values())
+    to_train = sum(arm.to_train for arm in arms.values())
+    console.print(
+        f"to train: {'' if exact else 'at most '}{to_train} units, {_expected(to_train, seconds)}", highlight=False
+    )
+
+
+def _expected(to_train: int, seconds: list[float]) -> str:
+    from silo_tune.console import clock
+
+    if not seconds:
+        return "time unknown before a first unit has run"
+    return f"about {clock(to_train * sum(seconds) / len(seconds))} of training on one slot"
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")], debug: Debug = False) -> None:
+    """Write a run's table and report again, from its files alone."""
+    typer.echo(f"report: {_write_report(run)}")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="schedules, profiles, criteria, models or data.")],
+    debug: Debug = False,
+) -> None:
+    """List what a study can name, one line each."""
+    entries = _entries(kind)
+    width = max(map(len, entries))
+    for name, line in entries.items():
+        typer.echo(f"{name:<{width}}  {line}")
+
+
+def _entries(kind: str) -> dict[str, str]:
+    from silo_tune import names
+    from silo_tune.errors import unknown
+    from silo_tune.profiles import PROFILES
+    from silo_tune.schedules import SCHEDULES
+
+    if kind == "schedules":
+        return {name: schedule.line for name, schedule in SCHEDULES.items()}
+    tables: dict[str, Any] = {"profiles": PROFILES, **names.TABLES}
+    if kind not in tables:
+        raise BadInput(unknown("kind", kind, ["schedules", *tables]))
+    found = {name: entry.line for name, entry in tables[kind].items()}
+    if kind == "models":
+        found["timm:NAME"] = "any model of timm, by its name there"
+    return found
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would answer in its own way."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the rest is tidying up
+    raise _Stopped(number)
+
+
+def main() -> None:
+    """Entry point: errors become one message on stderr and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except SiloTuneError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"silo-tune: {error}\n")
+        sys.exit(error.exit_code)
+    except _Stopped as stop:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write("silo-tune: stopped; nothing committed is lost, the same command goes on from here\n")
+        sys.exit(128 + stop.args[0])
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(
+            f"silo-tune: unexpected {type(error).__name__}: {error}; --debug shows where. Nothing committed is lost\n"
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
