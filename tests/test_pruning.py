@@ -1,0 +1,110 @@
+"""Masks: exact counts, only shrinking, no dead layer, ties by position; for every criterion."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from silo_tune import names
+from silo_tune.criteria import Scoring
+from silo_tune.errors import BadInput
+from silo_tune.models import build_model
+from silo_tune.pruning import alive, apply_masks, full_masks, layer_counts, prunable, pruned_are_zero, shrink
+
+
+def lenet() -> nn.Module:
+    return build_model({"name": "lenet-300-100"}, (8, 8, 1), 10, seed=1)
+
+
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+@pytest.mark.parametrize("criterion", sorted(names.CRITERIA))
+def test_counts_are_exact_and_masks_only_shrink(criterion: str, scope: str) -> None:
+    model = lenet()
+    weights = prunable(model)
+    masks = full_masks(weights)
+    total = alive(masks)
+    score = names.resolve(names.CRITERIA[criterion].target)
+    for cycle in range(1, 25):
+        before = masks
+        scores = score(Scoring(weights, before, model, torch.Generator().manual_seed(cycle)))
+        masks = shrink(scores, before, 0.8**cycle, scope)
+        assert alive(masks) == round(total * 0.8**cycle)
+        assert not any((masks[name] & ~before[name]).any() for name in masks)
+        assert all(mask.any() for mask in masks.values())
+
+
+def test_random_is_random_by_its_stream_only() -> None:
+    model = lenet()
+    weights = prunable(model)
+    score = names.resolve(names.CRITERIA["random"].target)
+
+    def scores(seed: int) -> torch.Tensor:
+        found = score(Scoring(weights, full_masks(weights), model, torch.Generator().manual_seed(seed)))
+        return found["fc1.weight"]  # type: ignore[no-any-return]
+
+    assert torch.equal(scores(1), scores(1))
+    assert not torch.equal(scores(1), scores(2))
+
+
+def test_magnitude_keeps_the_largest_and_ties_break_by_position() -> None:
+    scores = {"a": torch.tensor([3.0, 1.0, 1.0]), "b": torch.tensor([1.0, 2.0, 1.0])}
+    masks = shrink(scores, full_masks(scores), 4 / 6, "global")
+    assert masks["a"].tolist() == [True, True, True]
+    assert masks["b"].tolist() == [False, True, False]
+
+
+def test_a_layer_of_small_weights_keeps_its_best_one() -> None:
+    scores = {"large": torch.arange(10.0) + 100, "small": torch.tensor([0.1, 0.3, 0.2])}
+    masks = shrink(scores, full_masks(scores), 3 / 13, "global")
+    assert masks["small"].tolist() == [False, True, False]
+    assert alive(masks) == 3
+
+
+def test_a_target_that_kills_a_layer_is_refused() -> None:
+    scores = {"a": torch.ones(10), "b": torch.ones(10)}
+    with pytest.raises(BadInput, match="fewer than the 2 layers"):
+        shrink(scores, full_masks(scores), 0.05, "global")
+
+
+def test_layerwise_counts_reach_the_total_by_largest_remainders() -> None:
+    assert layer_counts([10, 10, 10], [10, 10, 10], 10) == [4, 3, 3]
+    assert layer_counts([100, 2], [100, 2], 10) == [9, 1]
+    assert layer_counts([50, 50], [50, 10], 40) == [30, 10]  # a bound moves the rest to the other layer
+    assert sum(layer_counts([7, 19, 3, 101], [7, 19, 3, 101], 61)) == 61
+
+
+def test_masked_weights_are_zero_and_others_untouched() -> None:
+    model = lenet()
+    weights = prunable(model)
+    masks = shrink({name: w.detach().abs() for name, w in weights.items()}, full_masks(weights), 0.3, "global")
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    assert not pruned_are_zero(weights, masks)
+    apply_masks(weights, masks)
+    assert pruned_are_zero(weights, masks)
+    assert all(torch.equal(weights[name][mask], before[name][mask]) for name, mask in masks.items())
+
+
+def test_biases_and_normalisation_are_not_prunable() -> None:
+    model = build_model({"name": "resnet8", "width": 4}, (32, 32, 3), 10, seed=0)
+    found = prunable(model)
+    assert all(name.endswith("weight") and weight.ndim >= 2 for name, weight in found.items())
+    assert len(found) == 8  # 7 convolutions and the classifier
+
+
+def test_attention_and_mlp_of_a_vit_are_prunable() -> None:
+    found = prunable(nn.TransformerEncoderLayer(8, 2, 16))
+    assert sorted(found) == [
+        "linear1.weight",
+        "linear2.weight",
+        "self_attn.in_proj_weight",
+        "self_attn.out_proj.weight",
+    ]
+
+
+def test_skip_patterns() -> None:
+    assert sorted(prunable(lenet(), ("fc3*",))) == ["fc1.weight", "fc2.weight"]
+    with pytest.raises(BadInput, match="'head' matches none"):
+        prunable(lenet(), ("head",))
+    with pytest.raises(BadInput, match="nothing to prune"):
+        prunable(lenet(), ("*",))

@@ -1,0 +1,92 @@
+"""What a user of the project would write: functions that a study names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from silo_tune.criteria import Scoring
+from silo_tune.data import DataSet
+
+
+def data(count: int = 60) -> DataSet:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count, dtype=np.int64) % 3
+    pixels = rng.integers(0, 80, (count, 8, 8, 1), dtype=np.uint8)
+    pixels[labels == 1, :4] += 120
+    pixels[labels == 2, 4:] += 120
+    return DataSet(pixels, labels, None, None, 3)
+
+
+def schedule(cycle: int, pruned: Sequence[float], low: float = 0.02) -> float:
+    return low * (1 + cycle)
+
+
+class Net(nn.Module):
+    def __init__(self, inputs: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(inputs, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body(images.flatten(1))
+        return logits
+
+
+def model(shape: tuple[int, int, int], classes: int, dropout: float = 0.2) -> nn.Module:
+    return Net(shape[0] * shape[1] * shape[2], classes, dropout)
+
+
+def criterion(scoring: Scoring) -> dict[str, Tensor]:
+    return {name: weight.detach().square() for name, weight in scoring.weights.items()}
+
+
+class Raises(nn.Module):
+    """Fails in training once in a file's life, or always."""
+
+    def __init__(self, marker: str) -> None:
+        super().__init__()
+        self.body = nn.Linear(64, 10)
+        self.marker = marker
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body(images.flatten(1))
+        if self.marker and self.training:
+            if self.marker == "always":
+                raise RuntimeError("this network never trains")
+            if not Path(self.marker).exists():
+                Path(self.marker).touch()
+                raise RuntimeError("a passing fault")
+        return logits
+
+
+def fragile(shape: tuple[int, int, int], classes: int, marker: str = "") -> nn.Module:
+    return Raises(marker)
+
+
+class Kills(nn.Module):
+    """Ends its own process, once in a file's life, in the middle of a retraining."""
+
+    def __init__(self, marker: str, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.body = nn.Linear(inputs, classes)
+        self.marker = marker
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += self.training
+        alive = bool((self.body.weight != 0).all())
+        if self.training and not alive and self.calls == 12 and not Path(self.marker).exists():
+            Path(self.marker).write_text(str(os.getpid()))
+            os.kill(os.getpid(), 9)
+        logits: Tensor = self.body(images.flatten(1))
+        return logits
+
+
+def killer(shape: tuple[int, int, int], classes: int, marker: str) -> nn.Module:
+    torch.set_num_threads(torch.get_num_threads())
+    return Kills(marker, shape[0] * shape[1] * shape[2], classes)
