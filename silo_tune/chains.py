@@ -401,12 +401,14 @@ class Planner:
         for (_, s), chain in self.chains.items():
             if s != seed:
                 continue
+            if chain.closed and (not chain.active or chain.cycle == self.study.cycles):
+                held.add(chain.closed[-1])
+            if not chain.active:
+                continue
             held.add(chain.parent)
             leader = self._leader(chain)
-            if leader is not None and chain.active and len(leader.closed) >= chain.cycle > 0:
+            if leader is not None and len(leader.closed) >= chain.cycle > 0:
                 held.add(leader.closed[chain.cycle - 1])
-            if chain.closed and (chain.done or chain.ended is not None or chain.cycle == self.study.cycles):
-                held.add(chain.closed[-1])
         return held
 
     def _forget_swept(self, seed: int) -> None:

@@ -18,7 +18,7 @@ from silo_tune import names
 from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
 from silo_tune.criteria import Scoring
 from silo_tune.data import DataSet, split_rows
-from silo_tune.errors import RunFailed, SiloTuneError
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
 from silo_tune.pruning import Masks, alive, apply_masks, full_masks, kept_count, prunable, shrink
@@ -175,7 +175,7 @@ class Worker:
             self._keep_snapshots(dense, trainer)
             data = self.units.read_rewind(dense.key, point)
         if data is None:
-            raise Violation(f"the dense training of {trainer.total} steps never reaches the rewind point {point!r}")
+            raise BadInput(f"prune.rewind_to: the dense training of {trainer.total} steps never reaches {point!r}")
         return unpack(data)[0]["weights"]
 
     def _dense_of(self, unit: Unit) -> Unit:

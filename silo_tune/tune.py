@@ -6,6 +6,8 @@ Tune is a scheduler only: our own files are the truth, so nothing here is ever r
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import shutil
 import socket
@@ -34,7 +36,7 @@ from silo_tune.lease import Lease
 from silo_tune.run import Monitor, checkpoint_hash, default_run, environment
 from silo_tune.store import Run
 from silo_tune.study import Study
-from silo_tune.units import Unit
+from silo_tune.units import Unit, canonical_json
 from silo_tune.workspace import Workspace
 
 # A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
@@ -55,7 +57,7 @@ class Shared:
 class PruneRetrain(tune.Trainable):
     """Trains one unit: a prune-retrain cycle at one max_lr, from its parent's state to a committed result.
 
-    The config holds `unit`, the canonical table of a `units.Unit`, as `ChainSearch` suggests it. A step trains whole
+    The config holds `unit`, the canonical JSON of a `units.Unit`, as `ChainSearch` suggests it. A step trains whole
     epochs for about `REPORT_SECONDS`; the last one has `done` and the unit's outcome. Every state is in the run folder,
     so a restarted trial goes on from there, and Tune's own checkpoints are empty.
     """
@@ -80,7 +82,7 @@ class PruneRetrain(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         from silo_tune.cycle import attempts
 
-        unit = Unit.from_spec(config["unit"])
+        unit = Unit.from_spec(json.loads(config["unit"]))
         self._progress = attempts(self._worker, unit, self._worker.workspace.max_failures)
 
     def step(self) -> dict[str, Any]:
@@ -126,7 +128,7 @@ class ChainSearch(Searcher):
     """
 
     def __init__(self, study: Study, out: str | None = None, monitor: Monitor | None = None) -> None:
-        super().__init__(metric="val_accuracy", mode="max")
+        super().__init__()  # no metric: Tune would demand it of every report, and the planner decides
         monitor = monitor or Monitor()
         run = Run(out or default_run(study), monitor.notice)
         self._own_lease = contextlib.ExitStack()
@@ -140,7 +142,7 @@ class ChainSearch(Searcher):
     ) -> ChainSearch:
         """A search over a planner that someone else opened and closes."""
         search = cls.__new__(cls)
-        Searcher.__init__(search, metric="val_accuracy", mode="max")
+        Searcher.__init__(search)
         search._own_lease = contextlib.ExitStack()
         search._join(study, workspace, planner, lease, monitor, dataset)
         return search
@@ -206,7 +208,8 @@ class ChainSearch(Searcher):
         if unit is None:
             return Searcher.FINISHED if self.planner.done else None
         self._keys[trial_id] = unit.key
-        return {"unit": unit.spec}
+        # As text: Tune flattens, prints and names folders after the leaves of a nested config.
+        return {"key": unit.key, "unit": canonical_json(unit.spec)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the planner. An exception in here would make Tune run the trial again, so it is kept for `suggest`."""
@@ -315,6 +318,7 @@ class _RaySession:
         tuner = tune.Tuner(
             search.trainable(), tune_config=search.tune_config(self.slots), run_config=search.run_config(self.scratch)
         )
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)  # its results are not ours to read
         tuner.fit()
         if search.error is not None:
             raise search.error

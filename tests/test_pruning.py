@@ -108,3 +108,11 @@ def test_skip_patterns() -> None:
         prunable(lenet(), ("head",))
     with pytest.raises(BadInput, match="nothing to prune"):
         prunable(lenet(), ("*",))
+
+
+def test_many_ties_break_by_position() -> None:
+    scores = {"a": torch.ones(5000), "b": torch.ones(5000)}
+    masks = shrink(scores, full_masks(scores), 0.6, "global")
+    assert masks["a"].all()
+    # The earliest of b, but for the one that each layer is left with, which is its first too.
+    assert masks["b"].nonzero().squeeze(1).tolist() == list(range(1000))

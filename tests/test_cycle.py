@@ -1,0 +1,329 @@
+"""One unit of work: from its parent's state to a committed result, however it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from silo_tune.checkpoint import unpack
+from silo_tune.cycle import Worker, attempts, drain, resolve_peak
+from silo_tune.data import load_data
+from silo_tune.errors import BadInput
+from silo_tune.models import build_model, init_seed
+from silo_tune.schedules import PruneFacts, allr_peak
+from silo_tune.storage import unseal
+from silo_tune.study import Study
+from silo_tune.training import Violation
+from silo_tune.units import Unit, make_unit
+from silo_tune.workspace import Workspace
+from tests.conftest import small_study
+
+
+class Bench:
+    """A worker on a run of its own, and its chain of units."""
+
+    def __init__(self, folder: Path, study: Study) -> None:
+        self.study, self.notices = study, list[str]()
+        self.workspace = Workspace.of(study, str(folder))
+        self.dataset = load_data(study.data)
+        self.worker = self.fresh()
+
+    def fresh(self) -> Worker:
+        """A worker that knows nothing but the files."""
+        return Worker(self.workspace, self.dataset, self.notices.append)
+
+    def unit(self, cycle: int, parent: Unit | None, peak: dict[str, Any] | None = None, arm: str = "silo") -> Unit:
+        settings = self.study.settings(self.study.arms[arm])
+        key = parent.key if parent else None
+        return make_unit(self.study, settings, parent=key, cycle=cycle, seed=0, peak=peak or {"value": 0.1})
+
+    def train(self, unit: Unit) -> dict[str, Any]:
+        return drain(self.worker.run(unit))
+
+    def weights(self, unit: Unit) -> dict[str, dict[str, torch.Tensor]]:
+        result = self.worker.units.result(unit.key)
+        assert result is not None
+        data = self.worker.units.read_state(result)
+        assert data is not None
+        return unpack(data)[0]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "run", small_study())
+
+
+STABLE = ("status", "max_lr", "val_accuracy", "val_loss", "test_accuracy", "train_loss", "steps", "realised_peak_lr")
+
+
+def stable(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: result[name] for name in STABLE}
+
+
+def test_a_chain_of_units(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    first = bench.unit(1, dense)
+    second = bench.unit(2, first)
+    results = [bench.train(unit) for unit in (dense, first, second)]
+    total = 64 * 300 + 300 * 100 + 100 * 10
+    assert [round(r["weights_remaining"] * total) for r in results] == [total, round(total * 0.8), round(total * 0.64)]
+    assert all(r["status"] == "ok" and 0 <= r["val_accuracy"] <= 1 for r in results)
+    assert all(r["realised_peak_lr"] == r["max_lr"] == 0.1 for r in results)
+    masks = [bench.weights(unit)["mask"] for unit in (first, second)]
+    for name, weights in bench.weights(second)["weights"].items():
+        if name in masks[1]:
+            assert not (masks[1][name] & ~masks[0][name]).any()
+            assert not weights[~masks[1][name]].any()
+
+
+def test_a_committed_unit_is_not_trained_again(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    first = bench.train(dense)
+    assert list(bench.fresh().run(dense)) == []
+    assert bench.train(dense) == first
+
+
+def test_a_result_is_small_and_names_its_state(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    result = bench.train(dense)
+    folder = Path(bench.workspace.run) / bench.worker.units.folder(dense.key)
+    assert sorted(path.name for path in folder.iterdir()) == ["result.json", result["state"]["file"]]
+    assert (folder / "result.json").stat().st_size <= 4096
+    assert unseal((folder / "result.json").read_bytes()) == result
+
+
+def test_an_interrupted_unit_goes_on_and_ends_bit_identical(tmp_path: Path) -> None:
+    study = small_study(retrain={"epochs": 5})
+    straight, cut = Bench(tmp_path / "a", study), Bench(tmp_path / "b", study)
+    for bench in (straight, cut):
+        bench.train(bench.unit(0, None))
+    unit = straight.unit(1, straight.unit(0, None))
+    expected = straight.train(unit)
+    progress = cut.worker.run(unit)
+    assert [next(progress).epoch, next(progress).epoch, next(progress).epoch] == [1, 2, 3]
+    progress.close()
+    cut.worker = cut.fresh()
+    rest = cut.worker.run(unit)
+    # The state was written before epoch 3 was told.
+    assert next(rest).epoch == 4
+    result = drain(rest)
+    assert stable(result) == stable(expected)
+    assert straight.worker.units.read_state(expected) == cut.worker.units.read_state(result)
+
+
+def test_a_damaged_partial_state_costs_only_its_epochs(bench: Bench) -> None:
+    bench.train(bench.unit(0, None))
+    unit = bench.unit(1, bench.unit(0, None))
+    progress = bench.worker.run(unit)
+    next(progress)
+    progress.close()
+    folder = Path(bench.workspace.run) / bench.worker.units.folder(unit.key)
+    partial = next(folder.glob("partial-*"))
+    data = bytearray(partial.read_bytes())
+    data[len(data) // 2] ^= 4
+    partial.write_bytes(bytes(data))
+    assert next(bench.fresh().run(unit)).epoch == 1
+    assert any("corrupt" in notice for notice in bench.notices)
+
+
+def test_a_partial_state_of_another_version_is_left_out(bench: Bench) -> None:
+    bench.train(bench.unit(0, None))
+    unit = bench.unit(1, bench.unit(0, None))
+    bench.worker.units.write_partial(unit.key, "abc", 1, b"not a state of this version")
+    assert bench.train(unit)["status"] == "ok"
+    assert any("does not fit" in notice for notice in bench.notices)
+
+
+@pytest.mark.parametrize("damage", ["gone", "truncated", "flipped"])
+def test_weights_that_are_gone_are_trained_again_from_further_back(bench: Bench, damage: str) -> None:
+    dense = bench.unit(0, None)
+    first = bench.unit(1, dense)
+    before = [bench.train(dense), bench.train(first)]
+    for unit, result in zip((dense, first), before, strict=True):
+        state = Path(bench.workspace.run) / bench.worker.units.folder(unit.key) / result["state"]["file"]
+        if damage == "gone":
+            state.unlink()
+        elif damage == "truncated":
+            state.write_bytes(state.read_bytes()[:1000])
+        else:
+            data = bytearray(state.read_bytes())
+            data[-5] ^= 1
+            state.write_bytes(bytes(data))
+    bench.worker = bench.fresh()
+    second = bench.train(bench.unit(2, first))
+    assert second["status"] == "ok"
+    assert [bench.worker.units.result(unit.key) for unit in (dense, first)] == before  # rows are not rewritten
+    folder = Path(bench.workspace.run) / bench.worker.units.folder(first.key)
+    assert (folder / "restate-1.json").exists()
+    assert not any("differs from its row" in notice for notice in bench.notices)
+
+
+def test_a_diverged_rate_is_a_committed_result(bench: Bench) -> None:
+    bench.train(bench.unit(0, None))
+    result = bench.train(bench.unit(1, bench.unit(0, None), {"value": 1e8}))
+    assert result["status"] == "diverged"
+    assert "epoch" in result["error"]
+    assert (result["val_accuracy"], result["test_accuracy"], result["state"]) == (None, None, None)
+    assert json.dumps(result, allow_nan=False)
+
+
+def test_keep_rewind_and_reinit_start_from_what_they_say(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = bench.unit(0, None)
+    bench.train(dense)
+    parent = bench.weights(dense)["weights"]
+    starts = {}
+    for after in ("keep", "rewind", "reinit"):
+        study = small_study(prune={"after_prune": after})
+        unit = make_unit(
+            study, study.settings(study.arms["silo"]), parent=dense.key, cycle=1, seed=0, peak={"value": 0.1}
+        )
+        model, masks, _ = bench.worker._prepared(unit)
+        starts[after] = {name: value.clone() for name, value in model.state_dict().items()}
+        for name, mask in masks.items():
+            assert not starts[after][name][~mask].any()
+    init = build_model({"name": "lenet-300-100"}, (8, 8, 1), 10, init_seed(0)).state_dict()
+    assert torch.equal(starts["keep"]["fc1.bias"], parent["fc1.bias"])
+    assert torch.equal(starts["rewind"]["fc1.bias"], init["fc1.bias"])
+    assert not torch.equal(starts["reinit"]["fc1.bias"], init["fc1.bias"])
+
+
+@pytest.mark.parametrize("point", ["1 ep", "3 it"])
+def test_a_rewind_point_is_kept_by_the_dense_unit_and_replayed_when_it_is_gone(tmp_path: Path, point: str) -> None:
+    study = small_study(prune={"after_prune": "rewind", "rewind_to": point}, dense={"epochs": 3})
+    bench = Bench(tmp_path / "run", study)
+    dense = bench.unit(0, None)
+    bench.train(dense)
+    kept = bench.worker.units.read_rewind(dense.key, point)
+    assert kept is not None
+    unit = bench.unit(1, dense)
+    first = bench.worker._rewind_weights(unit)
+    for path in (Path(bench.workspace.run) / bench.worker.units.folder(dense.key)).glob("rewind-*"):
+        path.unlink()
+    again = bench.fresh()._rewind_weights(unit)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert bench.worker.units.read_rewind(dense.key, point) == kept
+
+
+def test_a_rewind_point_beyond_the_dense_training_is_named(tmp_path: Path) -> None:
+    study = small_study(prune={"after_prune": "rewind", "rewind_to": "1000 it"})
+    bench = Bench(tmp_path / "run", study)
+    dense = bench.unit(0, None)
+    bench.train(dense)
+    with pytest.raises(BadInput, match="never reaches"):
+        bench.train(bench.unit(1, dense))
+
+
+def test_an_adaptive_peak_is_resolved_after_the_prune(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    bench.train(dense)
+    rule = {"rule": "allr", "args": {"max_lr": 0.2, "train_epochs": 8}}
+    result = bench.train(bench.unit(1, dense, rule))
+    weights = bench.weights(dense)["weights"]
+    norm = math.sqrt(sum(float(value.double().square().sum()) for value in weights.values()))
+    prunable = torch.cat([weights[f"fc{i}.weight"].flatten() for i in (1, 2, 3)]).double()
+    lost = float(prunable.abs().sort().values[: len(prunable) - round(len(prunable) * 0.8)].square().sum())
+    share = 1 - round(len(prunable) * 0.8) / len(prunable)
+    d1 = math.sqrt(lost) / (norm * math.sqrt(share))
+    assert result["max_lr"] == pytest.approx(0.2 * min(1.0, max(d1, 2 / 8)), rel=1e-5)
+    assert result["realised_peak_lr"] == result["max_lr"]
+
+
+def test_fixed_and_adaptive_peaks_resolve_alike(bench: Bench) -> None:
+    facts = PruneFacts(10.0, 8.0, 0.2, 5)
+    unit = bench.unit(1, bench.unit(0, None), {"rule": "allr", "args": {"max_lr": 0.1, "train_epochs": 50}})
+    assert resolve_peak(unit, facts) == pytest.approx(allr_peak(facts, 0.1, 50))
+    assert resolve_peak(bench.unit(1, bench.unit(0, None), {"value": 0.3}), facts) == 0.3
+
+
+def test_two_writers_of_one_unit_commit_one_result(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    one, other = bench.fresh().run(dense), bench.fresh().run(dense)
+    next(one)
+    next(other)
+    results = [drain(one), drain(other)]
+    assert results[0] == results[1]
+    folder = Path(bench.workspace.run) / bench.worker.units.folder(dense.key)
+    assert len(list(folder.glob("state-*"))) == 1
+
+
+def test_a_unit_that_raises_once_is_tried_again(tmp_path: Path) -> None:
+    marker = str(tmp_path / "marker")
+    bench = Bench(
+        tmp_path / "run", small_study(model={"name": None, "function": "tests.users:fragile", "version": "1"})
+    )
+    unit = replace(bench.unit(0, None), model={"function": "tests.users:fragile", "version": "1", "marker": marker})
+    result = drain(attempts(bench.worker, unit, 1))
+    assert result["status"] == "ok"
+    assert any("a passing fault" in notice for notice in bench.notices)
+
+
+def test_a_unit_that_always_raises_fails_with_its_reason_and_log(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "run", small_study())
+    unit = replace(bench.unit(0, None), model={"function": "tests.users:fragile", "version": "1", "marker": "always"})
+    outcome = drain(attempts(bench.worker, unit, 2))
+    assert outcome["status"] == "failed"
+    assert "this network never trains" in outcome["error"]
+    logs = list((Path(bench.workspace.run) / bench.worker.units.folder(unit.key)).glob("failure-*.txt"))
+    assert len(logs) == 3
+    assert "forward" in logs[0].read_text()
+    assert bench.worker.units.result(unit.key) is None
+
+
+def test_a_wrong_count_or_a_revived_weight_is_a_violation(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = bench.unit(0, None)
+    first = bench.unit(1, dense)
+    bench.train(dense)
+    bench.train(first)
+
+    def too_many(scores: Any, masks: Any, target: float, scope: str) -> Any:
+        return dict(masks)
+
+    def revived(scores: Any, masks: Any, target: float, scope: str) -> Any:
+        return {name: ~mask for name, mask in masks.items()}
+
+    for wrong, message in ((too_many, "were declared"), (revived, "back to life")):
+        monkeypatch.setattr("silo_tune.cycle.shrink", wrong)
+        with pytest.raises(Violation, match=message):
+            bench.train(bench.unit(2, first))
+
+
+def test_a_pretrained_network_is_cycle_zero(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = build_model({"name": "lenet-300-100"}, (8, 8, 1), 10, seed=99)
+    file = tmp_path / "net.safetensors"
+    save_file(model.state_dict(), file)
+    study = small_study(dense={"checkpoint": str(file), "epochs": None, "max_lr": None})
+    bench = Bench(tmp_path / "run", study)
+    settings = study.settings(study.arms["silo"])
+    unit = make_unit(study, settings, parent=None, cycle=0, seed=0, peak=None, checkpoint="0" * 64)
+    result = bench.train(unit)
+    assert (result["status"], result["epochs"], result["steps"], result["max_lr"]) == ("ok", 0, 0, None)
+    assert torch.equal(bench.weights(unit)["weights"]["fc1.weight"], model.state_dict()["fc1.weight"])
+    wrong = Bench(tmp_path / "other", small_study(dense={"checkpoint": str(file), "epochs": None, "max_lr": None}))
+    wrong_unit = replace(unit, model={"function": "tests.users:model", "version": "1"})
+    with pytest.raises(BadInput, match="does not fit the model"):
+        wrong.train(wrong_unit)
+
+
+def test_a_users_criterion_scores_weights(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    bench.train(dense)
+    unit = bench.unit(1, dense)
+    assert unit.prune is not None
+    theirs = replace(unit, prune=replace(unit.prune, criterion={"function": "tests.users:criterion", "version": "1"}))
+    assert bench.train(theirs)["val_accuracy"] == bench.train(unit)["val_accuracy"]  # w² ranks as |w| does
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,144 @@
+"""The same on a real Ray cluster: scheduling never changes a number, and no death loses one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import tomli_w
+
+from silo_tune.errors import BadInput
+from silo_tune.run import Outcome, run_study
+from silo_tune.study import Study
+from silo_tune.study_file import parse_study
+from silo_tune.tune import RayRunner
+from tests.conftest import small_study, small_table
+from tests.test_run import Notes, assert_same_table, committed, local, wait_for
+
+SEEDS = {"seeds": [0, 1]}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One small cluster for all tests of this file that do not end it."""
+    # Not below pytest's folder: the path of a socket has at most 107 characters.
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="silo-ray-", ignore_cleanup_errors=True) as scratch:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=scratch, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return local(small_study(replicates=SEEDS), tmp_path_factory.mktemp("reference") / "run")
+
+
+def on_ray(study: Study, folder: Path, notes: Notes | None = None) -> Outcome:
+    return run_study(study, str(folder), runner=RayRunner(), monitor=notes)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_gives_the_same_table_with_any_number_of_workers(
+    cluster: None, reference: Outcome, tmp_path: Path, workers: int
+) -> None:
+    study = small_study(replicates=SEEDS, cluster={"max_concurrent": workers})
+    outcome = on_ray(study, tmp_path / "run")
+    assert_same_table(outcome.frame, reference.frame)
+    assert outcome.counts.trained == reference.counts.trained
+    assert on_ray(study, tmp_path / "run").counts.trained == 0
+
+
+def killer_study(marker: Path) -> Study:
+    model = {"function": "tests.users:killer", "version": "1", "marker": str(marker)}
+    table = small_table(retrain={"epochs": 6}, dense={"epochs": 3})
+    return parse_study({**table, "model": model})
+
+
+def test_a_worker_killed_in_mid_cycle_resumes_bit_identically(cluster: None, tmp_path: Path) -> None:
+    spared, marker = tmp_path / "spared", tmp_path / "marker"
+    spared.touch()  # a network that finds its marker never kills
+    expected = local(killer_study(spared), tmp_path / "a").frame
+    outcome = on_ray(killer_study(marker), tmp_path / "b")
+    assert marker.exists()
+    assert not ray.util.list_named_actors()
+    told = ["cycle", "arm", "max_lr", "status", "val_accuracy", "val_loss", "test_accuracy", "train_loss", "winner"]
+    assert outcome.frame[told].equals(expected[told])  # the keys differ by the marker's name alone
+    assert outcome.counts.failed == 0
+
+
+def test_a_unit_that_fails_is_a_row_and_the_study_goes_on(cluster: None, tmp_path: Path) -> None:
+    table = small_table(cluster={"max_failures": 0})
+    table["arms"]["theirs"] = {
+        "mode": "schedule",
+        "schedule": {"function": "tests.users:schedule", "version": "1", "low": 0.03},
+    }
+    model = {"function": "tests.users:fragile", "version": "1", "marker": "always"}
+    notes = Notes()
+    outcome = on_ray(parse_study({**table, "model": model}), tmp_path / "run", notes)
+    assert set(outcome.frame.status) == {"failed"}
+    assert outcome.frame.error.str.contains("this network never trains").all()
+    assert len(outcome.ended) == 5
+    assert any("this network never trains" in note for note in notes.notes)
+
+
+def test_bad_input_met_by_a_worker_ends_the_run_with_its_own_words(cluster: None, tmp_path: Path) -> None:
+    table = {**small_table(), "model": {"name": "timm:no_such_model"}}
+    with pytest.raises(BadInput, match="timm cannot build 'no_such_model'"):
+        on_ray(parse_study(table), tmp_path / "run")
+    data = {"name": "folder", "path": str(tmp_path / "nowhere")}
+    with pytest.raises(BadInput, match="no data directory"):
+        on_ray(parse_study({**small_table(), "data": data}), tmp_path / "run")
+
+
+def test_a_unit_that_fits_nowhere_is_refused(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="a unit wants 64 CPU; the cluster has 2 CPU"):
+        on_ray(small_study(cluster={"cpus_per_unit": 64}), tmp_path / "run")
+
+
+def test_the_example_runs_in_a_tuner_of_its_own(cluster: None, tmp_path: Path) -> None:
+    file = Path(__file__).parent.parent / "experiments" / "examples" / "own_tuner.py"
+    spec = importlib.util.spec_from_file_location("own_tuner", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    study = tmp_path / "small.toml"
+    study.write_text(tomli_w.dumps(small_table()))
+    assert module.main(str(study), str(tmp_path / "run")) == len(committed(tmp_path / "run")) == 10
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_an_address_that_does_not_answer_is_named(tmp_path: Path, address: str) -> None:
+    with pytest.raises(BadInput, match="no Ray cluster answers at"):
+        run_study(small_study(), str(tmp_path / "run"), address=address)
+
+
+def test_a_driver_killed_on_ray_goes_on_to_the_same_table(reference: Outcome, tmp_path: Path) -> None:
+    file, folder = tmp_path / "small.toml", tmp_path / "run"
+    file.write_text(tomli_w.dumps(small_table(replicates=SEEDS)))
+    command = [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(folder, 6, process, 90)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = committed(folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    after = committed(folder)
+    assert {key: after[key] for key in kept} == kept
+    import pandas as pd
+
+    from silo_tune.results import load_run
+
+    frame, _, _ = load_run(str(folder))
+    assert_same_table(frame, reference.frame)
+    assert len(pd.read_parquet(folder / "table.parquet")) == len(frame)
