@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from silo_tune.errors import BadInput
 from silo_tune.schedules import AdaptiveSchedule
 from silo_tune.study import OracleArm, ScheduleArm, Study
 from silo_tune.units import canonical
@@ -51,12 +52,14 @@ def value_of(rate: float) -> dict[str, float]:
     return {"value": float(f"{rate:.12g}")}
 
 
-def peak_of(study: Study, arm: ScheduleArm, cycle: int) -> dict[str, Any]:
+def peak_of(study: Study, name: str, cycle: int) -> dict[str, Any]:
     """The peak that a schedule arm asks for at a cycle.
 
     Raises:
-        ValueError: a user's schedule gave something that is not a rate above 0.
+        BadInput: a user's schedule cannot be imported, or gave something that is not a rate above 0.
     """
+    arm = study.arms[name]
+    assert isinstance(arm, ScheduleArm)
     schedule = study.schedule_of(arm)
     pruned = study.pruned[: cycle + 1]
     if isinstance(schedule, AdaptiveSchedule):
@@ -64,7 +67,7 @@ def peak_of(study: Study, arm: ScheduleArm, cycle: int) -> dict[str, Any]:
         return {"rule": name, "args": canonical(args)}
     rate = schedule.peak(cycle, pruned)
     if not 0 < rate < float("inf"):
-        raise ValueError(f"max_lr {rate} at cycle {cycle} is not a rate above 0")
+        raise BadInput(f"arms.{name}.schedule: max_lr {rate} at cycle {cycle} is not a rate above 0")
     return value_of(rate)
 
 
@@ -98,10 +101,6 @@ def source_for(study: Study, name: str, cycle: int, tests: Sequence[str]) -> Sou
     """
     arm = study.arms[name]
     if isinstance(arm, OracleArm):
-        tested = {}
-        for test in tests:
-            other = study.arms[test]
-            assert isinstance(other, ScheduleArm)
-            tested[test] = peak_of(study, other, cycle)["value"]
+        tested = {test: peak_of(study, test, cycle)["value"] for test in tests}
         return grid_source(arm.grid.values(), tested)
-    return OneRound((Proposal(peak_of(study, arm, cycle)),))
+    return OneRound((Proposal(peak_of(study, name, cycle)),))

@@ -117,10 +117,7 @@ class Layout:
         """Where the candidates of a cycle come from."""
         where = (arm, cycle)
         if where not in self._sources:
-            try:
-                self._sources[where] = source_for(self.study, arm, cycle, self.tests(arm, cycle))
-            except ValueError as error:
-                raise BadInput(f"arms.{arm}.schedule: {error}") from None
+            self._sources[where] = source_for(self.study, arm, cycle, self.tests(arm, cycle))
         return self._sources[where]
 
     def propose(self, arm: str, cycle: int, told: list[dict[str, Any]]) -> list[Proposal]:

@@ -112,7 +112,9 @@ class Worker:
         if unit.prune is None:
             if unit.checkpoint is not None and self.workspace.checkpoint not in (None, "timm"):
                 load_pretrained(model, str(self.workspace.checkpoint))
-            masks = full_masks(prunable(model))
+            weights = prunable(model, self.workspace.skip)
+            kept_count(sum(w.numel() for w in weights.values()), len(weights), self.workspace.last_target)
+            masks = full_masks(weights)
             return model, masks, None if unit.peak is None else float(unit.peak["value"])
         masks, facts = self._prune(unit, model)
         self._after_prune(unit, model)

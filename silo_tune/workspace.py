@@ -20,6 +20,8 @@ class Workspace:
         device: "auto", "cpu", "cuda" …
         partial_seconds: least time between two partial states (0: after every epoch).
         max_failures: how often a unit that raises is tried again.
+        last_target: share of weights that the study's last cycle leaves; checked before anything is trained.
+        skip: patterns of weights that no prune touches.
         rewind_points: points of the dense training whose weights some arm goes back to.
         checkpoint: path of the pretrained weights, or "timm".
         sys_path: folders from which a user's functions are imported.
@@ -31,6 +33,8 @@ class Workspace:
     device: str = "auto"
     partial_seconds: float = 5.0
     max_failures: int = 2
+    last_target: float = 1.0
+    skip: tuple[str, ...] = ()
     rewind_points: tuple[str, ...] = ()
     checkpoint: str | None = None
     sys_path: tuple[str, ...] = ()
@@ -47,6 +51,8 @@ class Workspace:
             device=cluster.device,
             partial_seconds=cluster.partial_seconds,
             max_failures=cluster.max_failures,
+            last_target=study.remaining[-1],
+            skip=study.prune.skip,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
             checkpoint=study.dense.checkpoint,
             sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),

@@ -1,0 +1,218 @@
+"""The commands as a user types them: what they print, how they end, what they say of mistakes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from tests.conftest import small_table
+
+DIGITS = str(Path(__file__).parent.parent / "experiments" / "digits.toml")
+
+
+def silo_tune(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "silo_tune.cli", *arguments]
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": paths, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=120, check=False)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    file = tmp_path / "small.toml"
+    file.write_text(tomli_w.dumps(small_table()))
+    return str(file)
+
+
+def fastest(*arguments: str) -> float:
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        assert silo_tune(*arguments).returncode == 0
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [(("--help",), 0.5), (("list", "models"), 1.0), (("plan", DIGITS, "--out", "/tmp/none"), 1.0)],
+)
+def test_small_commands_answer_at_once(arguments: tuple[str, ...], limit: float) -> None:
+    assert fastest(*arguments) < limit
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("schedules", "silo"),
+        ("profiles", "warmup-drop"),
+        ("criteria", "magnitude"),
+        ("models", "timm:NAME"),
+        ("data", "digits"),
+    ],
+)
+def test_list_has_one_line_for_each_name(kind: str, name: str) -> None:
+    lines = silo_tune("list", kind).stdout.splitlines()
+    assert any(line.split()[0] == name and len(line.split()) > 2 for line in lines)
+
+
+def test_list_of_an_unknown_kind_names_the_choices() -> None:
+    done = silo_tune("list", "optimisers")
+    assert done.returncode == 2
+    assert "choose from criteria, data, models, profiles, schedules" in done.stderr
+
+
+def test_run_plan_report(study: str, tmp_path: Path) -> None:
+    before = silo_tune("plan", study, cwd=tmp_path)
+    assert "to train: at most 15 units, time unknown before a first unit has run" in before.stdout
+    assert not (tmp_path / "runs").exists()  # a plan writes nothing
+    done = silo_tune("run", study, "--local", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "15 trained, 11 shared, 0 skipped" in done.stdout
+    assert done.stdout.splitlines()[-1] == "report: runs/small/report/report.html"
+    assert "silo seed 0 cycle 2/2: max_lr 0.0501, validation" in done.stdout  # plain lines: there is no terminal
+    again = silo_tune("run", study, "--local", cwd=tmp_path)
+    assert "0 trained, 11 shared, 15 skipped" in again.stdout
+    after = silo_tune("plan", study, cwd=tmp_path)
+    assert "to train: 0 units, about 0:00" in after.stdout
+    page = tmp_path / "runs" / "small" / "report" / "report.html"
+    page.unlink()
+    code = "import sys; from silo_tune.cli import main; sys.argv=['silo-tune','report','runs/small']; main()"
+    probe = "\nassert not {'ray','torch'} & set(sys.modules), 'report imported ray or torch'"
+    wrapped = f"try:\n    {code}\nexcept SystemExit as end:\n    assert not end.code{probe}"
+    ended = subprocess.run([sys.executable, "-c", wrapped], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert page.exists()
+
+
+def test_smoke_and_set_and_out(tmp_path: Path) -> None:
+    done = silo_tune("run", DIGITS, "--smoke", "--local", "--set", "replicates.seeds=[7]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "report: runs/digits-smoke/report/report.html" in done.stdout
+    assert "seed 7" in done.stdout
+
+
+BAD: list[tuple[tuple[str, ...], str]] = [
+    (("dense.epoch=3",), "dense.epoch: unknown key; choose from checkpoint, epochs, max_lr, profile"),
+    (("model.name=lenet",), "model: unknown model 'lenet'; choose from lenet-300-100"),
+    (("retrain.profile=cosin",), "retrain.profile: unknown profile 'cosin'; choose from constant, cosine"),
+    (("data.name=digit",), "data: unknown data set 'digit'; choose from cifar10"),
+    (("arms.silo.schedule.eps=0",), "arms.silo.schedule: eps must be above 0"),
+    (("dense.max_lr=-1",), "dense.max_lr: input should be greater than 0, got -1"),
+    (("arms.greedy.grid.low=5",), "arms.greedy.grid: the grid is upside down: low 5.0 is not below high 1.0"),
+    (("prune.rate=1.0",), "prune.rate: input should be less than 1"),
+    (("prune.rate=0",), "prune.rate: input should be greater than 0"),
+    (("data.val_share=1.5",), "data.val_share"),
+    (("arms.greedy.tests=['nobody']",), "arms.greedy.tests: unknown schedule arm 'nobody'"),
+    (("cycles",), "--set takes key.path=value, got 'cycles'"),
+]
+
+
+@pytest.mark.parametrize(("sets", "message"), BAD, ids=[sets[0] for sets, _ in BAD])
+def test_a_mistake_in_a_study_is_one_clear_message(study: str, sets: tuple[str, ...], message: str) -> None:
+    done = silo_tune("plan", study, *(word for change in sets for word in ("--set", change)))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_every_mistake_of_a_file_is_told_at_once(study: str) -> None:
+    sets = ["--set", "prune.rate=2", "--set", "model.name=x", "--set", "extra=1"]
+    done = silo_tune("plan", study, *sets)
+    assert len(done.stderr.splitlines()) == 3
+    assert all("small.toml" in line for line in done.stderr.splitlines())
+
+
+def run_bad(study: str, tmp_path: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return silo_tune("run", study, "--local", "--out", str(tmp_path / "run"), *more, **environment)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--set", "data={name='huggingface',path='/no/such/place'}"), "no data directory '/no/such/place'"),
+        (("--set", "data={name='folder',path='${NO_SUCH_VARIABLE}'}"), "the variable NO_SUCH_VARIABLE is not set"),
+        (("--set", "data.val_share=0.0001"), "the validation part is empty"),
+        (("--set", "report.tolerance=0.0001"), "report.tolerance: 0.0001 is finer than 100 validation images"),
+        (("--set", "cycles=60"), "fewer than the 3 layers"),
+        (("--set", "model={function='nowhere:net',version='1'}"), "cannot import 'nowhere:net'"),
+        (("--address", "auto"), "--local and --address exclude each other"),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else "",
+)
+def test_bad_input_met_by_a_run(study: str, tmp_path: Path, more: tuple[str, ...], message: str) -> None:
+    done = run_bad(study, tmp_path, *more)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for arguments, message in (
+        (("run", "no.toml"), "no study file 'no.toml'"),
+        (("plan", str(tmp_path)), "cannot read the study"),
+        (("report", str(tmp_path / "nowhere")), "no run at"),
+    ):
+        done = silo_tune(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_a_study_that_is_not_toml(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("name = \n")
+    done = silo_tune("plan", str(tmp_path / "bad.toml"))
+    assert done.returncode == 2
+    assert "not valid TOML" in done.stderr
+    assert "line 1" in done.stderr
+
+
+def test_a_run_folder_that_cannot_be_written(study: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = silo_tune("run", study, "--local", "--out", str(tmp_path / "file" / "run"))
+    assert done.returncode == 2
+    assert "cannot write to the run folder" in done.stderr
+    assert "--out" in done.stderr
+
+
+def test_storage_without_exclusive_creation_is_refused(study: str) -> None:
+    done = silo_tune("run", study, "--local", "--out", "memory://run")
+    assert done.returncode == 2
+    assert "'memory'" in done.stderr
+
+
+def test_an_address_that_does_not_answer(study: str, tmp_path: Path) -> None:
+    done = silo_tune("run", study, "--address", "127.0.0.1:1", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "no Ray cluster answers at '127.0.0.1:1'" in done.stderr
+
+
+def test_debug_shows_the_traceback(study: str, tmp_path: Path) -> None:
+    done = run_bad(study, tmp_path, "--debug", "--set", "data={name='folder',path='/no/such/place'}")
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("silo-tune: no data directory")
+
+
+def test_a_changed_decided_key_and_a_held_run(study: str, tmp_path: Path) -> None:
+    assert run_bad(study, tmp_path).returncode == 0
+    done = run_bad(study, tmp_path, "--set", "retrain.batch=16")
+    assert done.returncode == 2
+    assert "retrain.batch: was 32, now 16" in done.stderr
+    assert run_bad(study, tmp_path).returncode == 0  # nothing lost
+
+
+def test_a_users_schedule_that_gives_nonsense(study: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def falling(cycle, pruned):\n    return 0.1 - cycle\n")
+    arm: dict[str, Any] = {"mode": "schedule", "schedule": {"function": "mine:falling", "version": "1"}}
+    file = tmp_path / "theirs.toml"
+    file.write_text(tomli_w.dumps(small_table(arms={"theirs": arm})))
+    done = silo_tune("plan", str(file), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "arms.theirs.schedule: max_lr -0.9 at cycle 1 is not a rate above 0" in done.stderr
