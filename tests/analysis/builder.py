@@ -1,0 +1,211 @@
+"""Synthetic runs with known response curves, in the schema of `silo_tune.results.COLUMNS`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.oracle import OracleCycle
+from silo_tune.results import make_table
+from silo_tune.schedules import Schedule
+from silo_tune.study import OracleArm, ScheduleArm, Study
+from silo_tune.study_file import parse_study
+
+Response = Callable[[int, float], float]  # (cycle, max_lr) → accuracy in [0, 1]
+Row = dict[str, Any]
+Spoil = Callable[[Row], Mapping[str, Any]]  # row → the cells to change, {} to leave it
+
+ARMS: dict[str, Any] = {
+    "silo": {"mode": "schedule", "schedule": {"name": "silo", "eps": 0.03, "delta": 0.04}},
+    "low": {"mode": "schedule", "schedule": {"name": "constant", "max_lr": 0.03}},
+    "high": {"mode": "schedule", "schedule": {"name": "constant", "max_lr": 0.07}},
+    "ramp": {"mode": "schedule", "schedule": {"name": "linear", "start": 0.03, "end": 0.07, "over": 8}},
+    "oracle": {"mode": "oracle", "grid": {"low": 0.01, "high": 1.0, "points": 7}},
+    "oracle-at-silo": {"mode": "oracle", "prefix": "arm:silo", "grid": {"low": 0.01, "high": 1.0, "points": 7}},
+}
+
+
+def make_study(arms: Mapping[str, Any] | None = None, seeds: int = 5, cycles: int = 9, **report: Any) -> Study:
+    """A study of the digits with the given arms; cycles count the dense one."""
+    return parse_study(
+        {
+            "name": "synthetic",
+            "cycles": cycles,
+            "data": {"name": "digits"},
+            "model": "lenet-300-100",
+            "dense": {"epochs": 4, "max_lr": 0.1},
+            "retrain": {"epochs": 4},
+            "replicates": {"seeds": list(range(seeds))},
+            "arms": dict(arms if arms is not None else ARMS),
+            "report": report,
+        }
+    )
+
+
+def peaked(cycle: int, max_lr: float) -> float:
+    """A parabola in log max_lr whose best rate moves from 0.03 up to 0.1 as weights are pruned."""
+    best = 0.03 * (0.1 / 0.03) ** min(1.0, cycle / 6)
+    top = 0.92 - 0.004 * cycle
+    return max(0.1, top - 0.06 * math.log10(max_lr / best) ** 2)
+
+
+def flat(cycle: int, max_lr: float) -> float:
+    """The same accuracy everywhere."""
+    return 0.9
+
+
+def make_frame(
+    study: Study,
+    response: Response = peaked,
+    noise: float = 0.002,
+    shared_noise: float = 0.003,
+    spoil: Spoil = lambda row: {},
+    random_seed: int = 0,
+) -> pd.DataFrame:
+    """The table of a finished run whose accuracies follow `response` plus noise per unit and per (seed, cycle)."""
+    world = _World(response, noise, shared_noise, spoil, random_seed)
+    rows: list[Row] = []
+    parents: dict[tuple[str, int, int], str] = {}
+    for name in sorted(study.arms, key=lambda arm: getattr(study.arms[arm], "prefix_arm", None) is not None):
+        for seed in study.replicates.seeds:
+            rows += _chain(study, name, seed, parents, world)
+    order = list(study.arms)
+    rows.sort(key=lambda row: order.index(row["arm"]))
+    owner: dict[str, str] = {}
+    for row in rows:
+        first = owner.setdefault(row["key"], row["arm"])
+        row["shared_with"] = None if first == row["arm"] else first
+    return make_table(rows)
+
+
+class _World:
+    def __init__(self, response: Response, noise: float, shared: float, spoil: Spoil, random_seed: int) -> None:
+        self.response, self.noise, self.shared, self.spoil = response, noise, shared, spoil
+        self.random_seed = random_seed
+
+    def draw(self, *what: Any) -> np.random.Generator:
+        digest = hashlib.sha256(repr((self.random_seed, *what)).encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+    def outcome(self, seed: int, cycle: int, rate: float, key: str) -> Row:
+        together = self.shared * self.draw(seed, cycle).standard_normal()
+        val, test = self.noise * self.draw(key).standard_normal(2)
+        level = self.response(cycle, rate) + together
+        return {
+            "val_accuracy": min(1.0, level + val),
+            "test_accuracy": min(1.0, level + test),
+            "val_loss": 1 - level - val,
+            "train_loss": 0.1,
+            "train_seconds": 20.0 + cycle,
+        }
+
+
+def _chain(study: Study, arm: str, seed: int, parents: dict[tuple[str, int, int], str], world: _World) -> Iterator[Row]:
+    definition = study.arms[arm]
+    prefix = definition.prefix_arm if isinstance(definition, OracleArm) else None
+    parent: str | None = None
+    for cycle in range(study.cycles):
+        if prefix is not None and cycle > 0:
+            parent = parents.get((prefix, seed, cycle - 1))
+            if parent is None:
+                return
+        rows = [_row(study, arm, seed, cycle, parent, c, world) for c in enumerate(_proposals(study, arm, cycle))]
+        good = [row for row in rows if row["status"] == "ok"]
+        yield from rows
+        if not good:
+            return
+        winner = min(good, key=lambda row: (-row["val_accuracy"], row["val_loss"], row["max_lr"]))
+        winner["winner"] = True
+        parent = winner["key"]
+        if prefix is None:
+            parents[arm, seed, cycle] = winner["key"]
+
+
+def _proposals(study: Study, arm: str, cycle: int) -> list[tuple[float, bool, tuple[str, ...]]]:
+    """(max_lr, asked, arms whose value it is) of a cycle, by rising max_lr."""
+    definition = study.arms[arm]
+    if cycle == 0 and not definition.own_dense:
+        return [(float(study.dense.max_lr or 0.1), True, ())]
+    if isinstance(definition, ScheduleArm):
+        return [(_peak(study, arm, cycle), True, ())]
+    owners: dict[float, tuple[str, ...]] = {}
+    for test in study.tests_of(arm):
+        rate = _peak(study, test, cycle)
+        owners[rate] = (*owners.get(rate, ()), test)
+    asked = definition.grid.values()
+    return [(rate, rate in asked, owners.get(rate, ())) for rate in sorted({*asked, *owners})]
+
+
+def _peak(study: Study, arm: str, cycle: int) -> float:
+    definition = study.arms[arm]
+    assert isinstance(definition, ScheduleArm)
+    schedule = study.schedule_of(definition)
+    assert isinstance(schedule, Schedule)
+    return float(f"{schedule.peak(cycle, study.pruned):.12g}")
+
+
+def _row(
+    study: Study,
+    arm: str,
+    seed: int,
+    cycle: int,
+    parent: str | None,
+    candidate: tuple[int, tuple[float, bool, tuple[str, ...]]],
+    world: _World,
+) -> Row:
+    index, (rate, asked, tests) = candidate
+    key = hashlib.sha256(f"{parent}/{seed}/{cycle}/{rate!r}".encode()).hexdigest()
+    row: Row = {
+        "arm": arm, "mode": study.arms[arm].mode, "seed": seed, "cycle": cycle, "candidate": index, "repeat": 0,
+        "max_lr": rate, "asked": asked, "tests": ",".join(tests) or None, "status": "ok",
+        "sparsity": 1 - study.remaining[cycle], "weights_remaining": study.remaining[cycle], "n_val": 2000,
+        "n_test": 10000, "classes": 10, "epochs": 4, "steps": 100, "key": key, "parent": parent, "winner": False,
+        "continued": False, "realised_peak_lr": rate, "device": "cpu", "version": "0.1.0",
+    }  # fmt: skip
+    row |= world.outcome(seed, cycle, rate, key)
+    return {**row, **world.spoil(row)}
+
+
+def diverged(error: str = "the loss is not finite") -> Row:
+    """Cells of a row that diverged."""
+    gone = dict.fromkeys(("val_accuracy", "val_loss", "test_accuracy", "train_loss"))
+    return {"status": "diverged", "error": error, **gone}
+
+
+def failed(error: str = "the worker died") -> Row:
+    """Cells of a row whose retries were used up."""
+    results = ("sparsity", "weights_remaining", "n_val", "n_test", "classes", "epochs", "steps", "train_seconds")
+    return {**diverged(error), "status": "failed", **dict.fromkeys(results)}
+
+
+def oracle_cycle_of(
+    val: Any,
+    rates: Any,
+    tested: Mapping[str, float],
+    asked: Any = None,
+    collapsed: Any = None,
+    test: Any = None,
+    val_loss: Any = None,
+) -> OracleCycle:
+    """An Oracle's cycle from (seeds, rates) matrices; what is left out is usual."""
+    val = np.asarray(val, dtype=float)
+    lost = np.zeros(val.shape, dtype=bool) if collapsed is None else np.asarray(collapsed, dtype=bool)
+    return OracleCycle(
+        oracle="oracle",
+        cycle=1,
+        seeds=tuple(range(len(val))),
+        rates=np.asarray(rates, dtype=float),
+        asked=np.ones(val.shape[1], dtype=bool) if asked is None else np.asarray(asked, dtype=bool),
+        val=val,
+        val_loss=1 - val if val_loss is None else np.asarray(val_loss, dtype=float),
+        test=val if test is None else np.asarray(test, dtype=float),
+        ok=np.isfinite(val) & ~lost,
+        collapsed=lost,
+        tested=tested,
+        chance=0.1,
+    )

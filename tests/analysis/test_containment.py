@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.containment import judge
+from tests.analysis.builder import oracle_cycle_of
+
+TOLERANCE = 0.005
+RATES = [0.01, 0.03, 0.1, 1.0]
+SILO = {"silo": 0.03}
+
+
+def verdict(val: Any, collapsed: Any = None, asked: Any = None) -> tuple[str, str]:
+    found = judge(oracle_cycle_of(val, RATES, SILO, collapsed=collapsed, asked=asked), "silo", TOLERANCE)
+    return found.name, found.reason
+
+
+def constant(levels: list[float], seeds: int = 5) -> Any:
+    return np.tile(levels, (seeds, 1))
+
+
+def test_no_spread_gives_the_mean() -> None:
+    assert verdict(constant([0.8, 0.9, 0.904, 0.7]))[0] == "inside"
+    assert verdict(constant([0.8, 0.9, 0.906, 0.7]))[0] == "outside"
+
+
+def test_exactly_the_tolerance_is_neither() -> None:
+    assert verdict(constant([0.8, 0.9, 0.905, 0.7]))[0] == "undetermined"
+
+
+def test_the_schedule_that_is_best_is_inside() -> None:
+    assert verdict(constant([0.8, 0.9, 0.85, 0.7]))[0] == "inside"
+
+
+def test_noise_leaves_it_open() -> None:
+    val = constant([0.8, 0.9, 0.903, 0.7])
+    val[:, 2] += [0.02, -0.02, 0.01, -0.01, 0.0]
+    name, reason = verdict(val)
+    assert name == "undetermined"
+    assert "0.1" in reason
+
+
+def test_noise_that_all_rates_of_a_seed_share_cancels() -> None:
+    val = constant([0.8, 0.9, 0.901, 0.7]) + np.array([[0.05], [-0.05], [0.02], [-0.03], [0.0]])
+    assert verdict(val)[0] == "inside"
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_fewer_than_five_seeds_are_undetermined_whatever_they_say(seeds: int) -> None:
+    assert verdict(constant([0.8, 0.9, 0.85, 0.7], seeds))[0] == "undetermined"
+    assert verdict(constant([0.8, 0.5, 0.9, 0.7], seeds))[0] == "undetermined"
+
+
+def test_a_missing_seed_of_the_schedule_counts() -> None:
+    val = constant([0.8, 0.9, 0.85, 0.7])
+    val[2, 1] = math.nan
+    assert verdict(val) == ("undetermined", "4 of at least 5 seeds")
+
+
+def test_a_missing_seed_of_another_rate_blocks_inside_but_not_outside() -> None:
+    val = constant([0.8, 0.9, 0.85, 0.7])
+    val[2, 2] = math.nan
+    name, reason = verdict(val)
+    assert name == "undetermined"
+    assert "4 of at least 5 seeds" in reason
+    val[:, 0] = 0.95
+    assert verdict(val)[0] == "outside"
+
+
+def test_a_rate_that_collapsed_in_one_seed_is_left_out() -> None:
+    val, collapsed = constant([0.8, 0.9, 0.85, 0.99]), np.zeros((5, 4))
+    assert verdict(val)[0] == "outside"
+    collapsed[3, 3] = 1
+    assert verdict(val, collapsed)[0] == "inside"
+
+
+def test_a_schedule_whose_own_rate_collapsed_is_outside() -> None:
+    val, collapsed = constant([0.8, 0.9, 0.85, 0.7]), np.zeros((5, 4))
+    collapsed[3, 1], val[3, 1] = 1, math.nan
+    assert verdict(val, collapsed) == ("outside", "its own rate collapsed in 1 of 5 seeds")
+
+
+def test_all_others_collapsed_is_inside_and_no_others_is_undetermined() -> None:
+    collapsed = np.ones((5, 4))
+    collapsed[:, 1] = 0
+    assert verdict(constant([0.1, 0.9, 0.1, 0.1]), collapsed)[0] == "inside"
+    assert verdict(constant([0.8, 0.9, 0.85, 0.7]), asked=[False, True, False, False])[0] == "undetermined"
+
+
+def test_only_asked_rates_are_rivals() -> None:
+    assert verdict(constant([0.8, 0.9, 0.95, 0.7]), asked=[True, False, False, True])[0] == "inside"
+
+
+def test_a_schedule_without_a_row_is_not_tested() -> None:
+    found = judge(oracle_cycle_of(constant([0.8, 0.9, 0.85, 0.7]), RATES, {}), "silo", TOLERANCE)
+    assert (found.name, found.max_lr, found.rivals) == ("not tested", None, ())
+
+
+def test_the_lower_bound_is_corrected_over_rates_and_the_upper_one_is_not() -> None:
+    rng = np.random.default_rng(0)
+    val = constant([0.9, 0.9, 0.9, 0.9]) + 0.003 * rng.standard_normal((5, 4))
+    alone = judge(oracle_cycle_of(val, RATES, SILO, asked=[True, True, False, False]), "silo", TOLERANCE).rivals[0]
+    among = judge(oracle_cycle_of(val, RATES, SILO), "silo", TOLERANCE).rivals[0]
+    assert among.upper == alone.upper
+    assert among.lower < alone.lower
+
+
+# --- error rates of the rule, by simulation ---
+
+TRIALS = 1000
+ALLOWED = 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / TRIALS)
+SEEDS = 5
+GRID = np.geomspace(0.01, 1.0, 7)
+OWN = 3
+
+
+def simulate(levels: Any, noise: float, shared: float, random_seed: int) -> list[str]:
+    rng = np.random.default_rng(random_seed)
+    outcomes: list[str] = []
+    for _ in range(TRIALS):
+        val = levels + noise * rng.standard_normal((SEEDS, len(GRID))) + shared * rng.standard_normal((SEEDS, 1))
+        outcomes.append(judge(oracle_cycle_of(val, GRID, {"silo": GRID[OWN]}), "silo", TOLERANCE).name)
+    return outcomes
+
+
+def levels(own: float, best: float, others: float) -> Any:
+    made = np.full(len(GRID), others)
+    made[0], made[OWN] = best, own
+    return made
+
+
+@pytest.mark.parametrize(("noise", "shared"), [(0.002, 0.0), (0.002, 0.05), (0.0005, 0.003)])
+@pytest.mark.parametrize("others", [0.80, 0.903])
+def test_false_inside_is_at_most_five_percent(noise: float, shared: float, others: float) -> None:
+    outcomes = simulate(levels(0.9, 0.9 + TOLERANCE, others), noise, shared, random_seed=1)
+    assert outcomes.count("inside") / TRIALS <= ALLOWED
+
+
+@pytest.mark.parametrize(("noise", "shared"), [(0.002, 0.0), (0.01, 0.05)])
+@pytest.mark.parametrize("others", [0.80, 0.9 + TOLERANCE])
+def test_false_outside_is_at_most_five_percent(noise: float, shared: float, others: float) -> None:
+    outcomes = simulate(levels(0.9, 0.9 + TOLERANCE, others), noise, shared, random_seed=2)
+    assert outcomes.count("outside") / TRIALS <= ALLOWED
+
+
+def test_the_rule_has_power_where_seeds_resolve_the_tolerance() -> None:
+    inside = simulate(levels(0.9, 0.9, 0.85), noise=0.001, shared=0.02, random_seed=3)
+    outside = simulate(levels(0.9, 0.92, 0.85), noise=0.001, shared=0.02, random_seed=4)
+    assert inside.count("inside") / TRIALS > 0.95
+    assert outside.count("outside") / TRIALS > 0.95

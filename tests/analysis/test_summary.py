@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+
+import pandas as pd
+import pytest
+
+from analysis import columns, oracle
+from analysis.palette import looks
+from analysis.response import rate_ticks
+from analysis.summary import Summary, summarise, summary_lines
+from tests.analysis.builder import ARMS, make_frame, make_study
+from tests.analysis.degenerate import CASES
+
+
+@pytest.fixture(scope="module")
+def full() -> Summary:
+    study = make_study()
+    return summarise(make_frame(study), study)
+
+
+@cache
+def of(case: str) -> Summary:
+    return summarise(*CASES[case]())
+
+
+def test_tables_have_the_declared_columns_and_types(full: Summary) -> None:
+    for table, declared in (
+        (full.cycles, columns.CYCLES),
+        (full.intervals, columns.INTERVALS),
+        (full.verdicts, columns.VERDICTS),
+        (full.curves, columns.CURVES),
+        (full.arms, columns.ARMS),
+        (full.regret, columns.REGRET),
+        (full.crossfit, columns.CROSSFIT),
+        (full.gaps, columns.GAPS),
+    ):
+        expected = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in declared.items()})
+        assert table.dtypes.to_dict() == expected.dtypes.to_dict()
+
+
+def test_each_number_comes_from_its_oracle(full: Summary) -> None:
+    assert (full.verdict_oracle, full.chain_oracle) == ("oracle-at-silo", "oracle")
+    fourth = full.cycles[full.cycles["cycle"] == 4].iloc[0]
+    regrets = full.regret[(full.regret["cycle"] == 4) & (full.regret["oracle"] == "oracle-at-silo")]
+    gaps = full.gaps[(full.gaps["cycle"] == 4) & (full.gaps["oracle"] == "oracle")]
+    assert fourth["cycle_regret_test"] == pytest.approx(regrets["regret_test"].mean())
+    assert fourth["chain_gap"] == pytest.approx(gaps["gap_test"].mean())
+    intervals = full.intervals.set_index(["oracle", "cycle"])
+    assert fourth["interval_low"] == intervals.loc[("oracle-at-silo", 4), "interval_low"]
+
+
+def test_known_curves_give_their_verdicts(full: Summary) -> None:
+    cycles = full.cycles.set_index("cycle")
+    assert list(cycles.index) == list(range(1, 9))
+    assert cycles.loc[8, "verdict"] == "inside"  # 0.07 where 0.1 is best, a tenth of a point lower
+    controls = full.verdicts[full.verdicts["control"] & (full.verdicts["oracle"] == "oracle-at-silo")]
+    low = controls[controls["arm"] == "low"].set_index("cycle")["verdict"]
+    assert low[8] == "outside"  # 0.03 where 0.1 is best, 1.6 points lower
+    assert cycles.loc[8, "informative"]
+    assert not cycles.loc[1, "informative"]
+    assert set(controls["arm"]) == {"low", "high", "ramp"}
+
+
+def test_holm_is_over_the_cycles_of_one_arm(full: Summary) -> None:
+    own = full.verdicts[(full.verdicts["arm"] == "silo") & (full.verdicts["oracle"] == "oracle-at-silo")]
+    assert own["p_inside_holm"].min() == pytest.approx(8 * own["p_inside"].min())
+    assert (own["p_inside_holm"] >= own["p_inside"]).all()
+
+
+def test_a_named_curve_is_no_control() -> None:
+    late = {"mode": "schedule", "schedule": {"name": "silo", "eps": 0.03, "delta": 0.04, "q": 2}}
+    study = make_study({**ARMS, "late": late}, cycles=3)
+    assert oracle.controls(study, study.tests_of("oracle")) == ["low", "high", "ramp"]
+    assert "late" in set(summarise(make_frame(study), study).verdicts["arm"])
+
+
+def test_headline_says_where_numbers_come_from(full: Summary) -> None:
+    containment, regret, endpoint, cost, standing = full.headline
+    informative = full.cycles[full.cycles["informative"]]
+    inside = int((informative["verdict"] == "inside").sum())
+    assert f"silo is inside in {inside} of {len(informative)} informative cycles" in containment
+    assert "oracle-at-silo (conditioned on silo)" in containment
+    assert "decades" in containment
+    assert "oracle-at-silo (conditioned on silo)" in regret
+    assert "oracle (greedy)" in endpoint
+    assert "95 % paired t interval" in endpoint
+    assert "45 units" in cost
+    assert standing.startswith("Not equally tuned")
+    assert full.notes == ()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_run_is_too_bare(case: str) -> None:
+    lines = summary_lines(of(case))
+    assert lines
+    assert all("nan" not in line.lower() and "<na>" not in line.lower() and "None" not in line for line in lines)
+    assert any("Not equally tuned" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("no-rows", "no results yet"),
+        ("no-oracle", "no Oracle, greedy or conditioned on silo"),
+        ("no-judged-schedule", "no arm 'silo'"),
+        ("untested-schedule", "oracle does not test silo"),
+        ("no-controls", "No control"),
+        ("conditioned-only", "no greedy Oracle"),
+        ("conditioned-without-rows", "come from the greedy Oracle oracle instead"),
+        ("one-seed", "With 1 seed every verdict is undetermined"),
+        ("two-cycles", "no cycle ≥ 2"),
+        ("under-way", "No rows yet for 3 seeds: 2, 3, 4"),
+        ("under-way", "nothing after cycle 2 of 3 in seed 0"),
+        ("under-way", "No seed has every cycle of both chains"),
+        ("chain-ended-early", "leaves out 1 seed (1)"),
+        ("chain-ended-early", "silo, oracle-at-silo: nothing after cycle 2 of 3 in seed 1"),
+        ("one-point-grid", "In 3 cycles the best rate is an edge"),
+        ("everything-failed", "30 rows failed"),
+        ("high-rates-diverge", "30 rows diverged"),
+    ],
+)
+def test_what_is_missing_is_said(case: str, said: str) -> None:
+    assert any(said in note for note in of(case).notes)
+
+
+def test_a_tolerance_that_validation_cannot_resolve_is_said() -> None:
+    study = make_study(seeds=1, cycles=2, tolerance=0.0005)
+    assert any("below 2 of 2000 validation images" in note for note in summarise(make_frame(study), study).notes)
+
+
+def test_a_schedule_whose_own_rate_collapsed_is_outside() -> None:
+    assert set(of("every-oracle-rate-collapsed").cycles["verdict"]) == {"outside"}
+    assert of("everything-diverged").cycles["verdict"].tolist() == ["outside", "not tested", "not tested"]
+
+
+def test_an_own_dense_cycle_is_judged_too() -> None:
+    assert of("own-dense").cycles["cycle"].tolist() == list(range(4))
+    assert of("own-dense").cycles["verdict"].tolist()[0] != "not tested"
+
+
+def test_the_order_of_the_rows_does_not_matter(full: Summary) -> None:
+    study = make_study()
+    shuffled = make_frame(study).sample(frac=1, random_state=3).reset_index(drop=True)
+    again = summarise(shuffled, study)
+    pd.testing.assert_frame_equal(again.cycles, full.cycles)
+    assert again.headline == full.headline
+
+
+def test_every_arm_has_its_own_look() -> None:
+    _, study = CASES["many-arms"]()
+    found = looks(study)
+    assert set(found) == set(study.arms)
+    assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most"), [(0.01, 1.0, 4), (0.03, 0.07, 4), (0.031, 0.039, 4), (1e-6, 10, 4), (0.05, 0.05, 3)]
+)
+def test_rate_ticks_fit(low: float, high: float, most: int) -> None:
+    ticks = rate_ticks(low, high, most)
+    assert 1 <= len(ticks) <= most
+    assert all(0.99 * low <= tick <= 1.01 * high for tick in ticks)
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, analysis; sys.exit(any(m in sys.modules for m in ('pandas', 'numpy', 'matplotlib', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import itertools
+import random
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from pydantic import ValidationError
+
+from silo_tune.errors import BadInput, StudyError
+from silo_tune.study import OracleArm, ScheduleArm, Study, expand
+from silo_tune.study_file import load_study, parse_study, smoke_table
+from tests.plain import TABLE, study, table
+
+SILO = {"name": "silo", "eps": 0.03, "delta": 0.04}
+ALLR = {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1}}
+USERS = {"mode": "schedule", "schedule": {"function": "mine:peak", "version": "1", "scale": 2}}
+
+
+def problems(changes: Mapping[str, Any]) -> dict[str, str]:
+    with pytest.raises(StudyError) as caught:
+        study(changes)
+    assert caught.value.exit_code == 2
+    return dict(caught.value.problems)
+
+
+# --- what is refused, where, and how ---
+
+BAD: list[tuple[Mapping[str, Any], str, str]] = [
+    ({"cycels": 4}, "cycels", "unknown key; choose from arms, cluster, cycles, data"),
+    ({"cycles": 0}, "cycles", "greater than or equal to 1"),
+    ({"cycles": None}, "cycles", "missing"),
+    ({"name": "../up"}, "name", "letters, digits"),
+    ({"name": ""}, "name", "letters, digits"),
+    ({"data": None}, "data", "missing"),
+    ({"model": None}, "model", "missing"),
+    ({"dense": None}, "dense", "missing"),
+    ({"retrain": None}, "retrain", "missing"),
+    ({"replicates": None}, "replicates", "missing"),
+    ({"arms": None}, "arms", "missing"),
+    ({"arms": {}}, "arms", "at least one arm"),
+    ({"arms/..": {"mode": "schedule", "schedule": SILO}}, "arms...", "an arm's name is letters"),
+    ({"arms/a b": {"mode": "schedule", "schedule": SILO}}, "arms.a b", "an arm's name is letters"),
+    ({"data.name": "digit"}, "data", "unknown data set 'digit'; choose from cifar10, cifar100, digits"),
+    ({"data.name": None}, "data", "give either name or function"),
+    ({"data.function": "m:f"}, "data", "give either name or function"),
+    ({"data": {"function": "m:f"}}, "data", "a function needs a version"),
+    ({"data": {"function": "m.f", "version": "1"}}, "data", 'is written "package.module:name"'),
+    ({"data.size": 32}, "data", "data set 'digits' takes no 'size'; it takes nothing"),
+    ({"data": {"name": "folder"}}, "data", "needs a path"),
+    ({"data.val_share": 1.0}, "data.val_share", "less than 1"),
+    ({"data.val_share": 0}, "data.val_share", "greater than 0"),
+    ({"data.augment": ["turn"]}, "data.augment.0", "unknown value 'turn'; choose from crop, flip"),
+    ({"model.name": "resnet9"}, "model", "unknown model 'resnet9'; choose from lenet-300-100, resnet20"),
+    ({"model.width": 8}, "model", "takes no 'width'"),
+    ({"dense.epochs": 0}, "dense.epochs", "greater than or equal to 1"),
+    ({"dense.epochs": None}, "dense", "give epochs and max_lr, or a checkpoint"),
+    ({"dense.max_lr": 0}, "dense.max_lr", "greater than 0"),
+    ({"dense.max_lr": -0.1}, "dense.max_lr", "greater than 0"),
+    ({"dense.max_lr": float("inf")}, "dense.max_lr", "finite"),
+    ({"dense.max_lr": float("nan")}, "dense.max_lr", ""),
+    ({"dense.profile": "warmup"}, "dense.profile", "unknown profile 'warmup'; choose from constant"),
+    ({"dense.checkpoint": "w.safetensors"}, "dense", "not trained again: leave epochs and max_lr out"),
+    ({"dense": {"checkpoint": "timm"}}, "dense.checkpoint", "needs a model named timm:NAME"),
+    ({"prune.rate": 0}, "prune.rate", "greater than 0"),
+    ({"prune.rate": 1}, "prune.rate", "less than 1"),
+    ({"prune.rate": -0.2}, "prune.rate", "greater than 0"),
+    ({"prune.criterion": "magnitudes"}, "prune.criterion", "unknown criterion 'magnitudes'; choose from magnitude"),
+    ({"prune.scope": "local"}, "prune.scope", "unknown value 'local'; choose from global, layerwise"),
+    ({"prune.granularity": "filter"}, "prune.granularity", "choose from weight"),
+    ({"prune.after_prune": "reset"}, "prune.after_prune", "choose from keep, reinit, rewind"),
+    ({"prune.rewind_to": "5 epochs"}, "prune.rewind_to", '"K ep"'),
+    ({"prune.rewind_to": "0 ep"}, "prune.rewind_to", '"K ep"'),
+    ({"arms.silo.rewind_to": "it 5"}, "arms.silo.rewind_to", '"K ep"'),
+    ({"retrain.batch": 0}, "retrain.batch", "greater than or equal to 1"),
+    ({"retrain.optimizer": {"name": "adam"}}, "retrain.optimizer", "unknown name 'adam'; choose from adamw, sgd"),
+    ({"retrain.optimizer": {"momentum": 0.9}}, "retrain.optimizer", "missing 'name'"),
+    ({"retrain.optimizer": {"name": "sgd", "momentum": 1}}, "retrain.optimizer.momentum", "less than 1"),
+    (
+        {"retrain.optimizer": {"name": "sgd", "betas": [0.9, 0.99]}},
+        "retrain.optimizer.betas",
+        "unknown key; choose from momentum, name, nesterov, weight_decay",
+    ),
+    ({"retrain.optimizer": {"name": "sgd", "momentum": 0, "nesterov": True}}, "retrain.optimizer", "nesterov needs"),
+    ({"retrain.precision": "fp8"}, "retrain.precision", "choose from bf16, fp16, fp32"),
+    ({"replicates.seeds": []}, "replicates.seeds", "at least one seed"),
+    ({"replicates.seeds": [1, 2, 1]}, "replicates.seeds", "each once, got [1, 2, 1]"),
+    ({"replicates.seeds": [-1]}, "replicates.seeds.0", "greater than or equal to 0"),
+    ({"arms.silo.mode": "tuned"}, "arms.silo", "unknown mode 'tuned'; choose from oracle, schedule"),
+    ({"arms.silo.mode": None}, "arms.silo", "missing 'mode'"),
+    ({"arms.silo.scheduel": 1}, "arms.silo.scheduel", "unknown key; choose from after_prune, epochs, mode, own_dense"),
+    ({"arms.silo.schedule.name": "slio"}, "arms.silo.schedule", "unknown schedule 'slio'; choose from allr"),
+    ({"arms.silo.schedule.gamma": 1}, "arms.silo.schedule", "silo takes no 'gamma'; it takes eps, delta"),
+    ({"arms.silo.schedule.eps": 0}, "arms.silo.schedule", "eps must be above 0"),
+    ({"arms.silo.schedule.eps": float("inf")}, "arms.silo.schedule", "inf"),
+    ({"arms.silo.schedule.q": 1.5}, "arms.silo.schedule", "q"),
+    ({"arms.silo.schedule": {"function": "f", "version": "1"}}, "arms.silo.schedule", 'is written "package.module'),
+    ({"arms.silo.schedule": {"function": "m:f"}}, "arms.silo.schedule", "a function needs a version"),
+    ({"arms.silo.profile": {"function": "m:f", "version": "1"}}, "arms.silo.profile", "registered names"),
+    ({"arms.silo.epochs": 0}, "arms.silo.epochs", "greater than or equal to 1"),
+    ({"arms.greedy.grid.low": 2.0}, "arms.greedy.grid", "the grid is upside down: low 2.0 is not below high 1.0"),
+    ({"arms.greedy.grid.low": 0}, "arms.greedy.grid.low", "greater than 0"),
+    ({"arms.greedy.grid.points": 0}, "arms.greedy.grid.points", "greater than or equal to 1"),
+    ({"arms.greedy.grid.steps": 9}, "arms.greedy.grid.steps", "unknown key; choose from high, low, points"),
+    ({"arms.greedy.prefix": "silo"}, "arms.greedy.prefix", '"own" or "arm:NAME"'),
+    ({"arms.greedy.prefix": "arm:slio"}, "arms.greedy.prefix", "unknown schedule arm 'slio'; choose from constant"),
+    ({"arms.greedy.prefix": "arm:conditioned"}, "arms.greedy.prefix", "unknown schedule arm 'conditioned'"),
+    ({"arms.silo.own_dense": True}, "arms.conditioned.prefix", "own_dense differs from that of 'silo'"),
+    ({"arms.greedy.tests": ["slio"]}, "arms.greedy.tests", "unknown schedule arm 'slio'; choose from"),
+    ({"arms.greedy.tests": ["conditioned"]}, "arms.greedy.tests", "unknown schedule arm"),
+    ({"arms.allr": ALLR, "arms.greedy.tests": ["allr"]}, "arms.greedy.tests", "its peak is adaptive"),
+    ({"arms.linear.epochs": 7, "arms.greedy.tests": ["linear"]}, "arms.greedy.tests", "its epochs differ from"),
+    ({"arms.greedy.profile": "constant", "arms.greedy.tests": ["silo"]}, "arms.greedy.tests", "its profile differ"),
+    (
+        {"arms.linear.after_prune": "rewind", "arms.greedy.tests": ["linear"]},
+        "arms.greedy.tests",
+        "its after_prune, rewind_to differ",
+    ),
+    ({"arms.allr": {**ALLR, "own_dense": True}}, "arms.allr.own_dense", "undefined before the first prune"),
+    (
+        {"dense": {"checkpoint": "w.safetensors"}, "arms.allr": ALLR},
+        "arms.allr.schedule",
+        "needs train_epochs, because [dense] is a checkpoint",
+    ),
+    ({"dense": {"checkpoint": "w.safetensors"}, "prune.after_prune": "rewind"}, "arms.silo", "cannot rewind"),
+    ({"dense": {"checkpoint": "w.safetensors"}, "arms.silo.own_dense": True}, "arms.silo.own_dense", "beside a check"),
+    ({"prune.after_prune": "rewind", "prune.rewind_to": "3 ep"}, "arms.silo", "3 ep"),  # dense has 2 epochs
+    ({"report.tolerance": 0}, "report.tolerance", "greater than 0"),
+    ({"report.schedule": "slio"}, "report.schedule", "unknown arm 'slio'; choose from conditioned, constant"),
+    ({"report.schedule": "greedy"}, "report.schedule", "'greedy' is an Oracle; name a schedule arm"),
+    ({"cluster.cpus_per_unit": 0}, "cluster.cpus_per_unit", "greater than or equal to 1"),
+    ({"cluster.keep": "some"}, "cluster.keep", "choose from all, needed"),
+    ({"cluster.gpus": 1}, "cluster.gpus", "unknown key; choose from cpus_per_unit"),
+]
+
+
+@pytest.mark.parametrize(("changes", "path", "words"), BAD)
+def test_a_bad_value_is_refused_at_its_key(changes: Mapping[str, Any], path: str, words: str) -> None:
+    found = problems(changes)
+    assert path in found, found
+    assert words in found[path]
+
+
+def test_all_mistakes_of_a_file_are_reported_at_once() -> None:
+    mistakes = {
+        "cycels": 4,
+        "data.name": "digit",
+        "prune.rate": 1.5,
+        "retrain.optimizer": {"name": "sgd", "momentun": 0.9},
+        "replicates.seeds": [1, 1],
+        "arms.silo.schedule.eps": 0,
+        "arms.greedy.grid.low": 2.0,
+        "cluster.gpus": 1,
+    }
+    found = problems(mistakes)
+    assert set(found) == {
+        "cycels", "data", "prune.rate", "retrain.optimizer.momentun", "replicates.seeds", "arms.silo.schedule",
+        "arms.greedy.grid", "cluster.gpus",
+    }  # fmt: skip
+
+
+def test_all_mistakes_between_sections_are_reported_at_once() -> None:
+    found = problems({"arms.greedy.tests": ["slio"], "report.schedule": "x", "arms.silo.own_dense": True})
+    assert set(found) == {"arms.greedy.tests", "report.schedule", "arms.conditioned.prefix"}
+
+
+def test_every_line_of_the_message_names_the_file_and_the_key() -> None:
+    with pytest.raises(StudyError) as caught:
+        parse_study(table({"cycles": 0, "prune.rate": 2}), "my.toml")
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [["my.toml", "cycles"], ["my.toml", "prune.rate"]]
+
+
+def test_an_arm_named_grid_gets_the_choices_of_an_arm() -> None:
+    found = problems({"arms.grid": {**TABLE["arms"]["greedy"], "point": 3}})
+    assert "prefix" in found["arms.grid.point"]
+
+
+# --- what a study is ---
+
+
+def test_a_study_is_frozen() -> None:
+    made = study()
+    with pytest.raises(ValidationError):
+        made.cycles = 9
+    with pytest.raises(ValidationError):
+        made.retrain.batch = 1
+
+
+def test_cycles_count_the_dense_one() -> None:
+    made = study({"cycles": 4})
+    assert made.remaining == pytest.approx([1.0, 0.8, 0.64, 0.512])
+    assert made.pruned == pytest.approx([0.0, 0.2, 0.36, 0.488])
+
+
+def test_an_arm_inherits_what_it_leaves_out() -> None:
+    made = study({"arms.silo.epochs": 7, "prune.after_prune": "rewind", "prune.rewind_to": "1 ep"})
+    silo, constant = (made.settings(made.arms[name]) for name in ("silo", "constant"))
+    assert (silo.epochs, constant.epochs) == (7, 1)
+    assert silo.rewind_to == constant.rewind_to == "1 ep"
+    assert made.settings(study({"arms.silo.rewind_to": "1 ep"}).arms["silo"]).rewind_to == "1 ep"
+
+
+def test_a_rewind_point_counts_only_when_the_arm_rewinds() -> None:
+    made = study({"arms.silo.rewind_to": "1 ep"})
+    assert made.settings(made.arms["silo"]).rewind_to is None
+
+
+def test_an_oracle_tests_every_comparable_fixed_peak_arm_by_default() -> None:
+    made = study({"arms.long": {"mode": "schedule", "schedule": SILO, "epochs": 9}, "arms.allr": ALLR})
+    assert made.tests_of("greedy") == ("silo", "constant", "linear")
+    assert study({"arms.greedy.tests": ["linear"]}).tests_of("greedy") == ("linear",)
+    assert study({"arms.greedy.tests": []}).tests_of("greedy") == ()
+
+
+def test_two_spellings_of_a_profile_are_comparable() -> None:
+    explicit = {"name": "warmup-drop", "warmup": 10 / 112, "drops": [0.5, 0.75]}
+    made = study({"arms.greedy.profile": "warmup-drop-vgg", "arms.silo.profile": explicit})
+    assert made.tests_of("greedy") == ("silo",)
+
+
+def test_a_grid_is_even_in_log_between_its_exact_ends() -> None:
+    arm = study({"arms.greedy.grid": {"low": 0.01, "high": 1.0, "points": 9}}).arms["greedy"]
+    assert isinstance(arm, OracleArm)
+    values = arm.grid.values()
+    assert values[0] == 0.01
+    assert values[-1] == 1.0
+    ratios = [late / early for early, late in itertools.pairwise(values)]
+    assert ratios == pytest.approx([10**0.25] * 8)
+
+
+def test_allr_takes_the_dense_epochs_unless_given() -> None:
+    for args, expected in (({}, 2), ({"train_epochs": 50}, 50)):
+        made = study({"arms.allr": {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1, **args}}})
+        arm = made.arms["allr"]
+        assert isinstance(arm, ScheduleArm)
+        assert getattr(made.schedule_of(arm), "train_epochs", None) == expected
+
+
+def test_a_users_function_is_not_imported_by_reading_a_study() -> None:
+    study({"arms.mine": USERS, "data": {"function": "no.such:thing", "version": "1"}})
+
+
+# --- written and read again ---
+
+FULL: Mapping[str, Any] = {
+    "data": {"name": "folder", "path": "${X:-y}", "size": 32, "augment": ["crop", "flip"], "train_images": 100},
+    "model": {"name": "timm:resnet18", "drop_rate": 0.1},
+    "dense.profile": "warmup-drop-vgg",
+    "prune": {"rate": 0.35, "scope": "layerwise", "skip": ["fc.*"], "after_prune": "rewind", "rewind_to": "1 ep"},
+    "retrain.optimizer": {"name": "adamw", "betas": [0.9, 0.98], "eps": 1e-8},
+    "retrain.profile": {"name": "step", "drops": [0.55, 0.775]},
+    "arms.mine": USERS,
+    "arms.allr": {**ALLR, "profile": {"name": "linear", "warmup": 0.1, "warmup_shape": "cosine"}},
+    "arms.greedy.tests": ["silo"],
+    "arms/v1.5": {"mode": "schedule", "schedule": SILO, "after_prune": "reinit"},
+    "report": {"tolerance": 0.01, "title": "ε + δ"},
+    "cluster": {"memory_per_unit_gb": 1.5, "max_concurrent": 2, "keep": "all"},
+}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, FULL, {"dense": {"checkpoint": "~/w.safetensors"}}, {"data": {"function": "m:f", "version": "2"}}]
+)
+def test_a_study_survives_writing_and_reading(changes: Mapping[str, Any]) -> None:
+    made = study(changes)
+    text = tomli_w.dumps(made.model_dump(mode="json", exclude_none=True))
+    assert parse_study(tomllib.loads(text)) == made
+
+
+def test_random_studies_survive_writing_and_reading() -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        chosen = {key: value for key, value in FULL.items() if rng.random() < 0.5}
+        made = study({**chosen, "dense.max_lr": rng.uniform(1e-6, 10), "prune.rewind_to": f"{rng.randint(1, 2)} ep"})
+        text = tomli_w.dumps(made.model_dump(mode="json", exclude_none=True))
+        assert parse_study(tomllib.loads(text)) == made
+
+
+# --- files, --set, smoke ---
+
+
+def written(tmp_path: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(tomli_w.dumps(table(changes)), encoding="utf-8")
+    return path
+
+
+def test_a_study_file_loads(tmp_path: Path) -> None:
+    assert load_study(written(tmp_path)) == study()
+
+
+def test_a_missing_or_unreadable_file_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no study file .*none\.toml"):
+        load_study(tmp_path / "none.toml")
+    with pytest.raises(BadInput, match="cannot read the study"):
+        load_study(tmp_path)
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="cannot read the study"):
+        load_study(tmp_path / "bytes.toml")
+    (tmp_path / "broken.toml").write_text("name = \n")
+    with pytest.raises(BadInput, match=r"broken\.toml: not valid TOML: .*line 1"):
+        load_study(tmp_path / "broken.toml")
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "value"),
+    [
+        ("cycles=9", ("cycles",), 9),
+        ("prune.rate = 0.35", ("prune", "rate"), 0.35),
+        ("data.path=some/where", ("data", "path"), "some/where"),
+        ('report.title="a = b"', ("report", "title"), "a = b"),
+        ("report.title=a=b", ("report", "title"), "a=b"),
+        ("replicates.seeds=[3, 4]", ("replicates", "seeds"), (3, 4)),
+        ("cluster.keep=all", ("cluster", "keep"), "all"),
+        ("data.download=false", ("data", "download"), False),
+        ("arms.greedy.grid={low = 0.1, high = 0.2, points = 2}", ("arms", "greedy", "grid", "high"), 0.2),
+        ("arms.silo.schedule.eps=0.05", ("arms", "silo", "schedule", "args", "eps"), 0.05),
+    ],
+)
+def test_set_changes_one_value(tmp_path: Path, change: str, path: tuple[str, ...], value: Any) -> None:
+    found: Any = load_study(written(tmp_path), [change])
+    for key in path:
+        found = found[key] if isinstance(found, dict) else getattr(found, key)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("cycles", "takes key.path=value, got 'cycles'"),
+        ("=3", "takes key.path=value"),
+        ("name.first=x", "'name' is not a table"),
+        ("cycles.more.x=1", "'cycles' is not a table"),
+        ("prune.rates=0.5", "prune.rates: unknown key"),
+        ("prune.rate=most", "prune.rate: "),
+    ],
+)
+def test_a_bad_set_is_bad_input(tmp_path: Path, change: str, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        load_study(written(tmp_path), [change])
+
+
+def test_set_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    before = path.read_bytes()
+    load_study(path, ["cycles=9"], smoke=True)
+    assert path.read_bytes() == before
+
+
+def test_smoke_shrinks_a_study_to_seconds(tmp_path: Path) -> None:
+    changes = {
+        "cycles": 25, "dense.epochs": 160, "retrain.epochs": 30, "replicates.seeds": [3, 4, 5], "arms.silo.epochs": 40,
+        "arms.greedy.grid.points": 21, "report.tolerance": 0.005,
+    }  # fmt: skip
+    small = load_study(written(tmp_path, changes), smoke=True)
+    assert (small.name, small.cycles, small.replicates.seeds) == ("tiny-smoke", 3, (3, 4))
+    assert small.dense.epochs == small.retrain.epochs == small.arms["silo"].epochs == 1
+    assert (small.data.train_images, small.data.val_images, small.data.test_images) == (256, 128, 128)
+    greedy = small.arms["greedy"]
+    assert isinstance(greedy, OracleArm)
+    assert greedy.grid.points == 3
+    assert small.report.tolerance >= 2 / 128
+    assert small.prune == study(changes).prune
+
+
+def test_smoke_never_makes_a_study_larger(tmp_path: Path) -> None:
+    changes = {"cycles": 2, "replicates.seeds": [7], "arms.greedy.grid": {"low": 0.1, "high": 0.1, "points": 1}}
+    small = load_study(written(tmp_path, {**changes, "report.tolerance": 0.2}), smoke=True)
+    assert (small.cycles, small.replicates.seeds, small.report.tolerance) == (2, (7,), 0.2)
+
+
+def test_smoke_keeps_a_checkpoint() -> None:
+    small = parse_study(smoke_table(table({"dense": {"checkpoint": "w.safetensors"}})))
+    assert small.dense.checkpoint == "w.safetensors"
+    assert small.dense.epochs is None
+
+
+def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch() -> None:
+    small = parse_study(smoke_table(table({"prune.after_prune": "rewind", "prune.rewind_to": "2 ep"})))
+    assert small.settings(small.arms["silo"]).rewind_to in ("init", "1 ep")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"replicates.seeds": 3},
+        {"report.tolerance": "fine"},
+        {"arms.greedy.grid.points": "many"},
+        {"arms": ["silo"]},
+        {"data": "digits"},
+        {"retrain": None},
+        {"cycles": "many"},
+        {"replicates": None},
+    ],
+)
+def test_smoke_reports_the_same_mistakes_as_the_study_itself(changes: Mapping[str, Any]) -> None:
+    with pytest.raises(StudyError) as whole:
+        parse_study(table(changes))
+    with pytest.raises(StudyError) as small:
+        parse_study(smoke_table(table(changes)))
+    assert [path for path, _ in small.value.problems] == [path for path, _ in whole.value.problems]
+
+
+# --- path variables ---
+
+
+def test_a_path_takes_variables_defaults_and_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "/srv/x")
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("UNSET", raising=False)
+    assert expand("${PLACE}/cifar") == "/srv/x/cifar"
+    assert expand("${PLACE:-y}") == "/srv/x"
+    assert expand("${UNSET:-y}/z") == "y/z"
+    assert expand("${EMPTY:-y}") == "y"
+    assert expand("${UNSET:-}") == ""
+    assert expand("~/data") == "/home/someone/data"
+    assert expand("${UNSET:-~/d}") == "/home/someone/d"
+    assert expand("plain/$HOME") == "plain/$HOME"
+    assert study({"data.path": "${PLACE}"}).data.place() == "/srv/x"
+
+
+def test_an_unset_variable_is_bad_input_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNSET", raising=False)
+    with pytest.raises(BadInput, match=r"data.path: the variable UNSET is not set \(path '\$\{UNSET\}/x'\)"):
+        expand("${UNSET}/x")
+
+
+def test_the_studies_that_come_with_the_project_are_valid() -> None:
+    files = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+    assert files
+    for file in files:
+        loaded = load_study(file)
+        assert isinstance(loaded, Study)
+        assert load_study(file, smoke=True).name == f"{loaded.name}-smoke"
