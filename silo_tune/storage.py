@@ -94,15 +94,17 @@ def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(operation)
     def tried(*args: P.args, **kwargs: P.kwargs) -> T:
+        storage, name = args[0], args[1]
+        assert isinstance(storage, Storage)
+        # Clients of object stores have error classes of their own, not all of them an OSError.
+        failures: type[Exception] = OSError if storage.local else Exception
         for pause in (*RETRY_SECONDS, None):
             try:
                 return operation(*args, **kwargs)
             except ANSWERS:
                 raise
-            except OSError as error:
-                if pause is None or error.errno in FINAL:
-                    storage, name = args[0], args[1]
-                    assert isinstance(storage, Storage)
+            except failures as error:
+                if pause is None or getattr(error, "errno", None) in FINAL:
                     raise StorageError(
                         f"storage failed at {storage.shown(str(name))}: {error}; what is committed is safe: mend the "
                         f"storage and run the same command again"

@@ -131,8 +131,8 @@ def test_every_mistake_of_a_file_is_told_at_once(study: str) -> None:
     assert all("small.toml" in line for line in done.stderr.splitlines())
 
 
-def run_bad(study: str, tmp_path: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return silo_tune("run", study, "--local", "--out", str(tmp_path / "run"), *more, **environment)
+def run_bad(study: str, tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return silo_tune("run", study, "--local", "--out", str(tmp_path / "run"), *more)
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ SMALL = {"replicates.seeds": [0], "cycles": 3, "arms.allr": ALLR}
 
 
 def look(made: Study, journal: MemoryJournal) -> tuple[dict[str, ArmForecast], int, bool]:
-    arms, _ = forecast(Layout(made), journal)
+    arms, _ = forecast(Layout(made, checkpoint=made.dense.checkpoint), journal)
     return arms, sum(arm.to_train for arm in arms.values()), all(arm.exact for arm in arms.values())
 
 
 def finish(made: Study, journal: MemoryJournal, world: World | None = None, tells: int | None = None) -> int:
-    planner = Planner(made, journal)
+    planner = Planner(made, journal, checkpoint=made.dense.checkpoint)
     Drive(journal.commit, world or World(), random.Random(3))(planner, tells)
     return planner.counts.trained + planner.counts.failed
 

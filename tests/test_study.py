@@ -380,8 +380,9 @@ def test_smoke_keeps_a_checkpoint() -> None:
     assert small.dense.epochs is None
 
 
-def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch() -> None:
-    small = parse_study(smoke_table(table({"prune.after_prune": "rewind", "prune.rewind_to": "2 ep"})))
+def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch(tmp_path: Path) -> None:
+    path = written(tmp_path, {"prune.after_prune": "rewind", "prune.rewind_to": "2 ep"})
+    small = load_study(path, smoke=True)
     assert small.settings(small.arms["silo"]).rewind_to in ("init", "1 ep")
 
 
@@ -398,11 +399,12 @@ def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch() -> None
         {"replicates": None},
     ],
 )
-def test_smoke_reports_the_same_mistakes_as_the_study_itself(changes: Mapping[str, Any]) -> None:
+def test_smoke_reports_the_same_mistakes_as_the_study_itself(tmp_path: Path, changes: Mapping[str, Any]) -> None:
+    path = written(tmp_path, changes)
     with pytest.raises(StudyError) as whole:
-        parse_study(table(changes))
+        load_study(path)
     with pytest.raises(StudyError) as small:
-        parse_study(smoke_table(table(changes)))
+        load_study(path, smoke=True)
     assert [path for path, _ in small.value.problems] == [path for path, _ in whole.value.problems]
 
 

@@ -170,7 +170,7 @@ def test_candidates_see_the_same_batches() -> None:
                 _seen.append(images.clone())
                 yield images, labels
 
-        trainer.feed.epoch = watched  # type: ignore[method-assign]
+        trainer.feed.epoch = watched  # type: ignore[method-assign,assignment]
         trainer.run_epoch()
     assert all(torch.equal(one, other) for one, other in zip(*seen.values(), strict=True))
 

@@ -71,6 +71,12 @@ def test_a_missing_seed_of_another_rate_blocks_inside_but_not_outside() -> None:
     assert verdict(val)[0] == "outside"
 
 
+def test_a_better_rate_with_fewer_than_five_seeds_makes_nothing_outside() -> None:
+    val = constant([0.8, 0.9, 0.95, 0.7])
+    val[2, 2] = math.nan
+    assert verdict(val)[0] == "undetermined"
+
+
 def test_a_rate_that_collapsed_in_one_seed_is_left_out() -> None:
     val, collapsed = constant([0.8, 0.9, 0.85, 0.99]), np.zeros((5, 4))
     assert verdict(val)[0] == "outside"

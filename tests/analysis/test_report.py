@@ -9,6 +9,7 @@ import pytest
 
 from analysis import plots, report
 from analysis.report import CAPTIONS, inline_svg, render
+from analysis.summary import summarise
 from tests.analysis.builder import Row, diverged, failed, make_frame, make_study
 from tests.analysis.degenerate import CASES
 
@@ -138,8 +139,16 @@ def test_many_troubles_are_cut_short_with_a_word(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(report, "save_figures", lambda frame, summary: {})
 
     def spoil(row: Row) -> Row:
-        return diverged() if row["mode"] == "oracle" and row["cycle"] > 0 and row["max_lr"] > 0.06 else {}
+        late = row["mode"] == "oracle" and row["cycle"] > 0
+        return diverged(f"in {row['key']}") if late and row["max_lr"] > 0.06 else {}
 
     study = make_study()
     text = render(make_frame(study, spoil=spoil), study, {})["report.html"].decode()
     assert re.search(r"\d+ more in <code>tables/diverged-and-failed.csv", text)
+
+
+def test_troubles_of_one_kind_share_a_line() -> None:
+    frame, study = CASES["high-rates-diverge"]()
+    rows = report.trouble_table(summarise(frame, study)).rows
+    assert ("oracle", "1", "diverged", "15", "1, 2, 3", "0, 1, 2, 3, 4", "the loss is not finite") in rows
+    assert sum(int(row[3]) for row in rows) == int(frame["status"].isin(["diverged", "failed"]).sum())

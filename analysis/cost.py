@@ -1,0 +1,56 @@
+"""What an arm costs: the distinct units that it uses, and the seconds that they trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from silo_tune.study import Study
+
+STUDY = "whole study"
+COLUMNS = (
+    "arm",
+    "units",
+    "shared_units",
+    "train_seconds",
+    "times_schedule",
+    "saved_by_schedule",
+    "ok",
+    "diverged",
+    "failed",
+)
+
+
+def cost_table(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """One row per arm and one for the whole study (`COLUMNS`).
+
+    units: distinct keys with a result, the dense unit included; a key that two arms use counts in both, once in the
+    whole study. shared_units: those that an earlier arm of the study owns. train_seconds: sum over distinct keys.
+    times_schedule: units divided by those of the judged schedule; saved_by_schedule: 1 − its inverse; both null without
+    one. ok, diverged, failed: distinct keys by status; a failed unit has no result and no measured cost.
+    """
+    rows = [_cost(frame[frame["arm"] == arm], arm) for arm in study.arms]
+    table = pd.DataFrame([*rows, _cost(frame, STUDY)], columns=list(COLUMNS))
+    table.loc[table["arm"] == STUDY, "shared_units"] = 0
+    judged = table.loc[table["arm"] == study.report.schedule, "units"]
+    base = int(judged.iloc[0]) if len(judged) else 0
+    units = table["units"].astype("Float64")
+    table["times_schedule"] = (units / base if base else units * pd.NA).where(units > 0)
+    table["saved_by_schedule"] = (1 - base / units if base else units * pd.NA).where(units > 0)
+    return table
+
+
+def _cost(rows: pd.DataFrame, name: str) -> dict[str, Any]:
+    # A key that failed for one arm and was trained for another has a result.
+    units = rows.sort_values("status", key=lambda status: status == "failed", kind="stable").drop_duplicates("key")
+    status = units["status"].value_counts()
+    trained = units[units["status"] != "failed"]
+    counts = {kind: int(status.get(kind, 0)) for kind in ("ok", "diverged", "failed")}
+    return {
+        "arm": name,
+        "units": len(trained),
+        "shared_units": int(trained["shared_with"].notna().sum()),
+        "train_seconds": float(trained["train_seconds"].fillna(0).sum()),
+        **counts,
+    }
