@@ -208,10 +208,10 @@ def cost_table(summary: Summary) -> Table:
 
 
 def trouble_table(summary: Summary) -> Table:
-    """Rows that diverged or failed, those of one arm, rate and reason together; each by itself is in the CSV."""
+    """Rows that diverged or failed, those of one arm, rate and status together; each by itself is in the CSV."""
     head = ("Arm", "max_lr", "Status", "Rows", "Cycles", "Seeds", "Why")
-    by = ["arm", "max_lr", "status", "error"]
-    rows = [
+    groups = summary.troubles.groupby(["arm", "max_lr", "status"], sort=False, dropna=False)
+    rows: list[tuple[str, ...]] = [
         (
             str(arm),
             rate(max_lr),
@@ -219,11 +219,17 @@ def trouble_table(summary: Summary) -> Table:
             str(len(group)),
             ", ".join(map(str, sorted(set(group["cycle"])))),
             ", ".join(map(str, sorted(set(group["seed"])))),
-            str(error) if known(error) else DASH,
+            _reasons(group["error"].dropna().unique().tolist()),
         )
-        for (arm, max_lr, status, error), group in summary.troubles.groupby(by, sort=False, dropna=False)
+        for (arm, max_lr, status), group in groups
     ]
     return Table(head, rows, frozenset({"Status", "Cycles", "Seeds", "Why"}))
+
+
+def _reasons(reasons: list[str]) -> str:
+    if not reasons:
+        return DASH
+    return reasons[0] if len(reasons) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
 
 
 # --- figures inside the page ---

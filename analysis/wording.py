@@ -56,7 +56,9 @@ def seconds(value: Any) -> str:
     if not known(value):
         return DASH
     total = float(value)
-    return f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
+    if total < 120:
+        return f"{total:.0f} s"
+    return f"{total / 60:.1f} min" if total < 7200 else f"{total / 3600:.1f} h"
 
 
 def interval_text(row: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -175,9 +176,14 @@ class _Stopped(BaseException):
     """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would answer in its own way."""
 
 
+_stops: list[int] = []  # signals received; Ray may turn the exception of the first into one of its own
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: the rest is tidying up
-    raise _Stopped(number)
+    _stops.append(number)
+    if len(_stops) > 1:  # impatient: no more tidying up
+        os._exit(128 + number)
+    raise _Stopped
 
 
 def main() -> None:
@@ -187,23 +193,21 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except SiloTuneError as error:
+    except (Exception, _Stopped) as error:
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"silo-tune: {error}\n")
-        sys.exit(error.exit_code)
-    except _Stopped as stop:
-        if debug:
-            traceback.print_exc()
-        sys.stderr.write("silo-tune: stopped; nothing committed is lost, the same command goes on from here\n")
-        sys.exit(128 + stop.args[0])
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        sys.stderr.write(
-            f"silo-tune: unexpected {type(error).__name__}: {error}; --debug shows where. Nothing committed is lost\n"
-        )
-        sys.exit(1)
+        message, code = _last_words(error)
+        sys.stderr.write(f"silo-tune: {message}\n")
+        sys.exit(code)
+
+
+def _last_words(error: BaseException) -> tuple[str, int]:
+    """What to say of the end, and the exit code."""
+    if _stops:
+        return "stopped; nothing committed is lost, the same command goes on from here", 128 + _stops[0]
+    if isinstance(error, SiloTuneError):
+        return str(error), error.exit_code
+    return f"unexpected {type(error).__name__}: {error}; --debug shows where. Nothing committed is lost", 1
 
 
 if __name__ == "__main__":

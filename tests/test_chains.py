@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import pytest
@@ -287,6 +287,29 @@ def test_files_of_another_study_are_refused_before_anything_is_trained() -> None
         Planner(study({**ONE_SEED, "arms.greedy.grid.points": 4}), journal)
 
 
+# --- two drivers of one run ---
+
+
+def flaky(unit: Unit) -> str:
+    return "failed" if unit.cycle > 0 and int(unit.key[:2], 16) < 40 else "ok"
+
+
+@pytest.mark.parametrize("other", [World(), World(flaky)], ids=["alike", "with failures of its own"])
+def test_two_drivers_of_one_run_go_on_from_the_same_decisions(other: World) -> None:
+    made = study()
+    for order in range(10):
+        journal, rng = MemoryJournal(), random.Random(order)
+        planners = [Planner(made, journal), Planner(made, journal)]
+        worlds = [World(), other]
+        while not all(planner.done for planner in planners):
+            turn = rng.randrange(2)
+            Drive(journal.commit, worlds[turn], slots=1)(planners[turn], rng.randint(1, 5))
+        for where, first in planners[0].chains.items():
+            second = planners[1].chains[where]
+            assert (first.closed, first.done, first.ended is None) == (second.closed, second.done, second.ended is None)
+        assert Planner(made, journal).done
+
+
 # --- failures and divergence ---
 
 
@@ -441,14 +464,25 @@ def parents_are_in(journal: MemoryJournal) -> Callable[[Unit], None]:
 
 
 def finals(planner: Planner) -> set[str]:
-    """The state that each chain ends with."""
-    return {chain.closed[-1] for chain in planner.chains.values() if chain.closed and chain.closed[-1] is not None}
+    """The state that each chain ends with; one that only followed a leader which ended has nothing to go on from."""
+    return {
+        chain.closed[-1]
+        for chain in planner.chains.values()
+        if chain.closed and chain.closed[-1] is not None and not (chain.ended or "").startswith("silo ended")
+    }
+
+
+def last_states(planner: Planner) -> set[str | None]:
+    return {chain.closed[-1] for chain in planner.chains.values() if chain.closed}
 
 
 WORLDS: dict[str, Callable[[], World]] = {
     "all well": World,
     "mixed fates": lambda: World(spread),
     "one arm ends early": lambda: at(0.03, "diverged", cycle=2),
+    "a leader ends early": lambda: World(
+        lambda u: "diverged" if u.cycle == 2 and 0.03 < (resolved(u) or 0) < 0.031 else "ok"
+    ),
     "everything ends early": lambda: broken("failed", 2),
 }
 STUDIES: dict[str, dict[str, Any]] = {
@@ -477,10 +511,10 @@ def test_at_the_end_only_final_weights_remain(which: str, world: str) -> None:
     for order in range(4):
         journal, planner, _ = run(study(STUDIES[which]), world=WORLDS[world](), order=order)
         assert finals(planner) <= journal.states
-        assert names(journal, journal.states - finals(planner)) == []
+        assert names(journal, journal.states - last_states(planner)) == []
 
 
-def names(journal: MemoryJournal, keys: set[str]) -> list[str]:
+def names(journal: MemoryJournal, keys: Iterable[str]) -> list[str]:
     """Where states come from, to read a failure by."""
     units = (json.loads(journal.results[key])["unit"] for key in keys)
     return sorted(f"seed {unit['seed']} cycle {unit['cycle']} peak {unit['peak']}" for unit in units)
@@ -495,7 +529,7 @@ def test_a_run_stopped_anywhere_sweeps_to_the_same_weights(world: str) -> None:
         stopped = drive(Planner(made, journal), stop) < stop
         _, planner, _ = run(made, journal, WORLDS[world](), on_ask=parents_are_in(journal))
         assert finals(planner) <= journal.states
-        assert names(journal, journal.states - finals(planner)) == []
+        assert names(journal, journal.states - last_states(planner)) == []
         if stopped:
             break
 

@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from silo_tune.chains import Layout, Planner
+from silo_tune.cli import plan
 from silo_tune.forecast import ArmForecast, forecast
+from silo_tune.store import Run
 from silo_tune.study import Study
+from silo_tune.study_file import load_study
 from silo_tune.units import Unit
-from tests.plain import Drive, MemoryJournal, World, resolved, spread, study
+from tests.plain import Drive, MemoryJournal, World, on_disk, resolved, spread, study, table
 
 SCHEDULES_ONLY = {"arms.greedy": None, "arms.conditioned": None}
 ALLR = {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1}}
@@ -148,3 +154,33 @@ def test_the_seconds_are_those_of_the_units_that_are_done() -> None:
     finish(made, journal, World(remember), 9)
     _, seconds = forecast(Layout(made), journal)
     assert sorted(seconds) == sorted(seen)
+
+
+# --- silo-tune plan ---
+
+
+def planned(file: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> int:
+    """Units to train as the command shows them."""
+    plan(str(file), str(run), None, False, False)
+    found = re.search(r"to train: (?:at most )?(\d+) units", capsys.readouterr().out)
+    assert found is not None
+    return int(found[1])
+
+
+def carry_on(file: Path, place: Path, tells: int | None = None) -> int:
+    made, run = load_study(file), Run(str(place))
+    planner = Planner(made, run, run.accept(made, {}))
+    Drive(on_disk(run))(planner, tells)
+    return planner.counts.trained
+
+
+def test_a_plan_counts_what_the_run_will_train_also_after_an_arm_was_added(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, place = tmp_path / "study.toml", tmp_path / "run"
+    file.write_text(tomli_w.dumps(table({"arms.linear": None, "arms.greedy": None})))
+    assert planned(file, place, capsys) == carry_on(file, place)
+    assert planned(file, place, capsys) == 0
+    file.write_text(tomli_w.dumps(table({"arms.greedy": None})))
+    expected = planned(file, place, capsys)
+    assert expected == carry_on(file, place)

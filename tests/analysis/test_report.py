@@ -138,12 +138,8 @@ def test_an_alt_text_is_escaped() -> None:
 def test_many_troubles_are_cut_short_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "save_figures", lambda frame, summary: {})
 
-    def spoil(row: Row) -> Row:
-        late = row["mode"] == "oracle" and row["cycle"] > 0
-        return diverged(f"in {row['key']}") if late and row["max_lr"] > 0.06 else {}
-
-    study = make_study()
-    text = render(make_frame(study, spoil=spoil), study, {})["report.html"].decode()
+    monkeypatch.setattr(report, "_MOST_TROUBLES", 1)
+    text = render(*CASES["high-rates-diverge"](), {})["report.html"].decode()
     assert re.search(r"\d+ more in <code>tables/diverged-and-failed.csv", text)
 
 
@@ -152,3 +148,11 @@ def test_troubles_of_one_kind_share_a_line() -> None:
     rows = report.trouble_table(summarise(frame, study)).rows
     assert ("oracle", "1", "diverged", "15", "1, 2, 3", "0, 1, 2, 3, 4", "the loss is not finite") in rows
     assert sum(int(row[3]) for row in rows) == int(frame["status"].isin(["diverged", "failed"]).sum())
+
+
+def test_of_many_reasons_the_first_is_shown() -> None:
+    frame, study = CASES["high-rates-diverge"]()
+    numbered = frame.copy()
+    numbered["error"] = numbered["error"].where(numbered["error"].isna(), "reason " + numbered["key"])
+    reasons = [row[-1] for row in report.trouble_table(summarise(numbered, study)).rows]
+    assert any(re.fullmatch(r"reason [0-9a-f]+ \(and 14 more\)", reason) for reason in reasons)
