@@ -87,7 +87,6 @@ def _finish(console: Console, study: Study, outcome: Outcome) -> None:
 def _write_report(url: str) -> str:
     """Table and report of a run, from its files; returns where the page is."""
     from analysis.report import render
-
     from silo_tune.results import load_run, write_table
     from silo_tune.store import Run
 
