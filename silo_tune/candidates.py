@@ -65,7 +65,10 @@ def peak_of(study: Study, name: str, cycle: int) -> dict[str, Any]:
     if isinstance(schedule, AdaptiveSchedule):
         name, args = schedule.rule(cycle, pruned)
         return {"rule": name, "args": canonical(args)}
-    rate = schedule.peak(cycle, pruned)
+    try:
+        rate = schedule.peak(cycle, pruned)
+    except Exception as error:  # a user's function may raise anything
+        raise BadInput(f"arms.{name}.schedule: {type(error).__name__} at cycle {cycle}: {error}") from error
     if not 0 < rate < float("inf"):
         raise BadInput(f"arms.{name}.schedule: max_lr {rate} at cycle {cycle} is not a rate above 0")
     return value_of(rate)

@@ -276,12 +276,14 @@ class Planner:
         """Add the next round's candidates and look up or queue their units; False when the source has no more."""
         proposals = self.layout.propose(chain.arm, chain.cycle, self._told(chain))
         chain.decided = self.journal.decision(chain.arm, chain.seed, chain.cycle, chain.round) if proposals else None
-        decided = {outcome["key"]: outcome for outcome in chain.decided["told"]} if chain.decided else {}
+        first = len(chain.candidates)
         for proposal in proposals:
             unit = self.layout.unit(chain.arm, chain.seed, chain.cycle, chain.parent, proposal)
-            candidate = Candidate(len(chain.candidates), proposal, unit)
-            chain.candidates.append(candidate)
-            self._request(chain, candidate, decided.get(unit.key))
+            chain.candidates.append(Candidate(len(chain.candidates), proposal, unit))
+        self._check_decided(chain, first)
+        decided = {outcome["key"]: outcome for outcome in chain.decided["told"]} if chain.decided else {}
+        for candidate in chain.candidates[first:]:
+            self._request(chain, candidate, decided.get(candidate.unit.key))
         return bool(proposals)
 
     def _request(self, chain: Chain, candidate: Candidate, decided: Mapping[str, Any] | None) -> None:
@@ -292,7 +294,7 @@ class Planner:
             self._hear(chain, candidate, decided)
             return
         result = None if key in self._waiters else self.journal.result(key)
-        if key in self._known or key in self._waiters:
+        if key in self._waiters or (result is not None and key in self._known):
             self.counts.shared += 1
         elif result is not None:
             self.counts.reused += 1
@@ -337,7 +339,7 @@ class Planner:
             "closes": not more,
             "winner": winner["key"] if winner else None,
         }
-        standing = self._standing(chain, body)
+        standing = chain.decided or self.journal.decide(body)
         for outcome in told[first:]:
             outcome["round"] = chain.round
         if more:
@@ -346,15 +348,14 @@ class Planner:
             return
         self._close_cycle(chain, standing, winner, leader)
 
-    def _standing(self, chain: Chain, body: Mapping[str, Any]) -> dict[str, Any]:
-        standing = chain.decided or self.journal.decide(body)
-        asked = [entry["key"] for entry in standing["asked"]]
-        if asked != [entry["key"] for entry in body["asked"]]:
+    def _check_decided(self, chain: Chain, first: int) -> None:
+        """A standing decision must be of the very candidates that this study asks for."""
+        asked = [candidate.unit.key for candidate in chain.candidates[first:]]
+        if chain.decided is not None and asked != [entry["key"] for entry in chain.decided["asked"]]:
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
                 f"asks for; put the study back as it was, or choose another --out"
             )
-        return standing
 
     def _close_cycle(
         self, chain: Chain, standing: Mapping[str, Any], winner: dict[str, Any] | None, leader: Chain | None
@@ -379,6 +380,7 @@ class Planner:
         chain.ended, chain.open = reason, False
         self.listen(chain)
         self._wake_followers(chain)
+        self._sweep(chain.seed)
 
     def _wake_followers(self, chain: Chain) -> None:
         for follower in self._followers.get((chain.arm, chain.seed), []):

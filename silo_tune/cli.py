@@ -112,7 +112,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
 
     loaded = load_study(study, sets or (), smoke)
     run_ = Run(out or default_run(loaded))
-    arms, seconds = forecast(Layout(loaded, run_.tests_from(), checkpoint_hash(loaded)), run_)
+    arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "units", "done", "shared", "to train"):
         table.add_column(name, justify="left" if name == "arm" else "right")

@@ -32,12 +32,13 @@ def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], 
     """What every arm has to train, and the training seconds of the units that are done. Trains and writes nothing."""
     arms = {name: ArmForecast() for name in layout.study.arms}
     keys: dict[str, list[str]] = {name: [] for name in arms}
+    failed: set[str] = set()  # closed rounds keep their failures: they are not trained again
     # Leaders first: a conditioned Oracle's parents are its leader's keys.
     ordered = sorted(arms, key=lambda name: layout.prefix_arm(name) is not None)
     for seed in layout.study.replicates.seeds:
         paths: dict[str, list[str | None]] = {}
         for name in ordered:
-            found, unknown, paths[name] = _walk(layout, journal, name, seed, paths)
+            found, unknown, paths[name] = _walk(layout, journal, name, seed, paths, failed)
             keys[name] += found
             arms[name].units += len(found) + unknown
             arms[name].to_train += unknown
@@ -52,12 +53,17 @@ def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], 
             if owner.setdefault(key, name) != name:
                 arm.shared += 1
             else:
-                arm.to_train += results[key] is None
+                arm.to_train += results[key] is None and key not in failed
     return arms, [result["train_seconds"] for result in results.values() if result is not None]
 
 
 def _walk(
-    layout: Layout, journal: Journal, name: str, seed: int, paths: Mapping[str, list[str | None]]
+    layout: Layout,
+    journal: Journal,
+    name: str,
+    seed: int,
+    paths: Mapping[str, list[str | None]],
+    failed: set[str],
 ) -> tuple[list[str], int, list[str | None]]:
     """Keys of one chain as far as they are decided, the number of units beyond, and the key after each cycle."""
     keys: list[str] = []
@@ -81,6 +87,7 @@ def _walk(
         if decision is None:
             parent = units[0].key if len(units) == 1 else None
         else:
+            failed |= {outcome["key"] for outcome in decision["told"] if outcome["status"] == "failed"}
             parent = decision["winner"]
             if parent is None and leader is None:
                 break

@@ -141,4 +141,4 @@ def load_run(url: str) -> tuple[pd.DataFrame, Study, dict[str, Any]]:
     study = run.study()
     recorded = run.recorded()
     assert recorded is not None
-    return table(run, study), study, recorded["run"]
+    return table(run, study), study, recorded[1]

@@ -147,9 +147,10 @@ def run_study(
     checkpoint = checkpoint_hash(study)
     with run.lease() as lease:
         tests_from = run.accept(study, environment())
-        check_tolerance(study, run.data_facts())
         planner = Planner(study, run, tests_from, checkpoint, monitor.changed)
-        if not planner.done:
+        if planner.done:
+            check_tolerance(study, run.data_facts())
+        else:
             workspace = Workspace.of(study, run.url)
             with (runner or _runner(local, address)).open(study, workspace) as session:
                 check_tolerance(study, session.facts)

@@ -9,6 +9,7 @@ the rule to a number after it has pruned (`RULES`), because the number depends o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -43,8 +44,9 @@ def s_curve(z: float, beta: float, midpoint: float) -> float:
         return 0.0
     if z >= 2 * midpoint:
         return 1.0
-    odds: float = ((2 * midpoint - z) / z) ** beta
-    return 1.0 / (1.0 + odds)
+    log_odds = beta * math.log((2 * midpoint - z) / z)
+    # A steep S is a step: exp would overflow where the answer is 0 to every digit.
+    return 1.0 / (1.0 + math.exp(log_odds)) if log_odds < 700 else 0.0
 
 
 def _require(holds: bool, message: str) -> None:
@@ -199,10 +201,22 @@ def build(name: str, factory: type[Any], args: Mapping[str, Any]) -> Any:
     missing = [key for key, field in known.items() if key not in args and field.default is MISSING]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}")
-    try:
-        return factory(**args)
-    except TypeError as error:  # an argument of the wrong type, met by a comparison inside
-        raise ValueError(f"{name}: {error}") from None
+    for key, value in args.items():
+        if not _fits(str(known[key].type), value):
+            raise ValueError(f"{name}: {key} is {KINDS[str(known[key].type)]}, got {value!r}")
+    return factory(**args)
+
+
+KINDS = {"int": "a whole number", "float": "a number", "str": "a word", "tuple[float, ...]": "a list of numbers"}
+
+
+def _fits(kind: str, value: Any) -> bool:
+    if kind == "tuple[float, ...]":
+        return isinstance(value, (list, tuple)) and all(_fits("float", item) for item in value)
+    if kind == "str":
+        return isinstance(value, str)
+    wanted = int if kind == "int" else (int, float)
+    return isinstance(value, wanted) and not isinstance(value, bool)
 
 
 def pruned_fractions(remaining: Sequence[float]) -> list[float]:

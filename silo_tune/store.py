@@ -16,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, StudyError
 from silo_tune.lease import Lease
 from silo_tune.storage import Corrupt, Storage, seal, unseal
 from silo_tune.study import OracleArm, Study
@@ -105,12 +105,11 @@ class UnitStore:
                 number += 1
 
     def _restated(self, key: str) -> Iterable[dict[str, Any]]:
-        number = 1
-        while self.storage.exists(f"{self.folder(key)}/restate-{number}.json"):
+        names = (re.fullmatch(r"restate-(\d+)\.json", name) for name in self.storage.names(self.folder(key)))
+        for number in sorted(int(match[1]) for match in names if match):
             found = self._sealed(f"{self.folder(key)}/restate-{number}.json", "it is ignored")
             if found is not None:
                 yield found
-            number += 1
 
     def write_partial(self, key: str, attempt: str, epoch: int, data: bytes) -> None:
         """Write a state from which training goes on after `epoch` epochs; it replaces the earlier ones."""
@@ -231,18 +230,21 @@ class Run:
 
     # --- the study ---
 
-    def recorded(self) -> dict[str, Any] | None:
-        """What RUN/study.toml holds: {"study": …, "run": …}, or None for a new run.
+    def recorded(self) -> tuple[Study, dict[str, Any]] | None:
+        """The study of RUN/study.toml and its ledger (recipe, created, environment, changes); None for a new run.
 
         Raises:
-            BadInput: the file is not readable as this version wrote it.
+            BadInput: the file is not as this project writes it.
         """
         try:
             table = tomllib.loads(self.storage.read("study.toml").decode())
-            return {"study": table["study"], "run": table["run"]}
+            study, ledger = parse_study(table["study"]), table["run"]
+            if not {"format", "recipe", "created", "environment"} <= set(ledger):
+                raise ValueError("its [run] table is not whole")
+            return study, ledger
         except FileNotFoundError:
             return None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, StudyError) as error:
             raise BadInput(
                 f"{self.storage.shown('study.toml')} is damaged ({error}); put back a copy, or move it away and run "
                 f"the same study again: its units are found by their keys"
@@ -253,40 +255,43 @@ class Run:
         recorded = self.recorded()
         if recorded is None:
             raise BadInput(f"no run at {self.url!r} (it has no study.toml); `silo-tune run STUDY.toml` makes one")
-        return parse_study(recorded["study"], self.storage.shown("study.toml"))
+        return recorded[0]
 
-    def tests_from(self) -> dict[str, dict[str, int]]:
-        """For each Oracle, the first cycle at which an arm that was added later is among its tests."""
+    def tests_from(self, study: Study) -> dict[str, dict[str, int]]:
+        """For each Oracle, the first cycle at which an arm that was added later is among its tests.
+
+        An arm counts from the first cycle that no seed of that Oracle has closed.
+        """
         recorded = self.recorded()
-        return {} if recorded is None else recorded["run"].get("tests_from", {})
+        if recorded is None or not self._started(recorded[0]):
+            return {}
+        before, ledger = recorded
+        since = {oracle: dict(tests) for oracle, tests in ledger.get("tests_from", {}).items()}
+        for oracle in (name for name, arm in before.arms.items() if isinstance(arm, OracleArm) and name in study.arms):
+            for test in set(study.tests_of(oracle)) - set(before.tests_of(oracle)):
+                since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
+        return since
 
     def accept(self, study: Study, environment: Mapping[str, str]) -> dict[str, dict[str, int]]:
-        """Record the study of a new run, or accept additive changes to an existing one.
-
-        Returns:
-            For each Oracle, the first cycle at which an arm that was added later is among its tests.
+        """Record the study of a new run, or accept additive changes to an existing one; returns `tests_from`.
 
         Raises:
             BadInput: the run was made with another recipe, or the change is not additive; the keys are named.
         """
         recorded = self.recorded()
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        if recorded is None or not self._started(recorded["study"]):
+        if recorded is None or not self._started(recorded[0]):
             self._write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
             return {}
-        ledger = recorded["run"]
+        before, ledger = recorded
         if ledger["recipe"] != RECIPE:
             raise BadInput(
                 f"{self.url} was made with recipe {ledger['recipe']}, this version has {RECIPE}: their numbers do not "
                 f"mix; choose another --out, or go on with the version that made it "
                 f"({ledger['environment'].get('silo-tune')})"
             )
-        before = parse_study(recorded["study"], self.storage.shown("study.toml"))
         changed = self._additive_changes(before, study)
-        since: dict[str, dict[str, int]] = {o: dict(t) for o, t in ledger.get("tests_from", {}).items()}
-        for oracle in (name for name, arm in before.arms.items() if isinstance(arm, OracleArm)):
-            for test in set(study.tests_of(oracle)) - set(before.tests_of(oracle)):
-                since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
+        since = self.tests_from(study)
         if changed:
             self.notice(f"accepted changes to {self.url}: {', '.join(changed)}")
             ledger["changes"] = [*ledger.get("changes", []), {"at": now, "keys": changed}]
@@ -294,10 +299,10 @@ class Run:
             self._write_study(study, ledger)
         return since
 
-    def _started(self, recorded: Mapping[str, Any]) -> bool:
+    def _started(self, study: Study) -> bool:
         """Has any chain closed a cycle? Until then nothing is decided, and any change is welcome."""
-        arms, seeds = recorded["arms"], recorded["replicates"]["seeds"]
-        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in arms for seed in seeds)
+        seeds = study.replicates.seeds
+        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms for seed in seeds)
 
     def closed_cycles(self, arm: str, study: Study) -> int:
         """Number of cycles that at least one seed of this arm has closed."""
@@ -309,38 +314,41 @@ class Run:
 
     def _additive_changes(self, before: Study, after: Study) -> list[str]:
         old, new = (_flat(study.model_dump(mode="json", exclude_none=True)) for study in (before, after))
-        changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-        refused = [key for key in changed if not self._is_additive(key, before, after)]
+        changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
+        refused = [path for path in changed if not self._is_additive(path, before, after)]
         if refused:
+            one = len(refused) == 1
+            lines = [
+                f"{'.'.join(path)}: was {old.get(path, 'not set')!r}, now {new.get(path, 'not set')!r}"
+                for path in refused
+            ]
             raise BadInput(
-                "\n".join(f"{key}: was {old.get(key, 'not set')!r}, now {new.get(key, 'not set')!r}" for key in refused)
-                + f"\n{self.url} was decided with the earlier value{'s' * (len(refused) > 1)}; put "
-                + ("them" if len(refused) > 1 else "it")
-                + " back, or choose another --out (units are not shared between runs)"
+                "\n".join(lines) + f"\n{self.url} was decided with the earlier value{'' if one else 's'}; put "
+                f"{'it' if one else 'them'} back, or choose another --out (units are not shared between runs)"
             )
-        return changed
+        return [".".join(path) for path in changed]
 
-    def _is_additive(self, key: str, before: Study, after: Study) -> bool:
-        section, _, rest = key.partition(".")
-        if section == "cluster":
-            return rest != "cpus_per_unit"
-        if section == "report" or key in ("data.path", "data.download"):
+    def _is_additive(self, path: tuple[str, ...], before: Study, after: Study) -> bool:
+        if path[0] == "cluster":
+            return path[1] != "cpus_per_unit"
+        if path[0] == "report" or path in (("data", "path"), ("data", "download")):
             return True
-        if key == "cycles":
+        if path == ("cycles",):
             return after.cycles > before.cycles
-        if key == "replicates.seeds":
+        if path == ("replicates", "seeds"):
             return set(before.replicates.seeds) <= set(after.replicates.seeds)
-        if section == "arms":
-            name, _, field = rest.partition(".")
-            if name not in before.arms:
-                return True
-            old, new = before.arms[name], after.arms.get(name)
-            if isinstance(old, OracleArm) and isinstance(new, OracleArm):
-                if field == "tests":
-                    return set(before.tests_of(name)) <= set(after.tests_of(name))
-                if field.startswith("grid."):  # cycle 0 is the shared dense one unless the arm has its own
-                    return self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
-        return False
+        return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
+
+    def _is_additive_arm(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
+        if name not in before.arms:
+            return True
+        old, new = before.arms[name], after.arms.get(name)
+        if not (isinstance(old, OracleArm) and isinstance(new, OracleArm)):
+            return False
+        if field == ("tests",):
+            return set(before.tests_of(name)) <= set(after.tests_of(name))
+        # Cycle 0 is the shared dense one unless the arm has its own.
+        return field[:1] == ("grid",) and self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
 
     def _write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
         table = {"study": study.model_dump(mode="json", exclude_none=True), "run": ledger}
@@ -359,7 +367,7 @@ class Run:
         """
         known = self.units._sealed("data.json", "it is written anew")
         recorded = self.recorded()
-        if known is None or recorded is None or not self._started(recorded["study"]):
+        if known is None or recorded is None or not self._started(recorded[0]):
             self.storage.replace("data.json", seal(facts))
         elif known["content"] != facts["content"]:
             raise BadInput(
@@ -381,14 +389,11 @@ class Run:
         return Lease(self.storage)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Leaves of nested tables by their paths; an arm's name may hold a dot, so paths stay tuples."""
     if isinstance(value, dict) and value:
-        return {
-            key: leaf
-            for name, part in value.items()
-            for key, leaf in _flat(part, f"{prefix}.{name}" if prefix else name).items()
-        }
-    return {prefix: value}
+        return {leaf: item for name, part in value.items() for leaf, item in _flat(part, (*path, name)).items()}
+    return {path: value}
 
 
 def unit_of(result: Mapping[str, Any]) -> Unit:

@@ -550,8 +550,19 @@ def _peak_problems(study: Study, name: str, arm: ScheduleArm) -> Iterator[tuple[
         yield f"arms.{name}.schedule", f"gives a max_lr that is not above 0: {peaks}"
 
 
+def _rewind_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """An epoch to rewind to must lie within the dense training; a number of steps is known only with the data."""
+    assert study.dense.epochs is not None
+    for name, arm in study.arms.items():
+        point = study.settings(arm).rewind_to
+        if point is not None and point.endswith(" ep") and int(point.split()[0]) > study.dense.epochs:
+            key = "prune.rewind_to" if arm.rewind_to is None else f"arms.{name}.rewind_to"
+            yield key, f"{point!r} is beyond the dense training of {study.dense.epochs} epochs"
+
+
 def _dense_problems(study: Study) -> Iterator[tuple[str, str]]:
     if study.dense.checkpoint is None:
+        yield from _rewind_problems(study)
         return
     if study.dense.checkpoint == "timm" and not (study.model.name or "").startswith(names.TIMM_PREFIX):
         yield "dense.checkpoint", '"timm" needs a model named timm:NAME'

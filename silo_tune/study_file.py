@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,34 +85,61 @@ SMOKE_IMAGES = {"train_images": 256, "val_images": 128, "test_images": 128}
 
 
 def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The same study shrunk to seconds: 3 cycles, 2 seeds, 1 epoch, 3 grid points, few images, a coarse tolerance."""
+    """The same study shrunk to seconds: 3 cycles, 2 seeds, 1 epoch, 3 grid points, few images, a coarse tolerance.
 
-    def part(key: str) -> dict[str, Any]:
-        found = table.get(key, {})
-        return dict(found) if isinstance(found, Mapping) else {}
-
+    What is wrong in the study stays wrong in the small one, for its check to tell.
+    """
     small = dict(table)
-    small["name"] = f"{table.get('name', 'study')}-smoke"
-    small["cycles"] = min(3, table["cycles"]) if isinstance(table.get("cycles"), int) else 3
-    small["data"] = {**part("data"), **SMOKE_IMAGES}
-    if "checkpoint" not in part("dense"):
-        small["dense"] = {**part("dense"), "epochs": 1}
-    small["retrain"] = {**part("retrain"), "epochs": 1}
-    small["replicates"] = {**part("replicates"), "seeds": list(part("replicates").get("seeds", [0]))[:2]}
-    small["arms"] = {name: _smoke_arm(arm) for name, arm in part("arms").items()}
-    tolerance = part("report").get("tolerance", 0.0)
-    small["report"] = {**part("report"), "tolerance": max(0.05, tolerance)}
+    if isinstance(small.get("name"), str):
+        small["name"] += "-smoke"
+    small["cycles"] = _at_most(3, small.get("cycles"))
+    small |= _shrunk(table, "data", lambda data: {**data, **SMOKE_IMAGES})
+    small |= _shrunk(table, "dense", lambda dense: _one_epoch(dense) if "checkpoint" not in dense else dense)
+    small |= _shrunk(table, "prune", _early_rewind)
+    small |= _shrunk(table, "retrain", _one_epoch)
+    small |= _shrunk(table, "replicates", _two_seeds)
+    small |= _shrunk(table, "arms", lambda arms: {name: _smoke_arm(arm) for name, arm in arms.items()})
+    tolerance = table.get("report", {}).get("tolerance", 0.0) if isinstance(table.get("report", {}), Mapping) else 0.0
+    if isinstance(tolerance, (int, float)):
+        small |= _shrunk({"report": {}, **table}, "report", lambda part: {**part, "tolerance": max(0.05, tolerance)})
     return small
+
+
+Table = dict[str, Any]
+
+
+def _shrunk(table: Mapping[str, Any], key: str, change: Callable[[Table], Table]) -> Table:
+    part = table.get(key)
+    return {key: change(dict(part))} if isinstance(part, Mapping) else {}
+
+
+def _at_most(most: int, value: Any) -> Any:
+    return min(most, value) if isinstance(value, int) else value
+
+
+def _one_epoch(part: Table) -> Table:
+    return {**part, "epochs": _at_most(1, part["epochs"])} if "epochs" in part else part
+
+
+def _early_rewind(part: Table) -> Table:
+    point = part.get("rewind_to")
+    if isinstance(point, str) and point.endswith((" ep", " it")):
+        return {**part, "rewind_to": f"1 {point[-2:]}"}
+    return part
+
+
+def _two_seeds(part: Table) -> Table:
+    seeds = part.get("seeds")
+    return {**part, "seeds": seeds[:2]} if isinstance(seeds, list) else part
 
 
 def _smoke_arm(arm: Any) -> Any:
     if not isinstance(arm, Mapping):
         return arm
-    small = dict(arm)
-    if "epochs" in small:
-        small["epochs"] = 1
-    if isinstance(arm.get("grid"), Mapping):
-        small["grid"] = {**arm["grid"], "points": min(3, arm["grid"].get("points", 3))}
+    small = _early_rewind(_one_epoch(dict(arm)))
+    grid = arm.get("grid")
+    if isinstance(grid, Mapping) and "points" in grid:
+        small["grid"] = {**grid, "points": _at_most(3, grid["points"])}
     return small
 
 
@@ -141,7 +168,7 @@ def _readable(error: ValidationError, table: Mapping[str, Any]) -> Iterator[tupl
         # A tagged union puts its tag into the location; users do not write it.
         if len(location) > 2 and (location[0] == "arms" or location[:2] == ["retrain", "optimizer"]):
             model = _TAGGED.get(str(location.pop(2)))
-        if "grid" in location:
+        if location[:1] == ["arms"] and location[2:3] == ["grid"] and len(location) > 3:
             model = Grid
         yield ".".join(map(str, location)), _sentence(item, cause, model)
 

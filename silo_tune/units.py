@@ -127,7 +127,7 @@ def make_unit(
         profile = settings.profile if settings.own_dense else dense.profile.resolved()
     else:
         epochs, profile = settings.epochs, settings.profile
-    return Unit(
+    unit = Unit(
         recipe=RECIPE,
         parent=parent,
         cycle=cycle,
@@ -146,6 +146,8 @@ def make_unit(
         peak=peak,
         prune=_prune_spec(study, settings, cycle),
     )
+    # It trains with the very numbers that its key is made of: equal keys then mean equal work, to the last bit.
+    return Unit.from_spec(unit.spec)
 
 
 def _prune_spec(study: Study, settings: ArmSettings, cycle: int) -> PruneSpec | None:

@@ -308,8 +308,8 @@ def test_a_new_run_records_its_study_and_gives_it_back(run: Run) -> None:
     assert run.study() == made
     recorded = run.recorded()
     assert recorded is not None
-    assert recorded["run"]["environment"] == ENVIRONMENT
-    assert recorded["run"]["recipe"] == RECIPE
+    assert recorded[1]["environment"] == ENVIRONMENT
+    assert recorded[1]["recipe"] == RECIPE
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(run: Run) -> None:
@@ -383,7 +383,7 @@ def test_an_additive_change_is_accepted_logged_and_noticed(
     assert notices[-1].startswith("accepted changes to")
     recorded = run.recorded()
     assert recorded is not None
-    assert any(changed.startswith(key) for changed in recorded["run"]["changes"][-1]["keys"])
+    assert any(changed.startswith(key) for changed in recorded[1]["changes"][-1]["keys"])
 
 
 def test_every_accepted_change_stays_in_the_log(run: Run) -> None:
@@ -393,8 +393,8 @@ def test_every_accepted_change_stays_in_the_log(run: Run) -> None:
     run.accept(study({"cycles": 6}), ENVIRONMENT)
     recorded = run.recorded()
     assert recorded is not None
-    assert [change["keys"] for change in recorded["run"]["changes"]] == [["cycles"], ["cycles"]]
-    assert recorded["run"]["environment"] == ENVIRONMENT
+    assert [change["keys"] for change in recorded[1]["changes"]] == [["cycles"], ["cycles"]]
+    assert recorded[1]["environment"] == ENVIRONMENT
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED)
@@ -453,7 +453,7 @@ def test_an_arm_added_later_is_tested_from_the_first_cycle_that_no_seed_has_clos
     closed = {oracle: run.closed_cycles(oracle, study()) for oracle in ("greedy", "conditioned")}
     since = run.accept(study(), ENVIRONMENT)
     assert since == {oracle: {"linear": cycle} for oracle, cycle in closed.items()}
-    assert run.tests_from() == run.accept(study(), ENVIRONMENT) == since  # the same at the next start
+    assert run.tests_from(study()) == run.accept(study(), ENVIRONMENT) == since  # the same at the next start
     Drive(on_disk(run))(Planner(study(), run, since))
     for oracle, seed, cycle in itertools.product(since, (0, 1), range(1, 4)):
         decision = run.decision(oracle, seed, cycle, 1)

@@ -128,7 +128,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ),
     ({"dense": {"checkpoint": "w.safetensors"}, "prune.after_prune": "rewind"}, "arms.silo", "cannot rewind"),
     ({"dense": {"checkpoint": "w.safetensors"}, "arms.silo.own_dense": True}, "arms.silo.own_dense", "beside a check"),
-    ({"prune.after_prune": "rewind", "prune.rewind_to": "3 ep"}, "arms.silo", "3 ep"),  # dense has 2 epochs
+    ({"prune.after_prune": "rewind", "prune.rewind_to": "3 ep"}, "prune.rewind_to", "3 ep"),  # dense has 2 epochs
     ({"report.tolerance": 0}, "report.tolerance", "greater than 0"),
     ({"report.schedule": "slio"}, "report.schedule", "unknown arm 'slio'; choose from conditioned, constant"),
     ({"report.schedule": "greedy"}, "report.schedule", "'greedy' is an Oracle; name a schedule arm"),
