@@ -1,0 +1,72 @@
+"""The studies that come with the project, run as their reader runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.summary import summarise
+from silo_tune.candidates import peak_of
+from silo_tune.results import load_run
+from silo_tune.study import OracleArm, ScheduleArm
+from silo_tune.study_file import load_study
+from tests.analysis.browser import check_page, open_browser
+from tests.test_cli import silo_tune
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+STUDIES = sorted(EXPERIMENTS.glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    yield from open_browser()
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_oracle_searches_two_decades_around_the_schedule(file: Path) -> None:
+    study = load_study(file)
+    silo = study.arms["silo"]
+    assert isinstance(silo, ScheduleArm)
+    peaks = [peak_of(study, "silo", cycle)["value"] for cycle in range(study.cycles)]
+    for name, arm in study.arms.items():
+        if isinstance(arm, OracleArm):
+            assert arm.grid.points >= 9
+            assert arm.grid.high / arm.grid.low >= 100
+            assert arm.grid.low <= min(peaks) / 2
+            assert arm.grid.high >= 2 * max(peaks)
+            assert "silo" in study.tests_of(name)
+    assert study.cycles >= 9
+    assert len(study.replicates.seeds) >= 5
+
+
+@pytest.mark.slow
+def test_the_digits_study_is_complete(browser: Any, tmp_path: Path) -> None:
+    command = ("run", str(EXPERIMENTS / "digits.toml"), "--out", str(tmp_path / "run"))
+    done = silo_tune(*command, timeout=900)
+    assert done.returncode == 0, done.stderr
+    frame, study, _ = load_run(str(tmp_path / "run"))
+    assert (frame.n_val >= 400).all()
+    assert (frame.status != "failed").all()
+    assert frame.groupby("arm").cycle.max().eq(8).all()
+    summary = summarise(frame, study)
+    assert len(summary.cycles) == 8
+    assert summary.endpoint is not None
+    check_page(browser, (tmp_path / "run" / "report" / "report.html").as_uri())
+    check_page(browser, (tmp_path / "run" / "report" / "report.html").as_uri(), 375, "dark")
+    again = silo_tune(*command)
+    assert "units: 0 trained" in again.stdout
+
+
+@pytest.mark.slow
+def test_the_cifar10_study_runs_on_the_real_images(cifar10: Path, browser: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ("run", str(EXPERIMENTS / "cifar10-resnet8.toml"), "--smoke", "--out", str(out))
+    done = silo_tune(*command, timeout=900)
+    assert done.returncode == 0, done.stderr
+    frame, study, _ = load_run(str(out))
+    assert study.name == "cifar10-resnet8-smoke"
+    assert (frame.classes == 10).all()
+    check_page(browser, (out / "report" / "report.html").as_uri())
