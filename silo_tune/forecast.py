@@ -31,42 +31,42 @@ class ArmForecast:
 def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], list[float]]:
     """What every arm has to train, and the training seconds of the units that are done. Trains and writes nothing."""
     arms = {name: ArmForecast() for name in layout.study.arms}
-    keys: dict[str, list[str]] = {name: [] for name in arms}
-    failed: set[str] = set()  # closed rounds keep their failures: they are not trained again
+    asked: dict[str, list[Asked]] = {name: [] for name in arms}
     # Leaders first: a conditioned Oracle's parents are its leader's keys.
     ordered = sorted(arms, key=lambda name: layout.prefix_arm(name) is not None)
     for seed in layout.study.replicates.seeds:
         paths: dict[str, list[str | None]] = {}
         for name in ordered:
-            found, unknown, paths[name] = _walk(layout, journal, name, seed, paths, failed)
-            keys[name] += found
+            found, unknown, paths[name] = _walk(layout, journal, name, seed, paths)
+            asked[name] += found
             arms[name].units += len(found) + unknown
             arms[name].to_train += unknown
             arms[name].exact &= unknown == 0
-    owner: dict[str, str] = {}
     results: dict[str, dict[str, Any] | None] = {}
+    owner: dict[str, str] = {}
+    counted: set[str] = set()
     for name, arm in arms.items():
-        for key in keys[name]:
+        for key, failed in asked[name]:
             if key not in results:
                 results[key] = journal.result(key)
             arm.done += results[key] is not None
-            if owner.setdefault(key, name) != name:
-                arm.shared += 1
-            else:
-                arm.to_train += results[key] is None and key not in failed
+            arm.shared += owner.setdefault(key, name) != name
+            # A closed cycle keeps its failures, but another arm whose cycle is open tries the same unit again.
+            if results[key] is None and not failed and key not in counted:
+                counted.add(key)
+                arm.to_train += 1
     return arms, [result["train_seconds"] for result in results.values() if result is not None]
 
 
+# A unit's key, and whether it failed in a cycle that this arm has closed.
+Asked = tuple[str, bool]
+
+
 def _walk(
-    layout: Layout,
-    journal: Journal,
-    name: str,
-    seed: int,
-    paths: Mapping[str, list[str | None]],
-    failed: set[str],
-) -> tuple[list[str], int, list[str | None]]:
-    """Keys of one chain as far as they are decided, the number of units beyond, and the key after each cycle."""
-    keys: list[str] = []
+    layout: Layout, journal: Journal, name: str, seed: int, paths: Mapping[str, list[str | None]]
+) -> tuple[list[Asked], int, list[str | None]]:
+    """Units of one chain as far as they are decided, the number of those beyond, and the key after each cycle."""
+    asked: list[Asked] = []
     unknown = 0
     path: list[str | None] = []
     parent: str | None = None
@@ -81,15 +81,16 @@ def _walk(
             unknown += len(proposals)
             path.append(None)
             continue
-        units = [layout.unit(name, seed, cycle, parent, proposal) for proposal in proposals]
-        keys += [unit.key for unit in units]
+        keys = [layout.unit(name, seed, cycle, parent, proposal).key for proposal in proposals]
         decision = journal.decision(name, seed, cycle, 1)
+        told = decision["told"] if decision is not None else []
+        failed = {outcome["key"] for outcome in told if outcome["status"] == "failed"}
+        asked += [(key, key in failed) for key in keys]
         if decision is None:
-            parent = units[0].key if len(units) == 1 else None
+            parent = keys[0] if len(keys) == 1 else None
         else:
-            failed |= {outcome["key"] for outcome in decision["told"] if outcome["status"] == "failed"}
             parent = decision["winner"]
             if parent is None and leader is None:
                 break
         path.append(parent)
-    return keys, unknown, path
+    return asked, unknown, path

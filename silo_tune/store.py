@@ -267,7 +267,8 @@ class Run:
             return {}
         before, ledger = recorded
         since = {oracle: dict(tests) for oracle, tests in ledger.get("tests_from", {}).items()}
-        for oracle in (name for name, arm in before.arms.items() if isinstance(arm, OracleArm) and name in study.arms):
+        oracles = (n for n, arm in before.arms.items() if isinstance(arm, OracleArm))
+        for oracle in (n for n in oracles if isinstance(study.arms.get(n), OracleArm)):
             for test in set(study.tests_of(oracle)) - set(before.tests_of(oracle)):
                 since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
         return since

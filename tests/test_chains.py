@@ -131,11 +131,31 @@ def test_telling_twice_or_telling_what_was_not_asked_changes_nothing() -> None:
     assert (journal.decisions, planner.counts.trained) == before
 
 
-def test_asking_goes_by_cycle_so_that_no_chain_runs_ahead() -> None:
-    made = study({"cycles": 6})
-    seen: list[int] = []
-    run(made, slots=1, on_ask=lambda unit: seen.append(unit.cycle))
-    assert seen == sorted(seen)
+def test_of_the_ready_units_the_lowest_cycle_is_asked_first() -> None:
+    made = study(ONE_SEED)
+    journal = MemoryJournal()
+    planner = Planner(made, journal)
+
+    def drain() -> list[Unit]:
+        return list(iter(planner.ask, None))
+
+    def tell(unit: Unit) -> None:
+        journal.commit(World().outcome(unit))
+        planner.tell(unit.key, World().outcome(unit))
+
+    for dense in drain():
+        tell(dense)
+    first = drain()
+    late = next(unit for unit in first if resolved(unit) == 0.01)
+    for unit in first:
+        if unit is not late:
+            tell(unit)
+    for unit in drain():  # the schedules go on to cycle 3
+        tell(unit)
+    tell(late)  # the Oracles open cycle 2
+    cycles = [unit.cycle for unit in drain()]
+    assert set(cycles) == {2, 3}
+    assert cycles == sorted(cycles)
 
 
 # --- winners ---
@@ -576,6 +596,16 @@ def test_a_lost_result_of_a_closed_cycle_is_trained_again_and_nothing_else() -> 
         assert journal.results == results
         assert journal.decisions == decisions
         assert journal.states == states
+
+
+def test_a_lost_result_of_a_closed_cycle_holds_up_no_chain() -> None:
+    made = study(ONE_SEED)
+    journal, _, _ = run(made)
+    dense = next(key for key, text in journal.results.items() if json.loads(text)["unit"]["cycle"] == 0)
+    del journal.results[dense]
+    planner = Planner(made, journal)
+    assert all(chain.done for chain in planner.chains.values())
+    assert not planner.done
 
 
 def test_several_lost_results_are_trained_again_and_nothing_else() -> None:

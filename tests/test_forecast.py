@@ -81,6 +81,19 @@ def test_at_every_moment_what_is_left_is_at_most_what_is_forecast(world: World) 
             break
 
 
+@pytest.mark.parametrize("fate", ["ok", "diverged", "failed"])
+def test_where_no_winner_is_open_the_forecast_is_exact_at_every_moment(fate: str) -> None:
+    """A unit that failed for one arm, whose cycle is closed, is tried again for another, whose cycle is open."""
+    made = study({"replicates.seeds": [0], "cycles": 2})
+    world = World(lambda unit: fate if unit.cycle == 1 and resolved(unit) == 0.03 else "ok")
+    for stop in range(9):
+        journal = MemoryJournal()
+        finish(made, journal, world, stop)
+        _, to_train, exact = look(made, journal)
+        assert exact
+        assert to_train == finish(made, journal, world)
+
+
 @pytest.mark.parametrize("changes", [{}, SMALL, OWN])
 def test_a_finished_run_has_nothing_to_train(changes: dict[str, Any]) -> None:
     made, journal = study(changes), MemoryJournal()

@@ -12,6 +12,7 @@ from silo_tune.errors import BadInput
 from silo_tune.results import COLUMNS, UNSTABLE, load_run, make_table, rows, table, write_table
 from silo_tune.store import Run
 from silo_tune.study import Study
+from silo_tune.units import Unit
 from tests.plain import Drive, World, on_disk, resolved, study
 
 ALLR = {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1}}
@@ -174,6 +175,22 @@ def test_a_failed_unit_is_a_row_with_its_reason_and_no_numbers(tmp_path: Path) -
     assert bad["key"].notna().all()
     assert not bad["winner"].any()
     assert frame.groupby(["arm", "cycle"]).size()["greedy", 1] == 5  # the grid keeps its edge
+
+
+def test_a_failed_row_takes_no_numbers_from_a_later_arm_that_trained_the_unit(tmp_path: Path) -> None:
+    made, bad = study({"replicates.seeds": [0]}), []
+
+    def fails(unit: Unit) -> str:
+        if unit.cycle == 1 and resolved(unit) == 0.03:
+            bad.append(unit)
+            return "failed"
+        return "ok"
+
+    run = trained(tmp_path, made, World(fails))
+    on_disk(run)(World().outcome(bad[0]))
+    rows_ = only(table(run), key=bad[0].key)
+    assert set(rows_["status"]) == {"failed"}
+    assert rows_[list(MEASURED)].isna().all().all()
 
 
 def test_a_diverged_unit_is_a_row_with_its_reason_and_no_accuracy(tmp_path: Path) -> None:

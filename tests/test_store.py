@@ -18,7 +18,7 @@ from silo_tune.store import Run, UnitStore, unit_of
 from silo_tune.study import Study
 from silo_tune.units import RECIPE
 from silo_tune.workspace import Workspace
-from tests.plain import Drive, on_disk, study
+from tests.plain import TABLE, Drive, on_disk, study
 
 KEY = "ab" * 32
 RESULT = {"key": KEY, "status": "ok", "val_accuracy": 0.5, "state": None}
@@ -473,6 +473,14 @@ def test_all_seeds_of_an_oracle_try_the_same_rates_at_a_cycle(run: Run) -> None:
             assert decision is not None
             tried.append([asked["peak"] for asked in decision["asked"]])
         assert tried[0] == tried[1] == tried[2]
+
+
+@pytest.mark.parametrize("other", [{"arms.greedy": None}, {"arms.greedy": TABLE["arms"]["constant"]}])
+def test_a_plan_may_look_at_a_run_with_a_study_that_the_run_would_refuse(run: Run, other: Mapping[str, Any]) -> None:
+    begun(run, study({"arms.linear": None}), 20)
+    assert set(run.tests_from(study(other))) == {"conditioned"}
+    with pytest.raises(BadInput, match=r"arms\.greedy"):
+        run.accept(study(other), ENVIRONMENT)
 
 
 def test_an_oracle_that_is_added_with_an_arm_tests_it_from_the_start(run: Run) -> None:

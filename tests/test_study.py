@@ -396,6 +396,12 @@ def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch(tmp_path:
         {"data": "digits"},
         {"retrain": None},
         {"cycles": "many"},
+        {"cycles": None},
+        {"cycles": 0},
+        {"dense.epochs": 0},
+        {"retrain.epochs": None},
+        {"report": "x"},
+        {"name": None},
         {"replicates": None},
     ],
 )
