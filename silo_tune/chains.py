@@ -101,6 +101,9 @@ class Layout:
         self.settings = {name: study.settings(arm) for name, arm in study.arms.items()}
         # Peaks depend on (arm, cycle) alone: the sources are made once, for all seeds.
         self._sources: dict[tuple[str, int], Source] = {}
+        for name in study.arms:  # a schedule that fails at the last cycle should fail now
+            for cycle in range(0 if self.settings[name].own_dense else 1, study.cycles):
+                self.source(name, cycle)
 
     def prefix_arm(self, arm: str) -> str | None:
         found = self.study.arms[arm]

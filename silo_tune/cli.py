@@ -112,6 +112,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
 
     loaded = load_study(study, sets or (), smoke)
     run_ = Run(out or default_run(loaded))
+    run_.check(loaded)
     arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "units", "done", "shared", "to train"):

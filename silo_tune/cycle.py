@@ -93,12 +93,12 @@ class Worker:
                 saved = time.perf_counter()
             yield log
         self._check(unit, trainer)
-        state = None
-        if trainer.diverged is None:
+        outcome, state = self._outcome(unit, trainer, max_lr), None
+        if outcome["status"] == "ok":
             groups = {"weights": trainer.model.state_dict(), "mask": trainer.masks}
             state = self.units.write_state(unit.key, attempt, pack(groups))
         return {
-            **self._outcome(unit, trainer, max_lr),
+            **outcome,
             "attempt": attempt,
             "state": state,
             "wall_seconds": time.perf_counter() - began,
@@ -269,17 +269,19 @@ class Worker:
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""
         feed, total = self.feed(unit), sum(mask.numel() for mask in trainer.masks.values())
-        scores: tuple[float | None, ...] = (None, None, None)
-        if trainer.diverged is None:
+        diverged, scores = trainer.diverged, _NO_SCORES
+        if diverged is None:
             test, _ = evaluate(trainer.model, feed, feed.test)
             scores = (*evaluate(trainer.model, feed, feed.val), test)
+            if scores[1] is None or not math.isfinite(scores[1]):
+                diverged, scores = "validation loss not finite", _NO_SCORES
         kept = alive(trainer.masks)
         return {
             "format": 1,
             "key": unit.key,
             "unit": unit.spec,
-            "status": "ok" if trainer.diverged is None else "diverged",
-            "error": trainer.diverged,
+            "status": "ok" if diverged is None else "diverged",
+            "error": diverged,
             "max_lr": max_lr,
             "sparsity": (total - kept) / total,
             "weights_remaining": kept / total,
@@ -298,6 +300,9 @@ class Worker:
             "threads": self.workspace.threads,
             "version": silo_tune.__version__,
         }
+
+
+_NO_SCORES: tuple[float | None, ...] = (None, None, None)
 
 
 def resolve_peak(unit: Unit, facts: PruneFacts) -> float:

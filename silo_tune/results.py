@@ -101,7 +101,7 @@ def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: 
         "asked": asked["asked"],
     }
     row["tests"] = ",".join(asked["tests"]) or None
-    row |= {name: told[name] for name in ("status", "max_lr", "error")}
+    row |= {name: told[name] for name in ("status", "max_lr", "error", "val_accuracy", "val_loss")}
     peak = asked["peak"] or {}
     row["peak_rule"] = peak.get("rule")
     if row["max_lr"] is None:  # a failed unit never resolved a rule, but a fixed peak is known

@@ -226,5 +226,10 @@ class Storage:
         return aside
 
     def _parent(self, name: str) -> None:
-        if self.local:
-            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+        if not self.local:
+            return
+        folder = os.path.dirname(self.path(name))
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except FileExistsError:  # a file in the way is no sign that `name` was created
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way of a folder", folder) from None

@@ -241,6 +241,8 @@ class Run:
             study, ledger = parse_study(table["study"]), table["run"]
             if not {"format", "recipe", "created", "environment"} <= set(ledger):
                 raise ValueError("its [run] table is not whole")
+            if ledger["format"] > FORMAT:
+                raise BadInput(f"{self.url} was written by a newer silo-tune (format {ledger['format']}); update")
             return study, ledger
         except FileNotFoundError:
             return None
@@ -273,6 +275,24 @@ class Run:
                 since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
         return since
 
+    def check(self, study: Study) -> list[str]:
+        """Keys that differ from the recorded study, all of them additive.
+
+        Raises:
+            BadInput: the run was made with another recipe, or a change is not additive; the keys are named.
+        """
+        recorded = self.recorded()
+        if recorded is None or not self._started(recorded[0]):
+            return []
+        before, ledger = recorded
+        if ledger["recipe"] != RECIPE:
+            raise BadInput(
+                f"{self.url} was made with recipe {ledger['recipe']}, this version has {RECIPE}: their numbers do not "
+                f"mix; choose another --out, or go on with the version that made it "
+                f"({ledger['environment'].get('silo-tune')})"
+            )
+        return self._additive_changes(before, study)
+
     def accept(self, study: Study, environment: Mapping[str, str]) -> dict[str, dict[str, int]]:
         """Record the study of a new run, or accept additive changes to an existing one; returns `tests_from`.
 
@@ -284,15 +304,8 @@ class Run:
         if recorded is None or not self._started(recorded[0]):
             self._write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
             return {}
-        before, ledger = recorded
-        if ledger["recipe"] != RECIPE:
-            raise BadInput(
-                f"{self.url} was made with recipe {ledger['recipe']}, this version has {RECIPE}: their numbers do not "
-                f"mix; choose another --out, or go on with the version that made it "
-                f"({ledger['environment'].get('silo-tune')})"
-            )
-        changed = self._additive_changes(before, study)
-        since = self.tests_from(study)
+        ledger = recorded[1]
+        changed, since = self.check(study), self.tests_from(study)
         if changed:
             self.notice(f"accepted changes to {self.url}: {', '.join(changed)}")
             ledger["changes"] = [*ledger.get("changes", []), {"at": now, "keys": changed}]

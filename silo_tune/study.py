@@ -29,9 +29,9 @@ REWIND_POINT = re.compile(r"init|[1-9]\d* (ep|it)")
 
 
 class Frozen(BaseModel):
-    """Frozen, and every unknown key is an error."""
+    """Frozen; an unknown key and a value of another type are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Named(Frozen):

@@ -60,9 +60,40 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
 def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
     """The Study of a table. Raises StudyError with every problem found."""
     try:
-        return Study.model_validate(table)
+        return Study.model_validate(_tuples(table))
     except ValidationError as error:
-        raise StudyError(source, list(_readable(error, table))) from None
+        problems = list(_readable(error, table))
+        # Checks between sections need a whole study; those of names that arms give each other do not.
+        told = {path for path, _ in problems}
+        problems += [(path, message) for path, message in _reference_problems(table) if path not in told]
+        raise StudyError(source, problems) from None
+
+
+def _tuples(value: Any) -> Any:
+    """TOML's lists as the tuples that frozen models hold."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _reference_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    arms, report = table.get("arms"), table.get("report")
+    if not isinstance(arms, Mapping):
+        return
+    schedules = [name for name, arm in arms.items() if isinstance(arm, Mapping) and arm.get("mode") == "schedule"]
+    for name, arm in arms.items():
+        if not isinstance(arm, Mapping):
+            continue
+        prefix, tests = arm.get("prefix"), arm.get("tests")
+        leader = prefix.removeprefix("arm:") if isinstance(prefix, str) and prefix.startswith("arm:") else None
+        if leader is not None and leader not in schedules:
+            yield f"arms.{name}.prefix", unknown("schedule arm", leader, schedules)
+        for test in tests if isinstance(tests, list) else []:
+            if test not in schedules:
+                yield f"arms.{name}.tests", unknown("schedule arm", str(test), schedules)
+    judged = report.get("schedule") if isinstance(report, Mapping) else None
+    if judged is not None and judged not in arms:
+        yield "report.schedule", unknown("arm", str(judged), arms)
 
 
 def _apply_set(table: dict[str, Any], change: str) -> None:

@@ -143,7 +143,7 @@ def resolved(unit: Unit) -> float | None:
 
 @dataclass
 class Drive:
-    """One session: asks a planner for units, trains them by simulation, and tells the outcomes.
+    """One start of a run: asks a planner for units, trains them by simulation, and tells the outcomes.
 
     Attributes:
         commit: where a finished unit goes.

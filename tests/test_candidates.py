@@ -94,16 +94,15 @@ def test_a_schedule_is_asked_with_the_fractions_up_to_its_cycle_only(users: Modu
 @pytest.mark.parametrize("bad", [0.0, -0.1, math.nan, math.inf, "fast", None])
 def test_a_users_schedule_that_gives_no_rate_is_bad_input_at_its_arm(users: ModuleType, bad: Any) -> None:
     users.peak = lambda cycle, pruned: bad  # type: ignore[attr-defined]
-    layout = Layout(study({"arms.mine": users_arm()}))
     with pytest.raises(BadInput, match=r"^arms\.mine\.schedule: "):
-        layout.source("mine", 2)
+        Layout(study({"arms.mine": users_arm()}))
 
 
-def test_a_users_schedule_that_fails_is_blamed_even_when_an_oracle_asks_first(users: ModuleType) -> None:
-    users.peak = lambda cycle, pruned: 0.0  # type: ignore[attr-defined]
-    layout = Layout(study({"arms.mine": users_arm()}))
-    with pytest.raises(BadInput, match=r"^arms\.mine\.schedule: "):
-        layout.source("greedy", 2)
+def test_a_users_schedule_that_fails_at_its_last_cycle_fails_before_anything_is_trained(users: ModuleType) -> None:
+    users.peak = lambda cycle, pruned: 0.1 if cycle < 24 else 0.0  # type: ignore[attr-defined]
+    Layout(study({"arms.mine": users_arm(), "cycles": 24}))
+    with pytest.raises(BadInput, match=r"^arms\.mine\.schedule: max_lr 0\.0 at cycle 24"):
+        Layout(study({"arms.mine": users_arm(), "cycles": 25}))
 
 
 def test_a_users_schedule_that_raises_is_bad_input_at_its_arm(users: ModuleType) -> None:

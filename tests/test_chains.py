@@ -28,7 +28,7 @@ OWN = {
 def run(
     made: Study, journal: MemoryJournal | None = None, world: World | None = None, order: int = 0, **more: Any
 ) -> tuple[MemoryJournal, Planner, Drive]:
-    """A session to its end."""
+    """One start of a run, to its end."""
     journal = journal or MemoryJournal()
     planner = Planner(made, journal, more.pop("tests_from", None))
     drive = Drive(journal.commit, world or World(), random.Random(order), **more)

@@ -136,3 +136,9 @@ def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match=r"cannot write to the run folder .*choose another --out"):
         Lease(Storage(str(tmp_path / "file"))).__enter__()
+
+
+def test_a_file_in_the_way_of_the_lease_is_named_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "lease").write_text("in the way")
+    with pytest.raises(BadInput, match="a file is in the way"), Lease(Storage(str(tmp_path))):
+        pass

@@ -446,3 +446,13 @@ def test_the_studies_that_come_with_the_project_are_valid() -> None:
         loaded = load_study(file)
         assert isinstance(loaded, Study)
         assert load_study(file, smoke=True).name == f"{loaded.name}-smoke"
+
+
+def test_wrong_names_between_arms_are_told_together_with_wrong_values() -> None:
+    found = problems({"prune.rate": 2.0, "arms.greedy.tests": ["nobody"], "report.schedule": "none"})
+    assert {"prune.rate", "arms.greedy.tests", "report.schedule"} <= set(found)
+
+
+@pytest.mark.parametrize(("path", "value"), [("cycles", "4"), ("retrain.epochs", True), ("prune.rate", "0.2")])
+def test_a_value_of_another_type_is_refused(path: str, value: Any) -> None:
+    assert path in problems({path: value})

@@ -233,7 +233,7 @@ def test_evaluate_counts() -> None:
     logits = trainer.model(trainer.feed.normalised(part.images[part.rows]))
     labels = part.labels[part.rows]
     assert accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
-    assert loss == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
 def test_states_survive_packing_exactly() -> None:
