@@ -28,6 +28,10 @@ FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 REWIND_POINT = re.compile(r"init|[1-9]\d* (ep|it)")
 
 
+# Frozen models hold tuples; TOML and most people write lists.
+LISTED = Field(strict=False)
+
+
 class Frozen(BaseModel):
     """Frozen; an unknown key and a value of another type are errors."""
 
@@ -171,7 +175,7 @@ class Data(Frozen):
     train_images: int | None = Field(default=None, ge=1)
     val_images: int | None = Field(default=None, ge=1)
     test_images: int | None = Field(default=None, ge=1)
-    augment: tuple[Literal["crop", "flip"], ...] = ()
+    augment: Annotated[tuple[Literal["crop", "flip"], ...], LISTED] = ()
     crop_padding: int = Field(default=4, ge=1)
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download")
@@ -249,7 +253,7 @@ class SGD(Frozen):
 
 class AdamW(Frozen):
     name: Literal["adamw"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], LISTED] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
 
@@ -284,7 +288,7 @@ class Prune(Frozen):
     criterion: CriterionRef = CriterionRef(name="magnitude")
     scope: Literal["global", "layerwise"] = "global"
     granularity: Literal["weight"] = "weight"
-    skip: tuple[str, ...] = ()
+    skip: Annotated[tuple[str, ...], LISTED] = ()
     after_prune: Literal["keep", "rewind", "reinit"] = "keep"
     rewind_to: str = "init"
 
@@ -309,7 +313,7 @@ class Retrain(Frozen):
 
 
 class Replicates(Frozen):
-    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], LISTED]
 
     @field_validator("seeds")
     @classmethod
@@ -370,7 +374,7 @@ class OracleArm(ArmBase):
     mode: Literal["oracle"]
     grid: Grid
     prefix: str = "own"
-    tests: tuple[str, ...] | None = None
+    tests: Annotated[tuple[str, ...], LISTED] | None = None
 
     @property
     def prefix_arm(self) -> str | None:

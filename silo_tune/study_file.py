@@ -60,20 +60,13 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
 def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
     """The Study of a table. Raises StudyError with every problem found."""
     try:
-        return Study.model_validate(_tuples(table))
+        return Study.model_validate(table)
     except ValidationError as error:
         problems = list(_readable(error, table))
         # Checks between sections need a whole study; those of names that arms give each other do not.
         told = {path for path, _ in problems}
         problems += [(path, message) for path, message in _reference_problems(table) if path not in told]
         raise StudyError(source, problems) from None
-
-
-def _tuples(value: Any) -> Any:
-    """TOML's lists as the tuples that frozen models hold."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _reference_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
