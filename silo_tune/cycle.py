@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import platform
 import sys
@@ -40,8 +42,24 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse freed memory instead of giving it back to the kernel.
+
+    Every step of a convnet allocates and frees the same large activations; fetching their pages anew each time costs
+    about a tenth of a CPU step (measured on ResNet-8, one thread). Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            libc.mallopt(option, 2**30)
+
+
 def enter(workspace: Workspace) -> None:
-    """Prepare this process: thread count and import path."""
+    """Prepare this process: memory, thread count and import path."""
+    keep_freed_memory()
     if torch.get_num_threads() != workspace.threads:
         torch.set_num_threads(workspace.threads)
     sys.path.extend(path for path in workspace.sys_path if path not in sys.path)

@@ -31,6 +31,11 @@ def _process_start(pid: int) -> str | None:
     return "unknown"
 
 
+def is_running(pid: int) -> bool:
+    """Is there such a process on this machine?"""
+    return _process_start(pid) is not None
+
+
 class Lease:
     """One driver at a time: RUN/lease/000N.json, created exclusively, kept alive by its modification time.
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 # Read by Ray when it is imported.
@@ -32,7 +33,7 @@ from ray.tune.search import Searcher
 from silo_tune.chains import Planner
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.forecast import forecast
-from silo_tune.lease import Lease
+from silo_tune.lease import Lease, is_running
 from silo_tune.run import Monitor, checkpoint_hash, default_run, environment
 from silo_tune.store import Run
 from silo_tune.study import Study
@@ -42,6 +43,7 @@ from silo_tune.workspace import Workspace
 # A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
 REPORT_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
+SCRATCH = "silo-ray-"
 # What the planner hears of a unit; the rest is in its result.json.
 HEARD = ("key", "status", "max_lr", "val_accuracy", "val_loss", "error", "train_seconds")
 
@@ -276,7 +278,9 @@ class RayRunner:
 
     @contextlib.contextmanager
     def open(self, study: Study, workspace: Workspace) -> Iterator[_RaySession]:
-        with tempfile.TemporaryDirectory(prefix="silo-ray-", ignore_cleanup_errors=True) as scratch:
+        _remove_dead_scratch()
+        prefix = f"{SCRATCH}{os.getpid()}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as scratch:
             started = self._connect(scratch)
             try:
                 slots = _slots(study)
@@ -324,6 +328,14 @@ class _RaySession:
             raise search.error
         if not planner.done:
             raise RunFailed("Tune ended before the study did; run the same command again, it goes on from here")
+
+
+def _remove_dead_scratch() -> None:
+    """Ray never cleans its own folder; those of drivers that were killed are removed by the next one."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+        pid = folder.name.removeprefix(SCRATCH).split("-")[0]
+        if pid.isdigit() and not is_running(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _slots(study: Study) -> int:

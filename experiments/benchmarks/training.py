@@ -51,7 +51,7 @@ from silo_tune.models import build_model, init_seed
 from silo_tune.pruning import Masks, full_masks, prunable, shrink
 from silo_tune.run import environment
 from silo_tune.streams import stream
-from silo_tune.study import Data, Study
+from silo_tune.study import Study
 from silo_tune.study_file import parse_study
 from silo_tune.training import Trainer, make_optimizer
 from silo_tune.units import Unit, make_unit
@@ -128,9 +128,9 @@ def data_table(case: Case) -> dict[str, Any]:
     return {"name": "huggingface", "path": f"${{{CIFAR10}}}", "augment": ["crop", "flip"], **limit}
 
 
-def prepare(case: Case, dataset: DataSet, turns: int) -> Bench:
-    """A cycle-1 unit of a study that prunes half of the weights."""
-    study = parse_study(
+def make_study(case: Case, turns: int) -> Study:
+    """A study whose cycle 1 prunes half of the weights."""
+    return parse_study(
         {
             "name": "benchmark",
             "cycles": 2,
@@ -143,6 +143,11 @@ def prepare(case: Case, dataset: DataSet, turns: int) -> Bench:
             "arms": {"silo": {"mode": "schedule", "schedule": {"name": "constant", "max_lr": MAX_LR}}},
         }
     )
+
+
+def prepare(case: Case, dataset: DataSet, turns: int) -> Bench:
+    """The unit of cycle 1, its data and its masks."""
+    study = make_study(case, turns)
     settings = study.settings(study.arms["silo"])
     unit = make_unit(study, settings, parent="0" * 64, cycle=1, seed=0, peak={"value": MAX_LR})
     split = split_rows(dataset, study.data, seed=0)
@@ -246,7 +251,7 @@ WAYS: dict[str, Callable[[Bench], Turn]] = {"limit": limit, "ours": ours, "usual
 
 def load(case: Case) -> DataSet:
     """The images of a case; synthetic where the real ones are not to be had."""
-    return load_data(Data.model_validate(data_table(case))) if is_real(case) else synthetic()
+    return load_data(make_study(case, 1).data) if is_real(case) else synthetic()
 
 
 def is_real(case: Case) -> bool:
