@@ -60,10 +60,16 @@ def run(
     if local and address is not None:
         raise BadInput("--local and --address exclude each other")
     loaded = load_study(study, sets or (), smoke)
+    _see_functions(study)
     console = Console()
     with watch(console) as monitor:
         outcome = run_study(loaded, out, address=address, local=local, monitor=monitor)
     _finish(console, loaded, outcome)
+
+
+def _see_functions(study: str) -> None:
+    """A user's functions are imported from the current folder and from that of the study file."""
+    sys.path.extend(path for path in (os.getcwd(), os.path.dirname(os.path.abspath(study))) if path not in sys.path)
 
 
 def _finish(console: Console, study: Study, outcome: Outcome) -> None:
@@ -111,6 +117,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
     from silo_tune.study_file import load_study
 
     loaded = load_study(study, sets or (), smoke)
+    _see_functions(study)
     run_ = Run(out or default_run(loaded))
     run_.check(loaded)
     arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
