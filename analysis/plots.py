@@ -359,6 +359,8 @@ def _weights_axis(axes: Axes, summary: Summary) -> None:
     """Log axis of weights remaining, falling, with a tick at every cycle; labels thin out where they would touch."""
     shown = summary.arms.dropna(subset=["weights_remaining"]).drop_duplicates("cycle").sort_values("cycle")
     percents, cycles = _percent(shown["weights_remaining"]), _ints(shown["cycle"])
+    if len(percents) == 0:  # rows without results: there is nothing to place
+        return
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     every = math.ceil(len(percents) / 11)

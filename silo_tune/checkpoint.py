@@ -61,7 +61,7 @@ def load_pretrained(model: nn.Module, path: str) -> None:
     Raises:
         BadInput: no such file, not safetensors, or weights that do not fit the model; they are named.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         raise BadInput(f"dense.checkpoint: no file {path!r}")
     try:

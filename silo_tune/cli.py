@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo_tune.errors import BadInput, SiloTuneError
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from silo_tune.run import Outcome
+    from silo_tune.run import Monitor, Outcome
     from silo_tune.study import Study
 
 app = typer.Typer(
@@ -63,6 +63,7 @@ def run(
     _see_functions(study)
     console = Console()
     with watch(console) as monitor:
+        _monitors.append(monitor)
         outcome = run_study(loaded, out, address=address, local=local, monitor=monitor)
     _finish(console, loaded, outcome)
 
@@ -88,6 +89,9 @@ def _finish(console: Console, study: Study, outcome: Outcome) -> None:
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    failed = outcome.frame[outcome.frame.status == "failed"]
+    if any(((failed.arm == arm) & (failed.seed == seed)).any() for arm, seed in outcome.ended):
+        raise RunFailed("chains ended because their units failed; the reasons are above and in the report")
 
 
 def _write_report(url: str) -> str:
@@ -184,10 +188,13 @@ class _Stopped(BaseException):
 
 
 _stops: list[int] = []  # signals received; Ray may turn the exception of the first into one of its own
+_monitors: list[Monitor] = []  # of the run under way: they end it even where the exception gets lost
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     _stops.append(number)
+    for monitor in _monitors:
+        monitor.stop_requested = True
     if len(_stops) > 1:  # impatient: no more tidying up
         os._exit(128 + number)
     raise _Stopped
@@ -195,7 +202,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Entry point: errors become one message on stderr and an exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     debug = "--debug" in sys.argv
     try:

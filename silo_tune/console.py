@@ -77,6 +77,7 @@ class PlainWatch(_Watch):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._seen: dict[tuple[str, int], int] = {}
+        self._dense: set[int] = set()
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
         super().started(study, planner, slots)
@@ -91,6 +92,9 @@ class PlainWatch(_Watch):
             self._say(f"{chain.arm} seed {chain.seed} ended early: {chain.ended}")
         elif chain.cycle > self._seen.get((chain.arm, chain.seed), 0) and not chain.open:
             self._seen[chain.arm, chain.seed] = chain.cycle
+            if chain.cycle == 1 and chain.seed in self._dense:
+                return  # every arm closes the shared dense cycle; once is enough
+            self._dense.add(chain.seed)
             best = chain.best or {}
             self._say(
                 f"{chain.arm} seed {chain.seed} cycle {chain.cycle - 1}/{self.study.cycles - 1}: "

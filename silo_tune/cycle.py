@@ -38,7 +38,13 @@ Progress = Generator[EpochLog, None, dict[str, Any]]
 def choose_device(wanted: str) -> torch.device:
     """The training device; "auto" is the GPU if this process may use one. GPU paths are not measured."""
     if wanted != "auto":
-        return torch.device(wanted)
+        try:
+            device = torch.device(wanted)
+        except RuntimeError as error:
+            raise BadInput(f"cluster.device: {str(error).splitlines()[0]}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise BadInput("cluster.device: no CUDA device is visible to this worker; set it to auto, or gpus_per_unit")
+        return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -53,8 +59,9 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(option, 2**30)
+        # Some versions cap the first at 32 MB; the second alone would make things worse.
+        if libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):
+            libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def enter(workspace: Workspace) -> None:
@@ -156,13 +163,26 @@ class Worker:
         before = {**full_masks(weights), **{n: m for n, m in groups.get("mask", {}).items() if n in weights}}
         norm_before = weight_norm(model)
         generator = stream("criterion", unit.seed, unit.cycle, unit.repeat)
-        score = names.resolve(names.target_of(names.CRITERIA, unit.prune.criterion))
-        scores = {n: s.cpu() for n, s in score(Scoring(weights, before, model, generator)).items()}
+        kept_count(sum(w.numel() for w in weights.values()), len(weights), self.workspace.last_target)
+        scores = self._scores(unit.prune.criterion, Scoring(weights, before, model, generator))
         after = shrink(scores, before, unit.prune.target, unit.prune.scope)
         self._check_masks(unit, before, after)
         apply_masks(weights, after)
         share = 1.0 - alive(after) / alive(before)
         return after, PruneFacts(norm_before, weight_norm(model), share, unit.epochs)
+
+    def _scores(self, criterion: Mapping[str, Any], scoring: Scoring) -> dict[str, Tensor]:
+        """The criterion's scores on the CPU. Raises BadInput when they are not one finite number for each weight."""
+        score = names.resolve(names.target_of(names.CRITERIA, criterion))
+        args = {key: value for key, value in criterion.items() if key not in ("name", "function", "version")}
+        scores = {name: values.detach().cpu() for name, values in score(scoring, **args).items()}
+        for name, weight in scoring.weights.items():
+            if name not in scores or scores[name].shape != weight.shape or not bool(scores[name].isfinite().all()):
+                raise BadInput(
+                    f"prune.criterion: {criterion} must give {name} one finite score for each of its weights "
+                    f"{tuple(weight.shape)}"
+                )
+        return scores
 
     def _check_masks(self, unit: Unit, before: Masks, after: Masks) -> None:
         assert unit.prune is not None

@@ -90,7 +90,10 @@ def load_data(data: Data) -> DataSet:
     """
     if data.function is not None:
         made = names.resolve(data.function)(**data.args)
-        return made if isinstance(made, DataSet) else DataSet(*made)
+        try:
+            return made if isinstance(made, DataSet) else DataSet(*made)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise BadInput(f"data: {data.function} must give a DataSet of arrays: {error}") from error
     assert data.name is not None
     loader = names.resolve(names.DATA[data.name].target)
     try:
@@ -326,13 +329,14 @@ def folder(data: Data) -> DataSet:
         raise BadInput(f"{str(train)!r} has no subfolders; a folder of images has one per class")
     parts = {"train": train, **({"test": test} if test else {})}
     listed = {part: list(_images_below(path, classes)) for part, path in parts.items()}
-    if not listed["train"]:
-        raise BadInput(f"{str(train)!r} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    if not all(listed.values()):
+        empty = next(parts[part] for part, items in listed.items() if not items)
+        raise BadInput(f"{str(empty)!r} holds no images ({', '.join(IMAGE_SUFFIXES)})")
 
     def decode() -> Arrays:
         arrays: Arrays = {}
         for part, items in listed.items():
-            images = [_decode(file.read_bytes(), data.size) for file, _ in items]
+            images = [_decode_file(file, data.size) for file, _ in items]
             if len({image.shape for image in images}) > 1:
                 raise BadInput(f"the images of {parts[part]} have different sizes; set data.size to resize them")
             arrays[part] = np.stack(images)
@@ -341,6 +345,13 @@ def folder(data: Data) -> DataSet:
 
     files = [file for items in listed.values() for file, _ in items]
     return _from_arrays(_cached(files, {"kind": "folder", "size": data.size}, decode), len(classes))
+
+
+def _decode_file(file: Path, size: int | None) -> Pixels:
+    try:
+        return _decode(file.read_bytes(), size)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"data: {str(file)!r} is not a readable image: {error}") from error
 
 
 def _images_below(root: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
@@ -362,12 +373,15 @@ def _cache_root() -> str:
 
 def _cached(files: list[Path], options: Mapping[str, Any], decode: Callable[[], Arrays]) -> Arrays:
     """Decoded arrays, kept on disk as plain .npy files: decoding CIFAR-10 takes 20 s, reading it back 0.2 s."""
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    # Not resolved: a link's own place says which class and part its image belongs to.
+    stamps = [(os.path.abspath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     name = hashlib.sha256(json.dumps([stamps, dict(options)], sort_keys=True).encode()).hexdigest()[:24]
     place = Path(_cache_root()) / "decoded" / name
     if (place / "complete").exists():
         try:
-            return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in sorted(place.glob("*.npy"))}
+            # As plain arrays: a memmap would be pickled whole into every worker, an array's buffer is shared.
+            kept = sorted(file for file in place.glob("*.npy") if not file.name.startswith("."))
+            return {file.stem: np.asarray(np.load(file, mmap_mode="r", allow_pickle=False)) for file in kept}
         except (OSError, ValueError):
             pass  # damaged: decode again
     arrays = decode()

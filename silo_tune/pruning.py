@@ -29,9 +29,11 @@ def prunable(model: nn.Module, skip: tuple[str, ...] = ()) -> dict[str, Tensor]:
     Raises:
         BadInput: a pattern matches nothing, or nothing is left.
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
+        if isinstance(module, PRUNABLE) and any(module.weight is other for other in found.values()):
+            continue  # tied weights are one parameter, by its first name
         if isinstance(module, PRUNABLE):
             found[f"{prefix}weight"] = module.weight
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
@@ -66,8 +68,8 @@ def kept_count(total: int, layers: int, target: float) -> int:
     kept = round(total * target)
     if kept < layers:
         raise BadInput(
-            f"{target:.3%} of {total} weights are {kept}, fewer than the {layers} layers: each keeps at least one; "
-            f"use fewer cycles or a lower prune.rate"
+            f"prune.rate, cycles: {target:.3%} of {total} weights are {kept}, fewer than the {layers} layers: each "
+            f"keeps at least one; use fewer cycles or a lower prune.rate"
         )
     return kept
 
@@ -144,5 +146,7 @@ def apply_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
 
 
 def pruned_are_zero(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bool:
-    """True when every pruned weight is exactly zero."""
-    return all(not parameters[name].detach()[~mask.to(parameters[name].device)].any() for name, mask in masks.items())
+    """True when every pruned weight is exactly zero; the others must be finite."""
+    return not any(
+        bool((parameters[name].detach() * ~mask.to(parameters[name].device)).any()) for name, mask in masks.items()
+    )

@@ -47,7 +47,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "realised_peak_lr": ("Float64", "largest learning rate that the optimizer was given"),
     "grad_spread": ("Float64", "spread of the gradients of surviving weights (not measured yet: null)"),
     "activation_spread": ("Float64", "spread of hidden representations (not measured yet: null)"),
-    "device": ("string", "cpu or the GPU's name"),
+    "device": ("string", "kind of the CPU (x86_64, …), or the GPU's name"),
     "version": ("string", "silo-tune version that trained it"),
 }
 

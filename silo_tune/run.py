@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from silo_tune.chains import Chain, Counts, Planner
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, RunFailed
 from silo_tune.lease import Lease
 from silo_tune.results import table, write_table
 from silo_tune.store import Run
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """Hears how a run goes; the console is one. Every method may be left as it is."""
+    """Hears how a run goes; the console is one. Every method may be left as it is.
+
+    Attributes:
+        stop_requested: set it to end the run before the next unit; what is committed is kept.
+    """
+
+    stop_requested: bool = False
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
         """The planner is ready; training begins on so many slots."""
@@ -93,7 +99,14 @@ class _LocalSession:
         self.worker.notice = self.worker.units.notice = monitor.notice
         while (unit := planner.ask()) is not None:
             lease.require()
+            require_going(monitor)
             planner.tell(unit.key, drain(attempts(self.worker, unit, self.max_failures)))
+
+
+def require_going(monitor: Monitor) -> None:
+    """Raises RunFailed when a stop was requested and its exception got lost on the way (in a destructor, say)."""
+    if monitor.stop_requested:
+        raise RunFailed("stopped")
 
 
 @dataclass
@@ -146,15 +159,18 @@ def run_study(
     run = Run(out or default_run(study), monitor.notice)
     checkpoint = checkpoint_hash(study)
     with run.lease() as lease:
-        tests_from = run.accept(study, environment())
-        planner = Planner(study, run, tests_from, checkpoint, monitor.changed)
+        # The study is recorded only when nothing is left that could refuse it.
+        run.check(study)
+        planner = Planner(study, run, run.tests_from(study), checkpoint, monitor.changed)
         if planner.done:
             check_tolerance(study, run.data_facts())
+            run.accept(study, environment())
         else:
             workspace = Workspace.of(study, run.url)
             with (runner or _runner(local, address)).open(study, workspace) as session:
                 check_tolerance(study, session.facts)
                 run.check_data(session.facts)
+                run.accept(study, environment())
                 monitor.started(study, planner, session.slots)
                 session.train(planner, lease, monitor)
         frame = table(run, study)

@@ -62,12 +62,13 @@ def _temporary(path: str) -> str:
 def _create_local(fs: Any, path: str, data: bytes) -> None:
     # open("xb") would be exclusive too, but shows a half-written file under its final name.
     temporary = _temporary(path)
-    with open(temporary, "wb") as file:
-        file.write(data)
     try:
+        with open(temporary, "wb") as file:
+            file.write(data)
         os.link(temporary, path)
     finally:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def _create_object(fs: Any, path: str, data: bytes) -> None:
@@ -231,5 +232,7 @@ class Storage:
         folder = os.path.dirname(self.path(name))
         try:
             os.makedirs(folder, exist_ok=True)
+        except FileNotFoundError:
+            raise NotADirectoryError(errno.ENOTDIR, "no folder can be made here", folder) from None
         except FileExistsError:  # a file in the way is no sign that `name` was created
             raise NotADirectoryError(errno.ENOTDIR, "a file is in the way of a folder", folder) from None

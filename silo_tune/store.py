@@ -348,13 +348,13 @@ class Run:
         if path[0] == "report" or path in (("data", "path"), ("data", "download")):
             return True
         if path == ("cycles",):
-            return after.cycles > before.cycles
+            return after.cycles >= max(self.closed_cycles(arm, before) for arm in before.arms)
         if path == ("replicates", "seeds"):
             return set(before.replicates.seeds) <= set(after.replicates.seeds)
         return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
 
     def _is_additive_arm(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
-        if name not in before.arms:
+        if name not in before.arms or self.closed_cycles(name, before) == 0:
             return True
         old, new = before.arms[name], after.arms.get(name)
         if not (isinstance(old, OracleArm) and isinstance(new, OracleArm)):

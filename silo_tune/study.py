@@ -176,7 +176,7 @@ class Data(Frozen):
     val_images: int | None = Field(default=None, ge=1)
     test_images: int | None = Field(default=None, ge=1)
     augment: Annotated[tuple[Literal["crop", "flip"], ...], LISTED] = ()
-    crop_padding: int = Field(default=4, ge=1)
+    crop_padding: int = Field(default=4, ge=1, le=64)
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download")
     SPLIT: ClassVar[tuple[str, ...]] = (
@@ -313,7 +313,7 @@ class Retrain(Frozen):
 
 
 class Replicates(Frozen):
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], LISTED]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**53)], ...], LISTED]
 
     @field_validator("seeds")
     @classmethod
@@ -328,7 +328,7 @@ class Grid(Frozen):
 
     low: Rate
     high: Rate
-    points: int = Field(ge=1)
+    points: int = Field(ge=1, le=1000)
 
     @model_validator(mode="after")
     def _check(self) -> Grid:
@@ -420,7 +420,7 @@ class Study(Frozen):
     """One study. `cycles` counts the dense one: cycles 0 … cycles − 1."""
 
     name: str
-    cycles: int = Field(ge=1)
+    cycles: int = Field(ge=1, le=1000)
     data: Data
     model: ModelRef
     dense: Dense

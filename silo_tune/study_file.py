@@ -35,7 +35,7 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
     Args:
         path: the TOML file.
         sets: "key.path=value" changes, the value written as in TOML (a bare word is a string).
-        smoke: shrink the study to seconds (see `smoke_table`).
+        smoke: shrink the study to seconds first (see `smoke_table`).
 
     Raises:
         BadInput: no such file, or not TOML.
@@ -52,9 +52,11 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
         raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{file}: not valid TOML: {error}") from None
-    for change in sets:
+    if smoke:
+        table = smoke_table(table)
+    for change in sets:  # last: what is asked for by name wins over --smoke
         _apply_set(table, change)
-    return parse_study(smoke_table(table) if smoke else table, str(file))
+    return parse_study(table, str(file))
 
 
 def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:

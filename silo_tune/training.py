@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from silo_tune.checkpoint import copy_into, load_weights
+from silo_tune.errors import BadInput
 from silo_tune.feed import Feed, Part
 from silo_tune.profiles import PROFILES, Profile
 from silo_tune.pruning import Masks, apply_masks, pruned_are_zero
@@ -83,7 +84,7 @@ class Trainer:
         self.profile = profile_of(unit)
         self.steps_per_epoch = feed.steps(unit.batch)
         self.total = self.steps_per_epoch * unit.epochs
-        self.limit = DIVERGED_LOSS * math.log(classes)
+        self.classes, self.limit = classes, DIVERGED_LOSS * math.log(classes)
         self.snapshots, self.taken = snapshots, dict[int, dict[str, Tensor]]()
         self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
         self.diverged: str | None = None
@@ -128,7 +129,13 @@ class Trainer:
             group["lr"] = lr
         self.peak = max(self.peak, lr)
         with self._autocast:
-            loss = F.cross_entropy(self.model(images).float(), labels)
+            logits = self.model(images)
+            if self.step == 0 and logits.shape != (len(labels), self.classes):
+                raise BadInput(
+                    f"model: gives {tuple(logits.shape)} for a batch of {len(labels)} images; "
+                    f"it must give one number for each of the {self.classes} classes"
+                )
+            loss = F.cross_entropy(logits.float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.step(self.optimizer)

@@ -93,6 +93,18 @@ def test_more_seeds_arms_and_cycles_are_added(tmp_path: Path) -> None:
     assert set(tested.cycle) == {3}
 
 
+def test_a_change_that_is_refused_leaves_no_trace(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    local(small_study(cycles=2), folder)
+    schedule = {"function": "tests.users:schedule", "version": "1", "low": -1.0}
+    with pytest.raises(BadInput, match="is not a rate above 0"):
+        local(small_study(cycles=2, arms={"mine": {"mode": "schedule", "schedule": schedule}}), folder)
+    with pytest.raises(BadInput, match="fewer than the 3 layers"):
+        local(small_study(cycles=80), folder)
+    mended = {"mine": {"mode": "schedule", "schedule": {**schedule, "low": 0.1}}}
+    assert local(small_study(cycles=2, arms=mended), folder).counts.failed == 0
+
+
 def test_a_decided_value_cannot_change(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     local(small_study(cycles=2), folder)

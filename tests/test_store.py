@@ -349,7 +349,7 @@ ADDITIVE: list[Mapping[str, Any]] = [
 ]
 REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"name": "other"}, r"name: was 'tiny', now 'other'"),
-    ({"cycles": 3}, r"cycles: was 4, now 3"),
+    ({"cycles": 1}, r"cycles: was 4, now 1"),
     ({"replicates.seeds": [1, 2]}, r"replicates\.seeds: was \[0, 1\], now \[1, 2\]"),
     ({"prune.rate": 0.3}, r"prune\.rate: was 0\.2, now 0\.3"),
     ({"prune.skip": ["fc.*"]}, r"prune\.skip: was \[\], now \['fc"),
@@ -621,3 +621,10 @@ def test_a_refused_change_leaves_the_run_free_and_as_it_was(tmp_path: Path) -> N
 def test_sealed_files_of_a_run_are_readable_json(run: Run) -> None:
     run.decide(BODY)
     assert run.storage.read(run.decision_name("silo", 0, 3, 1)) == seal(BODY)
+
+
+def test_fewer_cycles_are_accepted_down_to_those_that_are_closed(run: Run) -> None:
+    begun(run, study(), 1)
+    run.accept(study({"cycles": 9}), ENVIRONMENT)
+    run.accept(study({"cycles": 3}), ENVIRONMENT)
+    assert run.study().cycles == 3

@@ -122,6 +122,19 @@ def test_an_address_that_does_not_answer_is_named(tmp_path: Path, address: str) 
         run_study(small_study(), str(tmp_path / "run"), address=address)
 
 
+def test_a_driver_that_is_terminated_on_ray_ends_cleanly(tmp_path: Path) -> None:
+    file, folder = tmp_path / "small.toml", tmp_path / "run"
+    file.write_text(tomli_w.dumps(small_table(replicates={"seeds": list(range(8))}, retrain={"epochs": 8})))
+    command = [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(folder, 3, process, 90)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert said.splitlines()[-1].startswith("silo-tune: stopped; nothing committed is lost")
+    assert not list((folder / "lease").iterdir())
+
+
 def test_a_driver_killed_on_ray_goes_on_to_the_same_table(reference: Outcome, tmp_path: Path) -> None:
     file, folder = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table(replicates=SEEDS)))
