@@ -281,7 +281,10 @@ def served(case: Case, turns: int) -> Iterator[dict[str, Connection]]:
     for way in WAYS:
         pipes[way], theirs = spawn.Pipe()
         processes.append(spawn.Process(target=serve, args=(way, case, turns, theirs), daemon=True))
+        if way != "usual":  # large pages, as the workers of a local cluster have them; read when a process starts
+            os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         processes[-1].start()
+        os.environ.pop("GLIBC_TUNABLES", None)
         theirs.close()
     for pipe in pipes.values():
         pipe.recv()
