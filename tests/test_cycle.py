@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from silo_tune.checkpoint import unpack
 from silo_tune.cycle import Worker, attempts, drain, resolve_peak
-from silo_tune.data import load_data
+from silo_tune.data import Split, load_data, split_rows
 from silo_tune.errors import BadInput
 from silo_tune.models import build_model, init_seed
 from silo_tune.schedules import PruneFacts, allr_peak
@@ -327,3 +328,13 @@ def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def test_an_image_in_two_parts_is_a_violation(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaking(dataset: Any, data: Any, seed: int) -> Split:
+        split = split_rows(dataset, data, seed)
+        return Split(np.append(split.train, split.val[:1]), split.val, split.test, split.test_in_train)
+
+    monkeypatch.setattr("silo_tune.cycle.split_rows", leaking)
+    with pytest.raises(Violation, match="overlap"):
+        bench.train(bench.unit(0, None))
