@@ -36,7 +36,14 @@ from silo_tune.chains import Planner
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.forecast import forecast
 from silo_tune.lease import Lease, is_running
-from silo_tune.run import Monitor, checkpoint_hash, default_run, environment, require_going
+from silo_tune.run import (
+    Monitor,
+    check_tolerance,
+    checkpoint_hash,
+    default_run,
+    environment,
+    require_going,
+)
 from silo_tune.store import Run
 from silo_tune.study import Study
 from silo_tune.units import Unit, canonical_json
@@ -126,7 +133,8 @@ class PruneRetrain(tune.Trainable):
 class ChainSearch(Searcher):
     """Suggests the units of a study, in the order that its chains allow, and decides their cycles.
 
-    Its state is rebuilt from the run folder, never pickled. Use it in a Tuner of your own:
+    Its state is rebuilt from the run folder, never pickled. It loads and checks the data by a Ray task, which starts
+    Ray if the caller has not. Use it in a Tuner of your own:
 
         search = ChainSearch(load_study("study.toml"), "runs/mine")
         Tuner(search.trainable(), tune_config=search.tune_config(), run_config=search.run_config()).fit()
@@ -145,12 +153,18 @@ class ChainSearch(Searcher):
         super().__init__()  # no metric: Tune would demand it of every report, and the planner decides
         monitor = monitor or Monitor()
         run = Run(out or default_run(study), monitor.notice)
-        self._own_lease = contextlib.ExitStack()
-        lease = self._own_lease.enter_context(run.lease())
-        run.check(study)
-        planner = Planner(study, run, run.tests_from(study), checkpoint_hash(study), monitor.changed)
-        run.accept(study, environment())
-        self._join(study, Workspace.of(study, run.url), planner, lease, monitor)
+        workspace, dataset = Workspace.of(study, run.url), None
+        with contextlib.ExitStack() as stack:
+            lease = stack.enter_context(run.lease())
+            run.check(study)
+            planner = Planner(study, run, run.tests_from(study), checkpoint_hash(study), monitor.changed)
+            if not planner.done:
+                facts, dataset = _load(study, workspace)
+                check_tolerance(study, facts)
+                run.check_data(facts)
+            run.accept(study, environment())
+            self._own_lease = stack.pop_all()  # held until close(), unless something above refused the study
+        self._join(study, workspace, planner, lease, monitor, dataset)
 
     @classmethod
     def of(

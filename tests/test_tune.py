@@ -14,11 +14,11 @@ import pytest
 import ray
 import tomli_w
 
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, RunFailed
 from silo_tune.run import Outcome, run_study
 from silo_tune.study import Study
 from silo_tune.study_file import parse_study
-from silo_tune.tune import RayRunner
+from silo_tune.tune import ChainSearch, RayRunner
 from tests.conftest import small_study, small_table
 from tests.test_run import Notes, assert_same_table, committed, local, wait_for
 
@@ -114,6 +114,17 @@ def test_the_example_runs_in_a_tuner_of_its_own(cluster: None, tmp_path: Path) -
     study = tmp_path / "small.toml"
     study.write_text(tomli_w.dumps(small_table()))
     assert module.main(str(study), str(tmp_path / "run")) == len(committed(tmp_path / "run")) == 10
+
+
+def test_a_search_of_ones_own_checks_the_study_as_a_run_does_and_gives_the_run_back(
+    cluster: None, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"report\.tolerance: 0\.01 is finer than 100 validation images"):
+        ChainSearch(small_study(report={"tolerance": 0.01}), str(tmp_path / "run"))
+    search = ChainSearch(small_study(), str(tmp_path / "run"))  # the refused one holds no lease
+    with pytest.raises(RunFailed, match="is being run by process"):
+        ChainSearch(small_study(), str(tmp_path / "run"))
+    search.close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
