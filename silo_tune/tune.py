@@ -137,7 +137,7 @@ class ChainSearch(Searcher):
     Ray if the caller has not. Use it in a Tuner of your own:
 
         search = ChainSearch(load_study("study.toml"), "runs/mine")
-        Tuner(search.trainable(), tune_config=search.tune_config(), run_config=search.run_config()).fit()
+        Tuner(search.trainable(), tune_config=search.tune_config(), run_config=search.run_config(scratch)).fit()
         search.close()
 
     Args:

@@ -338,3 +338,15 @@ def test_an_image_in_two_parts_is_a_violation(bench: Bench, monkeypatch: pytest.
     monkeypatch.setattr("silo_tune.cycle.split_rows", leaking)
     with pytest.raises(Violation, match="overlap"):
         bench.train(bench.unit(0, None))
+
+
+def test_a_ramp_that_never_reaches_its_peak_is_a_violation(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short:
+        maximum = 1.0
+
+        def __call__(self, step: int, total: int) -> float:
+            return 0.7 * (step + 1) / total
+
+    monkeypatch.setattr("silo_tune.training.profile_of", lambda unit: Short())
+    with pytest.raises(Violation, match="the optimizer was given at most"):
+        bench.train(bench.unit(0, None))
