@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from silo_tune.candidates.points import best_point, plan_of
 from silo_tune.store import Run
-from silo_tune.study import Study
+from silo_tune.study import ScheduleArm, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,9 +18,9 @@ if TYPE_CHECKING:
 # One row is one unit's outcome as one chain uses it. A cell is null, never 0, where there is nothing.
 COLUMNS: dict[str, tuple[str, str]] = {
     "arm": ("string", "name of the arm"),
-    "mode": ("string", "schedule | oracle"),
+    "mode": ("string", "schedule | oracle | tune, or pilot for the trials of a schedule arm's pilot"),
     "seed": ("Int64", "replicate"),
-    "trial": ("Int64", "trial of a tune arm, else null"),
+    "trial": ("Int64", "trial of a search over whole chains (tune, pilot), else null"),
     "cycle": ("Int64", "0 is dense"),
     "candidate": ("Int64", "position among the cycle's candidates"),
     "repeat": ("Int64", "0, or the number of a re-evaluation with other random streams"),
@@ -60,31 +63,100 @@ _FROM_RESULT = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class SearchRecord:
+    """A search over whole chains, as far as its rounds are closed.
+
+    Attributes:
+        arm: whose constants it searches.
+        kind: "pilot" | "tune".
+        points: in order; each has trial, round, params, objective (mean validation accuracy over the counted cycles and
+            the seeds; None when it was stopped), told (what the sampler heard), stopped (cycle, or None), seeds.
+        best: trial of the best point, None before a first round is closed.
+        args: the schedule that the best point stands for, as a table of a study.
+        importance: share of the objective's variance that each parameter explains, None where it was not computed.
+        finished: no more rounds to come.
+        extended: a pilot whose grid was extended beyond an edge.
+        counted: the cycles that count.
+    """
+
+    arm: str
+    kind: str
+    points: tuple[dict[str, Any], ...]
+    best: int | None = None
+    args: Mapping[str, Any] | None = None
+    importance: Mapping[str, float] | None = None
+    finished: bool = False
+    extended: bool = False
+    counted: tuple[int, ...] = ()
+
+
+def searches(run: Run, study: Study) -> dict[str, SearchRecord]:
+    """The searches of a study that have closed a round, by arm."""
+    found = {arm: _search(run, study, arm) for arm in study.arms if study.searched(arm)}
+    return {arm: record for arm, record in found.items() if record.points}
+
+
+def _search(run: Run, study: Study, arm: str) -> SearchRecord:
+    rounds: list[dict[str, Any]] = []
+    while (body := run.search_round(arm, len(rounds) + 1)) is not None:
+        rounds.append(body)
+    points = tuple({**point, "seeds": body["seeds"]} for body in rounds for point in body["points"])
+    plan, best = plan_of(study, arm), best_point(points)
+    found = study.arms[arm]
+    name = found.schedule.name if isinstance(found, ScheduleArm) else "silo"
+    given = found.schedule.args if isinstance(found, ScheduleArm) else {}
+    return SearchRecord(
+        arm=arm,
+        kind=plan.kind,
+        points=points,
+        best=None if best is None else best["trial"],
+        args=None if best is None else {"name": name, **given, **plan.args(best["params"])},
+        importance=run.importance(arm),
+        finished=plan.finished(points),
+        extended=plan.kind == "pilot" and len(rounds) > 1,
+        counted=tuple(rounds[0]["counted"]) if rounds else (),
+    )
+
+
 def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
-    """Every row of the closed rounds, in study order: arm, seed, cycle, candidate."""
+    """Every row of the closed rounds, in study order: arm, trials before its own chains, seed, cycle, candidate."""
     owner: dict[str, str] = {}
     for arm in study.arms:
-        for seed in study.replicates.seeds:
-            closed = list(_decisions(run, arm, seed, study.cycles))
-            parents = {decision["cycle"]: decision["parent"] for decision in closed}
-            for decision in closed:
+        for seed, trial in _chains(run, study, arm):
+            decisions = list(_decisions(run, arm, seed, trial, study.cycles))
+            parents = {decision["cycle"]: decision["parent"] for decision in decisions}
+            winners = {decision["cycle"]: decision["winner"] for decision in decisions if decision["closes"]}
+            for decision in decisions:
                 told = {outcome["candidate"]: outcome for outcome in decision["told"]}
                 continues = parents.get(decision["cycle"] + 1)
                 for asked in decision["asked"]:
                     key = asked["key"]
                     row = _row(run, decision, asked, told[asked["candidate"]])
-                    row["mode"] = study.arms[arm].mode
-                    row["winner"] = key == decision["winner"]
+                    row["mode"] = "pilot" if trial is not None and study.pilots(arm) else study.arms[arm].mode
+                    row["winner"] = key == winners.get(decision["cycle"])
                     row["continued"] = key == continues and not row["winner"]
                     first = owner.setdefault(key, arm)
                     row["shared_with"] = None if first == arm else first
                     yield row
 
 
-def _decisions(run: Run, arm: str, seed: int, cycles: int) -> Iterator[dict[str, Any]]:
+def _chains(run: Run, study: Study, arm: str) -> Iterator[tuple[int, int | None]]:
+    """(seed, trial) of every chain of an arm."""
+    seeds = study.search_seeds(arm)
+    for trial in itertools.count():
+        begun = [seed for seed in seeds if run.decision(arm, seed, 0, 1, trial) is not None]
+        if not begun:
+            break
+        yield from ((seed, trial) for seed in begun)
+    if study.arms[arm].mode != "tune":
+        yield from ((seed, None) for seed in study.replicates.seeds)
+
+
+def _decisions(run: Run, arm: str, seed: int, trial: int | None, cycles: int) -> Iterator[dict[str, Any]]:
     for cycle in range(cycles):
         number = 1
-        while (decision := run.decision(arm, seed, cycle, number)) is not None:
+        while (decision := run.decision(arm, seed, cycle, number, trial)) is not None:
             yield decision
             number += 1
         if number == 1:
@@ -94,6 +166,7 @@ def _decisions(run: Run, arm: str, seed: int, cycles: int) -> Iterator[dict[str,
 def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {name: decision[name] for name in ("arm", "seed", "cycle", "parent")}
+    row["trial"] = decision.get("trial")
     row |= {
         "candidate": asked["candidate"],
         "repeat": told["repeat"],

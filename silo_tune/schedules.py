@@ -78,6 +78,7 @@ class Silo:
     direction: str = "rising"
 
     line: ClassVar[str] = "S-curve from eps to eps + delta over the pruned fraction (SILO)"
+    free: ClassVar[tuple[str, ...]] = ("eps", "delta")
 
     def __post_init__(self) -> None:
         _require(self.eps > 0, f"eps must be above 0, got {self.eps}")
@@ -101,6 +102,7 @@ class Constant:
     max_lr: float
 
     line: ClassVar[str] = "the same max_lr in every cycle"
+    free: ClassVar[tuple[str, ...]] = ("max_lr",)
 
     def __post_init__(self) -> None:
         _require(self.max_lr > 0, f"max_lr must be above 0, got {self.max_lr}")
@@ -122,6 +124,7 @@ class Linear:
     over: int
 
     line: ClassVar[str] = "straight ramp from start (cycle 0) to end (cycle `over` and beyond)"
+    free: ClassVar[tuple[str, ...]] = ("start", "end")
 
     def __post_init__(self) -> None:
         _require(self.start > 0, f"start must be above 0, got {self.start}")
@@ -146,6 +149,7 @@ class Allr:
     train_epochs: int
 
     line: ClassVar[str] = "max_lr scaled by the norm lost to this cycle's prune and the retraining length (ALLR)"
+    free: ClassVar[tuple[str, ...]] = ("max_lr",)
 
     def __post_init__(self) -> None:
         _require(self.max_lr > 0, f"max_lr must be above 0, got {self.max_lr}")
@@ -190,6 +194,20 @@ def make_schedule(name: str, args: Mapping[str, Any]) -> Schedule | AdaptiveSche
     if name not in SCHEDULES:
         raise ValueError(unknown("schedule", name, SCHEDULES))
     return build(name, SCHEDULES[name], args)  # type: ignore[no-any-return]
+
+
+def open_constants(name: str, args: Mapping[str, Any]) -> tuple[str, ...]:
+    """The constants of a schedule that a table leaves out, if it gives none of them; () when it gives some."""
+    free: tuple[str, ...] = SCHEDULES[name].free if name in SCHEDULES else ()
+    return () if any(constant in args for constant in free) else free
+
+
+def constants_at(name: str, rates: Sequence[float]) -> dict[str, float]:
+    """The constants of a schedule from peak rates: one rate, or the lowest and the highest (SILO: ε and ε + δ)."""
+    free = SCHEDULES[name].free
+    if free == ("eps", "delta"):
+        return {"eps": rates[0], "delta": float(f"{rates[1] - rates[0]:.12g}")}
+    return dict(zip(free, rates, strict=True))
 
 
 def build(name: str, factory: type[Any], args: Mapping[str, Any]) -> Any:

@@ -202,23 +202,50 @@ class Run:
     # --- decisions ---
 
     @staticmethod
-    def decision_name(arm: str, seed: int, cycle: int, number: int) -> str:
+    def decision_name(arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> str:
         """Name of the file of one closed round."""
-        return f"chains/{arm}/seed-{seed}/cycle-{cycle:03d}-round-{number}.json"
+        chain = f"chains/{arm}/seed-{seed}" + ("" if trial is None else f"/trial-{trial}")
+        return f"{chain}/cycle-{cycle:03d}-round-{number}.json"
 
-    def decision(self, arm: str, seed: int, cycle: int, number: int) -> dict[str, Any] | None:
+    def decision(self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> dict[str, Any] | None:
         """The decision of a round, or None while it is open. A corrupt one is moved aside and derived again."""
-        name = self.decision_name(arm, seed, cycle, number)
+        name = self.decision_name(arm, seed, cycle, number, trial)
         return self.units._sealed(name, "the decision is derived again from its units")
 
     def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write a round's decision once; returns the one that stands."""
-        where = (body["arm"], body["seed"], body["cycle"], body["round"])
+        where = (body["arm"], body["seed"], body["cycle"], body["round"], body.get("trial"))
         try:
             self.storage.create(self.decision_name(*where), seal(body))
         except FileExistsError:
             return self.decision(*where) or self.decide(body)
         return dict(body)
+
+    @staticmethod
+    def search_name(arm: str, number: int) -> str:
+        """Name of the file of one closed round of a search over whole chains."""
+        return f"chains/{arm}/search/round-{number:03d}.json"
+
+    def search_round(self, arm: str, number: int) -> dict[str, Any] | None:
+        """A closed round of a search, or None while it is open."""
+        return self.units._sealed(self.search_name(arm, number), "the round is derived again from its chains")
+
+    def decide_search(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a search's round once; returns the one that stands."""
+        where = (body["arm"], body["round"])
+        try:
+            self.storage.create(self.search_name(*where), seal(body))
+        except FileExistsError:
+            return self.search_round(*where) or self.decide_search(body)
+        return dict(body)
+
+    def write_importance(self, arm: str, shares: Mapping[str, float]) -> None:
+        """Keep what each parameter of a search is worth, for the report."""
+        self.storage.replace(f"chains/{arm}/search/importance.json", seal(shares))
+
+    def importance(self, arm: str) -> dict[str, float] | None:
+        """What `write_importance` kept, or None."""
+        return self.units._sealed(f"chains/{arm}/search/importance.json", "it is left out")
 
     def result(self, key: str) -> dict[str, Any] | None:
         """See `UnitStore.result`."""
@@ -316,7 +343,13 @@ class Run:
     def _started(self, study: Study) -> bool:
         """Has any chain closed a cycle? Until then nothing is decided, and any change is welcome."""
         seeds = study.replicates.seeds
-        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms for seed in seeds)
+        closed = any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms for seed in seeds)
+        return closed or any(self.searched(arm, study) for arm in study.arms)
+
+    def searched(self, arm: str, study: Study) -> bool:
+        """Has any trial of this arm's search closed a cycle?"""
+        seeds = study.search_seeds(arm)
+        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1, 0)) for seed in seeds)
 
     def closed_cycles(self, arm: str, study: Study) -> int:
         """Number of cycles that at least one seed of this arm has closed."""
@@ -347,14 +380,22 @@ class Run:
             return path[1] != "cpus_per_unit"
         if path[0] == "report" or path in (("data", "path"), ("data", "download")):
             return True
+        if path[0] == "pilot":
+            return not any(self.searched(arm, before) for arm in before.arms)
         if path == ("cycles",):
+            if any(self.searched(arm, before) for arm in before.arms):
+                return False  # the search was over these very cycles
             return after.cycles >= max(self.closed_cycles(arm, before) for arm in before.arms)
         if path == ("replicates", "seeds"):
             return set(before.replicates.seeds) <= set(after.replicates.seeds)
         return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
 
     def _is_additive_arm(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
-        if name not in before.arms or self.closed_cycles(name, before) == 0:
+        if name not in before.arms:
+            return True
+        if self.searched(name, before):
+            return field == ("trials",) and after.arms.get(name) is not None  # later rounds follow the closed ones
+        if self.closed_cycles(name, before) == 0:
             return True
         old, new = before.arms[name], after.arms.get(name)
         if not (isinstance(old, OracleArm) and isinstance(new, OracleArm)):
@@ -362,7 +403,7 @@ class Run:
         if field == ("tests",):
             return set(before.tests_of(name)) <= set(after.tests_of(name))
         # Cycle 0 is the shared dense one unless the arm has its own.
-        return field[:1] == ("grid",) and self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
+        return field[0] in ("grid", "guided") and self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
 
     def _write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
         table = {"study": study.model_dump(mode="json", exclude_none=True), "run": ledger}

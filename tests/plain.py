@@ -60,19 +60,33 @@ class MemoryJournal:
     """Decisions, results and states as a run keeps them, in memory and as JSON, so that nothing is shared by chance."""
 
     def __init__(self) -> None:
-        self.decisions: dict[tuple[str, int, int, int], str] = {}
+        self.decisions: dict[tuple[Any, ...], str] = {}
+        self.rounds: dict[tuple[str, int], str] = {}
         self.results: dict[str, str] = {}
         self.states: set[str] = set()
         self.swept: list[str] = []
 
-    def decision(self, arm: str, seed: int, cycle: int, number: int) -> Outcome | None:
-        text = self.decisions.get((arm, seed, cycle, number))
+    def decision(self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> Outcome | None:
+        where = (arm, seed, cycle, number)
+        text = self.decisions.get(where if trial is None else (*where, trial))
         return None if text is None else json.loads(text)
 
     def decide(self, body: Mapping[str, Any]) -> Outcome:
         where = (body["arm"], body["seed"], body["cycle"], body["round"])
+        if "trial" in body:
+            where = (*where, body["trial"])
         text = self.decisions.setdefault(where, json.dumps(body, allow_nan=False))
         standing: Outcome = json.loads(text)
+        return standing
+
+    def search_round(self, arm: str, number: int) -> Outcome | None:
+        text = self.rounds.get((arm, number))
+        return None if text is None else json.loads(text)
+
+    def decide_search(self, body: Mapping[str, Any]) -> Outcome:
+        standing: Outcome = json.loads(
+            self.rounds.setdefault((body["arm"], body["round"]), json.dumps(body, allow_nan=False))
+        )
         return standing
 
     def result(self, key: str) -> Outcome | None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from silo_tune.candidates import OneRound, Proposal, grid_source, peak_of, source_for, value_of
-from silo_tune.chains import Layout
+from silo_tune.candidates import Heard, OneRound, Proposal, Source, grid_source, peak_of, value_of
+from silo_tune.chains import Chain, Layout
 from silo_tune.errors import BadInput
+from silo_tune.study import ScheduleArm, Study
 from tests.plain import study
 
 ALLR = {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1}}
-TOLD = [{"status": "ok"}]
+TOLD = [Heard(Proposal({"value": 0.1}), {"status": "ok"})]
 
 
 @pytest.fixture
@@ -26,6 +27,16 @@ def users(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def users_arm(**args: Any) -> dict[str, Any]:
     schedule = {"function": "a_users_module:peak", "version": "1", **args}
     return {"mode": "schedule", "schedule": schedule}
+
+
+def source_of(layout: Layout, arm: str, cycle: int) -> Source:
+    return layout.source(Chain(arm, 0, cycle=cycle))
+
+
+def peak_in(made: Study, arm: str, cycle: int) -> dict[str, Any]:
+    found = made.arms[arm]
+    assert isinstance(found, ScheduleArm)
+    return peak_of(made.schedule_of(found), cycle, made.pruned, arm)
 
 
 def rates(source: Any) -> list[float]:
@@ -54,27 +65,27 @@ def test_a_grid_holds_the_tested_values_in_order_each_once() -> None:
 
 
 def test_a_schedule_arm_has_one_candidate_that_it_asked_for() -> None:
-    assert source_for(study(), "constant", 2, []).ask([]) == [Proposal({"value": 0.03})]
+    assert source_of(Layout(study()), "constant", 2).ask([]) == [Proposal({"value": 0.03})]
 
 
 @pytest.mark.parametrize("cycle", range(1, 4))
 def test_the_values_of_the_tested_arms_are_always_among_an_oracles_candidates(cycle: int) -> None:
     made = study()
     for oracle in ("greedy", "conditioned"):
-        found = rates(source_for(made, oracle, cycle, made.tests_of(oracle)))
+        found = rates(source_of(Layout(made), oracle, cycle))
         assert found == sorted(set(found))
         for name in ("silo", "constant", "linear"):
-            assert peak_of(made, name, cycle)["value"] in found
+            assert peak_in(made, name, cycle)["value"] in found
         assert {0.01, 0.1, 1.0} <= set(found)
 
 
 def test_an_oracle_without_tests_has_its_grid_alone() -> None:
-    assert rates(source_for(study(), "greedy", 3, [])) == [0.01, 0.1, 1.0]
+    assert rates(source_of(Layout(study({"arms.greedy.tests": []})), "greedy", 3)) == [0.01, 0.1, 1.0]
 
 
 def test_an_adaptive_peak_is_a_rule_with_resolved_arguments() -> None:
     made = study({"arms.allr": ALLR})
-    assert peak_of(made, "allr", 2) == {"rule": "allr", "args": {"max_lr": 0.1, "train_epochs": 2}}
+    assert peak_in(made, "allr", 2) == {"rule": "allr", "args": {"max_lr": 0.1, "train_epochs": 2}}
 
 
 def test_a_schedule_is_asked_with_the_fractions_up_to_its_cycle_only(users: ModuleType) -> None:
@@ -87,7 +98,7 @@ def test_a_schedule_is_asked_with_the_fractions_up_to_its_cycle_only(users: Modu
     users.peak = peak  # type: ignore[attr-defined]
     for cycles in (4, 9):
         made = study({"arms.mine": users_arm(scale=0.1), "cycles": cycles})
-        assert peak_of(made, "mine", 2) == {"value": 0.3}
+        assert peak_in(made, "mine", 2) == {"value": 0.3}
     assert seen == [(2, 3, 0.36)] * 2
 
 
@@ -111,22 +122,22 @@ def test_a_users_schedule_that_raises_is_bad_input_at_its_arm(users: ModuleType)
 
     users.peak = peak  # type: ignore[attr-defined]
     with pytest.raises(BadInput, match=r"^arms\.mine\.schedule: "):
-        Layout(study({"arms.mine": users_arm()})).source("mine", 2)
+        Layout(study({"arms.mine": users_arm()}))
 
 
 def test_a_users_schedule_with_other_arguments_is_bad_input_at_its_arm(users: ModuleType) -> None:
     users.peak = lambda cycle, pruned: 0.1  # type: ignore[attr-defined]
     with pytest.raises(BadInput, match=r"^arms\.mine\.schedule: "):
-        Layout(study({"arms.mine": users_arm(scale=3)})).source("mine", 2)
+        Layout(study({"arms.mine": users_arm(scale=3)}))
 
 
 def test_a_users_function_that_is_not_there_is_bad_input(users: ModuleType) -> None:
     made = study({"arms.mine": users_arm()})
     with pytest.raises(BadInput, match="a_users_module has no function 'peak'"):
-        Layout(made).source("mine", 2)
+        Layout(made)
     absent = {"mode": "schedule", "schedule": {"function": "no_such_module:f", "version": "1"}}
     with pytest.raises(BadInput, match="cannot import 'no_such_module:f'"):
-        Layout(study({"arms.mine": absent})).source("mine", 2)
+        Layout(study({"arms.mine": absent}))
 
 
 # --- an Oracle's tests over time ---
@@ -143,13 +154,13 @@ def test_an_arm_added_later_is_tested_from_its_cycle_on() -> None:
 def test_the_shared_dense_cycle_has_one_candidate_whatever_the_arm() -> None:
     layout = Layout(study())
     for arm in ("silo", "greedy", "conditioned"):
-        assert layout.propose(arm, 0, []) == [Proposal({"value": 0.05})]
-        assert layout.propose(arm, 0, TOLD) == []
+        assert source_of(layout, arm, 0).ask([]) == [Proposal({"value": 0.05})]
+        assert source_of(layout, arm, 0).ask(TOLD) == []
 
 
 def test_an_oracle_with_its_own_dense_searches_it_too() -> None:
     layout = Layout(study({"arms.greedy.own_dense": True, "arms.constant.own_dense": True}))
-    assert [(p.peak, p.tests) for p in layout.propose("greedy", 0, [])] == [
+    assert [(p.peak, p.tests) for p in source_of(layout, "greedy", 0).ask([])] == [
         ({"value": 0.01}, ()),
         ({"value": 0.03}, ("constant",)),
         ({"value": 0.1}, ()),
@@ -159,7 +170,8 @@ def test_an_oracle_with_its_own_dense_searches_it_too() -> None:
 
 def test_a_checkpoint_has_no_peak() -> None:
     layout = Layout(study({"dense": {"checkpoint": "w.safetensors"}}), checkpoint="ab" * 32)
-    proposal = layout.propose("silo", 0, [])[0]
+    dense, first = Chain("silo", 0), Chain("silo", 0, cycle=1, parent="0" * 64)
+    proposal = layout.source(dense).ask([])[0]
     assert proposal.peak is None
-    assert layout.unit("silo", 0, 0, None, proposal).checkpoint == "ab" * 32
-    assert layout.unit("silo", 0, 1, "0" * 64, layout.propose("silo", 1, [])[0]).checkpoint is None
+    assert layout.unit(dense, proposal).checkpoint == "ab" * 32
+    assert layout.unit(first, layout.source(first).ask([])[0]).checkpoint is None

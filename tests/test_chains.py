@@ -162,7 +162,7 @@ def test_of_the_ready_units_the_lowest_cycle_is_asked_first() -> None:
 
 
 def outcome(status: str, accuracy: float | None, loss: float | None, rate: float, key: str = "k") -> Outcome:
-    return {"status": status, "val_accuracy": accuracy, "val_loss": loss, "max_lr": rate, "key": key}
+    return {"status": status, "val_accuracy": accuracy, "val_loss": loss, "max_lr": rate, "key": key, "repeat": 0}
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"prune.after_prune": "rewind", "prune.rewind_to": "3 ep"}, "prune.rewind_to", "3 ep"),  # dense has 2 epochs
     ({"report.tolerance": 0}, "report.tolerance", "greater than 0"),
     ({"report.schedule": "slio"}, "report.schedule", "unknown arm 'slio'; choose from conditioned, constant"),
-    ({"report.schedule": "greedy"}, "report.schedule", "'greedy' is an Oracle; name a schedule arm"),
+    ({"report.schedule": "greedy"}, "report.schedule", "'greedy' is not a schedule arm; name one"),
     ({"cluster.cpus_per_unit": 0}, "cluster.cpus_per_unit", "greater than or equal to 1"),
     ({"cluster.keep": "some"}, "cluster.keep", "choose from all, needed"),
     ({"cluster.gpus": 1}, "cluster.gpus", "unknown key; choose from cpus_per_unit"),

@@ -1,34 +1,23 @@
-"""The Study: one TOML file, the whole truth about a run, as frozen pydantic models that refuse extra keys."""
+"""Sections and references of a study: data, model, training, pruning, replicates, report, cluster."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from silo_tune import names
-from silo_tune.errors import BadInput, Problems, unknown
+from silo_tune.errors import BadInput, unknown
 from silo_tune.profiles import make_profile, resolve_profile
-from silo_tune.schedules import AdaptiveSchedule, Schedule, make_schedule, pruned_fractions
+from silo_tune.schedules import AdaptiveSchedule, Schedule, make_schedule, open_constants
 
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 REWIND_POINT = re.compile(r"init|[1-9]\d* (ep|it)")
 
-
-# Frozen models hold tuples; TOML and most people write lists.
 LISTED = Field(strict=False)
 
 
@@ -127,11 +116,21 @@ class ProfileRef(Named):
 class ScheduleRef(Named):
     @classmethod
     def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
-        # An adaptive schedule may leave train_epochs to the study; stand in for it here.
-        make_schedule(name, {"train_epochs": 1, **args} if name == "allr" else args)
+        # What the study or its pilot fills in later is stood in for here.
+        later = {"train_epochs": 1} if name == "allr" else {}
+        make_schedule(name, {**later, **dict.fromkeys(open_constants(name, args), 1.0), **args})
 
-    def make(self, train_epochs: int | None) -> Schedule | AdaptiveSchedule:
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Constants that are left to a pilot: all that the schedule has, or none."""
+        return () if self.name is None else open_constants(self.name, self.args)
+
+    def make(self, train_epochs: int | None, found: Mapping[str, Any] | None = None) -> Schedule | AdaptiveSchedule:
         """The schedule. A user's function is imported here and becomes a fixed schedule.
+
+        Args:
+            train_epochs: of the dense training, for a schedule that needs and does not give it.
+            found: the constants that a pilot found.
 
         Raises:
             BadInput: the function cannot be imported.
@@ -139,9 +138,10 @@ class ScheduleRef(Named):
         if self.function is not None:
             return _UserSchedule(names.resolve(self.function), self.args)
         assert self.name is not None
-        if self.name == "allr" and "train_epochs" not in self.args:
-            return make_schedule(self.name, {**self.args, "train_epochs": train_epochs})
-        return make_schedule(self.name, self.args)
+        args = {**self.args, **(found or {})}
+        if self.name == "allr" and "train_epochs" not in args:
+            args["train_epochs"] = train_epochs
+        return make_schedule(self.name, args)
 
     @property
     def adaptive(self) -> bool:
@@ -238,6 +238,9 @@ def expand(path: str) -> str:
     return os.path.expanduser(filled)
 
 
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class SGD(Frozen):
     name: Literal["sgd"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -256,9 +259,6 @@ class AdamW(Frozen):
     betas: Annotated[tuple[float, float], LISTED] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
-
-
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Dense(Frozen):
@@ -312,84 +312,20 @@ class Retrain(Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**53)], ...], LISTED]
+
+
+def distinct(value: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds, at least one and each once; else ValueError."""
+    if not value or len(set(value)) != len(value):
+        raise ValueError(f"give at least one seed, each once, got {list(value)}")
+    return value
+
+
 class Replicates(Frozen):
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**53)], ...], LISTED]
+    seeds: Seeds
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or len(set(value)) != len(value):
-            raise ValueError(f"give at least one seed, each once, got {list(value)}")
-        return value
-
-
-class Grid(Frozen):
-    """A grid of max_lr, evenly spaced in log from `low` to `high`."""
-
-    low: Rate
-    high: Rate
-    points: int = Field(ge=1, le=1000)
-
-    @model_validator(mode="after")
-    def _check(self) -> Grid:
-        if self.points > 1 and self.low >= self.high:
-            raise ValueError(f"the grid is upside down: low {self.low} is not below high {self.high}")
-        return self
-
-    def values(self) -> list[float]:
-        """The rates, rising."""
-        if self.points == 1:
-            return [self.low]
-        span = math.log(self.high / self.low)
-        inner = [self.low * math.exp(span * i / (self.points - 1)) for i in range(1, self.points - 1)]
-        return [float(f"{x:.12g}") for x in (self.low, *inner, self.high)]
-
-
-class ArmBase(Frozen):
-    """What every arm may set for itself; what it leaves out comes from [retrain] and [prune]."""
-
-    profile: ProfileRef | None = None
-    epochs: int | None = Field(default=None, ge=1)
-    after_prune: Literal["keep", "rewind", "reinit"] | None = None
-    rewind_to: str | None = None
-    own_dense: bool = False
-
-    _point = field_validator("rewind_to")(lambda cls, v: v if v is None else Prune._point(v))
-
-
-class ScheduleArm(ArmBase):
-    """A fixed or adaptive peak schedule: one candidate per cycle."""
-
-    mode: Literal["schedule"]
-    schedule: ScheduleRef
-
-
-class OracleArm(ArmBase):
-    """Several candidates per cycle from one parent; the best on validation wins.
-
-    `prefix = "own"` is the greedy Oracle, `"arm:NAME"` the conditioned one. `tests` are arms whose own values are
-    always among the candidates; left out, every fixed-peak arm that is comparable.
-    """
-
-    mode: Literal["oracle"]
-    grid: Grid
-    prefix: str = "own"
-    tests: Annotated[tuple[str, ...], LISTED] | None = None
-
-    @property
-    def prefix_arm(self) -> str | None:
-        """The arm that gives the parents, or None for the Oracle's own winners."""
-        return self.prefix.removeprefix("arm:") if self.prefix.startswith("arm:") else None
-
-    @field_validator("prefix")
-    @classmethod
-    def _prefix(cls, value: str) -> str:
-        if value != "own" and not (value.startswith("arm:") and value != "arm:"):
-            raise ValueError(f'prefix is "own" or "arm:NAME", got {value!r}')
-        return value
-
-
-Arm = Annotated[ScheduleArm | OracleArm, Field(discriminator="mode")]
+    _distinct = field_validator("seeds")(distinct)
 
 
 class Report(Frozen):
@@ -414,167 +350,3 @@ class Cluster(Frozen):
     device: str = "auto"
     partial_seconds: float = Field(default=5.0, ge=0)
     keep: Literal["needed", "all"] = "needed"
-
-
-class Study(Frozen):
-    """One study. `cycles` counts the dense one: cycles 0 … cycles − 1."""
-
-    name: str
-    cycles: int = Field(ge=1, le=1000)
-    data: Data
-    model: ModelRef
-    dense: Dense
-    prune: Prune = Prune()
-    retrain: Retrain
-    replicates: Replicates
-    arms: dict[str, Arm]
-    report: Report = Report()
-    cluster: Cluster = Cluster()
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        if not ARM_NAME.fullmatch(value):
-            raise ValueError(f"a name is letters, digits and . _ + -, got {value!r}")
-        return value
-
-    @model_serializer(mode="wrap")
-    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in handler(self).items() if value is not None}
-
-    @model_validator(mode="after")
-    def _cross(self) -> Study:
-        problems = [*_arm_problems(self), *_dense_problems(self)]
-        if problems:
-            raise Problems(problems)
-        return self
-
-    @property
-    def remaining(self) -> list[float]:
-        """Planned share of weights remaining at each cycle."""
-        return [(1.0 - self.prune.rate) ** cycle for cycle in range(self.cycles)]
-
-    @property
-    def pruned(self) -> list[float]:
-        """Planned cumulative pruned fraction at each cycle."""
-        return pruned_fractions(self.remaining)
-
-    def schedule_of(self, arm: ScheduleArm) -> Schedule | AdaptiveSchedule:
-        """The schedule of an arm, with what the study fills in."""
-        return arm.schedule.make(self.dense.epochs)
-
-    def settings(self, arm: ScheduleArm | OracleArm) -> ArmSettings:
-        """What a cycle ≥ 1 of this arm is trained with, the arm's own choices before the study's."""
-        after = arm.after_prune or self.prune.after_prune
-        return ArmSettings(
-            profile=(arm.profile or self.retrain.profile).resolved(),
-            epochs=arm.epochs or self.retrain.epochs,
-            after_prune=after,
-            rewind_to=(arm.rewind_to or self.prune.rewind_to) if after == "rewind" else None,
-            own_dense=arm.own_dense,
-        )
-
-    def tests_of(self, oracle: str) -> tuple[str, ...]:
-        """The arms whose values an Oracle always tries: as asked, or every comparable fixed-peak arm."""
-        arm = self.arms[oracle]
-        assert isinstance(arm, OracleArm)
-        return arm.tests if arm.tests is not None else tuple(self.comparable(arm))
-
-    def comparable(self, oracle: OracleArm) -> Iterator[str]:
-        """Fixed-peak arms with the Oracle's own profile, after-prune choice and budget."""
-        for name, arm in self.arms.items():
-            if isinstance(arm, ScheduleArm) and not _incomparable(self, oracle, arm):
-                yield name
-
-
-class ArmSettings(Frozen):
-    """Resolved settings of one arm's retraining."""
-
-    profile: dict[str, Any]
-    epochs: int
-    after_prune: Literal["keep", "rewind", "reinit"]
-    rewind_to: str | None
-    own_dense: bool
-
-
-def _incomparable(study: Study, oracle: OracleArm, arm: ScheduleArm) -> str | None:
-    if arm.schedule.adaptive:
-        return "its peak is adaptive"
-    ours, theirs = study.settings(oracle).model_dump(), study.settings(arm).model_dump()
-    differing = [key for key in ours if ours[key] != theirs[key]]
-    return f"its {', '.join(differing)} differ from the Oracle's" if differing else None
-
-
-def _arm_problems(study: Study) -> Iterator[tuple[str, str]]:
-    if not study.arms:
-        yield "arms", "a study needs at least one arm"
-    for name, arm in study.arms.items():
-        if not ARM_NAME.fullmatch(name):
-            yield f"arms.{name}", "an arm's name is letters, digits and . _ + -"
-        if isinstance(arm, OracleArm):
-            yield from _oracle_problems(study, name, arm)
-        else:
-            yield from _peak_problems(study, name, arm)
-    shown = study.arms.get(study.report.schedule)
-    if shown is None:
-        if study.report.schedule != "silo":  # the default may be absent
-            yield "report.schedule", unknown("arm", study.report.schedule, study.arms)
-    elif not isinstance(shown, ScheduleArm):
-        yield "report.schedule", f"{study.report.schedule!r} is an Oracle; name a schedule arm"
-
-
-def _oracle_problems(study: Study, name: str, arm: OracleArm) -> Iterator[tuple[str, str]]:
-    schedule_arms = [key for key, other in study.arms.items() if isinstance(other, ScheduleArm)]
-    if arm.prefix_arm is not None:
-        if arm.prefix_arm not in schedule_arms:
-            yield f"arms.{name}.prefix", unknown("schedule arm", arm.prefix_arm, schedule_arms)
-        elif study.arms[arm.prefix_arm].own_dense != arm.own_dense:
-            yield f"arms.{name}.prefix", f"own_dense differs from that of {arm.prefix_arm!r}"
-    for test in arm.tests or ():
-        other = study.arms.get(test)
-        if not isinstance(other, ScheduleArm):
-            yield f"arms.{name}.tests", unknown("schedule arm", test, schedule_arms)
-        elif reason := _incomparable(study, arm, other):
-            yield f"arms.{name}.tests", f"{test!r} cannot be tested by this Oracle: {reason}"
-
-
-def _peak_problems(study: Study, name: str, arm: ScheduleArm) -> Iterator[tuple[str, str]]:
-    if arm.schedule.function is not None:
-        return  # imported by the planner, which checks every value it is given
-    if arm.schedule.adaptive:
-        if study.dense.checkpoint is not None and "train_epochs" not in arm.schedule.args:
-            yield f"arms.{name}.schedule", "needs train_epochs, because [dense] is a checkpoint"
-        if arm.own_dense:
-            yield f"arms.{name}.own_dense", "an adaptive peak is undefined before the first prune"
-        return
-    schedule = study.schedule_of(arm)
-    assert isinstance(schedule, Schedule)
-    peaks = [schedule.peak(cycle, study.pruned) for cycle in range(study.cycles)]
-    if not all(math.isfinite(peak) and peak > 0 for peak in peaks):
-        yield f"arms.{name}.schedule", f"gives a max_lr that is not above 0: {peaks}"
-
-
-def _rewind_problems(study: Study) -> Iterator[tuple[str, str]]:
-    """An epoch to rewind to must lie within the dense training; a number of steps is known only with the data."""
-    assert study.dense.epochs is not None
-    for name, arm in study.arms.items():
-        point = study.settings(arm).rewind_to
-        if point is not None and point.endswith(" ep") and int(point.split()[0]) > study.dense.epochs:
-            key = "prune.rewind_to" if arm.rewind_to is None else f"arms.{name}.rewind_to"
-            yield key, f"{point!r} is beyond the dense training of {study.dense.epochs} epochs"
-
-
-def _dense_problems(study: Study) -> Iterator[tuple[str, str]]:
-    if study.dense.checkpoint is None:
-        yield from _rewind_problems(study)
-        return
-    if study.dense.checkpoint == "timm" and not (study.model.name or "").startswith(names.TIMM_PREFIX):
-        yield "dense.checkpoint", '"timm" needs a model named timm:NAME'
-    for name, arm in study.arms.items():
-        if arm.own_dense:
-            yield f"arms.{name}.own_dense", "there is no dense training of its own beside a checkpoint"
-        if study.settings(arm).after_prune == "rewind":
-            yield (
-                f"arms.{name}",
-                "cannot rewind: [dense] is a checkpoint, whose training is not part of this study",
-            )

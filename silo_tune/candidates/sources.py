@@ -1,14 +1,13 @@
-"""Where a cycle's candidates come from: a source is asked for rounds, knowing only the rounds that are complete."""
+"""Sources: asked for the candidates of one cycle in rounds, each knowing only the rounds that are complete."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from silo_tune.errors import BadInput
-from silo_tune.schedules import AdaptiveSchedule
-from silo_tune.study import OracleArm, ScheduleArm, Study
+from silo_tune.schedules import AdaptiveSchedule, Schedule
 from silo_tune.units import canonical
 
 Peak = Mapping[str, Any] | None
@@ -22,18 +21,34 @@ class Proposal:
         peak: as in a unit; None beside a checkpoint.
         asked: True for a rate of the search itself, False for a tested arm's value that the search did not ask for.
         tests: the arms whose own value this is.
+        repeat: 0, or the number of a re-evaluation with other random streams.
     """
 
     peak: Peak
     asked: bool = True
     tests: tuple[str, ...] = ()
+    repeat: int = 0
+
+
+class Heard(NamedTuple):
+    """A candidate with its outcome (status, max_lr, val_accuracy, val_loss, classes, …)."""
+
+    proposal: Proposal
+    outcome: Mapping[str, Any]
 
 
 class Source(Protocol):
-    """Candidates of one cycle, in rounds."""
+    """Candidates of one cycle, in rounds.
 
-    def ask(self, told: Sequence[Mapping[str, Any]]) -> list[Proposal]:
-        """The next round, given every outcome of the complete rounds in candidate order; empty closes the cycle."""
+    Attributes:
+        most: upper bound of the candidates of all rounds.
+    """
+
+    @property
+    def most(self) -> int: ...
+
+    def ask(self, heard: Sequence[Heard]) -> list[Proposal]:
+        """The next round, given every candidate of the complete rounds in order; empty closes the cycle."""
         ...
 
 
@@ -43,8 +58,12 @@ class OneRound:
 
     proposals: tuple[Proposal, ...]
 
-    def ask(self, told: Sequence[Mapping[str, Any]]) -> list[Proposal]:
-        return [] if told else list(self.proposals)
+    @property
+    def most(self) -> int:
+        return len(self.proposals)
+
+    def ask(self, heard: Sequence[Heard]) -> list[Proposal]:
+        return [] if heard else list(self.proposals)
 
 
 def value_of(rate: float) -> dict[str, float]:
@@ -52,21 +71,24 @@ def value_of(rate: float) -> dict[str, float]:
     return {"value": float(f"{rate:.12g}")}
 
 
-def peak_of(study: Study, name: str, cycle: int) -> dict[str, Any]:
-    """The peak that a schedule arm asks for at a cycle.
+def peak_of(schedule: Schedule | AdaptiveSchedule, cycle: int, pruned: Sequence[float], name: str) -> dict[str, Any]:
+    """The peak that a schedule asks for at a cycle.
+
+    Args:
+        schedule: fixed or adaptive.
+        cycle: the cycle.
+        pruned: planned cumulative pruned fractions.
+        name: the arm, for messages.
 
     Raises:
-        BadInput: a user's schedule cannot be imported, or gave something that is not a rate above 0.
+        BadInput: a user's schedule failed, or gave something that is not a rate above 0.
     """
-    arm = study.arms[name]
-    assert isinstance(arm, ScheduleArm)
-    schedule = study.schedule_of(arm)
-    pruned = study.pruned[: cycle + 1]
+    known = pruned[: cycle + 1]
     if isinstance(schedule, AdaptiveSchedule):
-        name, args = schedule.rule(cycle, pruned)
-        return {"rule": name, "args": canonical(args)}
+        rule, args = schedule.rule(cycle, known)
+        return {"rule": rule, "args": canonical(args)}
     try:
-        rate = schedule.peak(cycle, pruned)
+        rate = schedule.peak(cycle, known)
     except Exception as error:  # a user's function may raise anything
         raise BadInput(f"arms.{name}.schedule: {type(error).__name__} at cycle {cycle}: {error}") from error
     if not 0 < rate < float("inf"):
@@ -78,7 +100,7 @@ def grid_source(rates: Sequence[float], tested: Mapping[str, float]) -> OneRound
     """A grid, and beside it the tested arms' values, each trained once.
 
     Args:
-        rates: the asked rates, rising.
+        rates: the asked rates.
         tested: arm → its max_lr at this cycle.
     """
     asked = [value_of(rate)["value"] for rate in rates]
@@ -91,19 +113,3 @@ def grid_source(rates: Sequence[float], tested: Mapping[str, float]) -> OneRound
             for rate in sorted({*asked, *owners})
         )
     )
-
-
-def source_for(study: Study, name: str, cycle: int, tests: Sequence[str]) -> Source:
-    """The source of an arm's candidates at a cycle that the arm decides.
-
-    Args:
-        study: the study.
-        name: the arm.
-        cycle: the cycle (0 only for an arm with `own_dense`).
-        tests: the arms whose values an Oracle tries at this cycle.
-    """
-    arm = study.arms[name]
-    if isinstance(arm, OracleArm):
-        tested = {test: peak_of(study, test, cycle)["value"] for test in tests}
-        return grid_source(arm.grid.values(), tested)
-    return OneRound((Proposal(peak_of(study, name, cycle)),))

@@ -1,0 +1,47 @@
+"""The Study: one TOML file, the whole truth about a run, as frozen pydantic models that refuse extra keys."""
+
+from silo_tune.study.arms import Arm, ArmBase, Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
+from silo_tune.study.model import ArmSettings, Study
+from silo_tune.study.parts import (
+    SGD,
+    AdamW,
+    Cluster,
+    CriterionRef,
+    Data,
+    Dense,
+    ModelRef,
+    ProfileRef,
+    Prune,
+    Replicates,
+    Report,
+    Retrain,
+    ScheduleRef,
+    expand,
+)
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Arm",
+    "ArmBase",
+    "ArmSettings",
+    "Cluster",
+    "CriterionRef",
+    "Data",
+    "Dense",
+    "Grid",
+    "Guided",
+    "ModelRef",
+    "OracleArm",
+    "Pilot",
+    "ProfileRef",
+    "Prune",
+    "Replicates",
+    "Report",
+    "Retrain",
+    "ScheduleArm",
+    "ScheduleRef",
+    "Study",
+    "TuneArm",
+    "expand",
+]

@@ -1,0 +1,258 @@
+"""The arms of a study, ways to choose max_lr, and the pilot that finds what they leave open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Prune, Rate, ScheduleRef, Seeds, distinct
+
+Sampler = Literal["gp", "tpe", "cmaes", "qmc", "random"]
+
+# The previous winner and one neighbour on each side; see candidates.guided.
+WARM_STARTS = 3
+# A pilot's rates span at least this factor: two decades.
+PILOT_SPAN = 100.0
+
+
+class Grid(Frozen):
+    """A grid of max_lr, evenly spaced in log from `low` to `high`."""
+
+    low: Rate
+    high: Rate
+    points: int = Field(ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _check(self) -> Grid:
+        if self.points > 1 and self.low >= self.high:
+            raise ValueError(f"the grid is upside down: low {self.low} is not below high {self.high}")
+        return self
+
+    def values(self) -> list[float]:
+        """The rates, rising."""
+        return log_spaced(self.low, self.high, self.points)
+
+
+def log_spaced(low: float, high: float, points: int) -> list[float]:
+    """Rates evenly spaced in log, rising, both ends included, with 12 significant digits as in keys."""
+    if points == 1:
+        return [low]
+    span = math.log(high / low)
+    inner = [low * math.exp(span * i / (points - 1)) for i in range(1, points - 1)]
+    return [float(f"{x:.12g}") for x in (low, *inner, high)]
+
+
+class Guided(Frozen):
+    """A search of max_lr that asks for rates in rounds, each knowing the outcomes of the rounds before it.
+
+    Attributes:
+        sampler: what proposes rates.
+        low, high: bounds of max_lr.
+        trials: asked rates per cycle, warm starts included. Tested arms' values are trained in addition.
+        batch: rates per round after the first. One is the most frugal; raise it where slots would stand idle.
+        repeat_top: so many of the best rates are trained once more with other random streams; the best mean wins.
+        stop_below: end a cycle's search when the expected improvement of another rate is below this difference of
+            accuracies; left out, every cycle asks `trials` rates.
+    """
+
+    sampler: Sampler = "gp"
+    low: Rate
+    high: Rate
+    trials: int = Field(ge=1, le=1000)
+    batch: int = Field(default=1, ge=1)
+    repeat_top: int = Field(default=0, ge=0)
+    stop_below: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Guided:
+        if self.low >= self.high:
+            raise ValueError(f"the bounds are upside down: low {self.low} is not below high {self.high}")
+        if self.trials < WARM_STARTS:
+            raise ValueError(f"trials = {self.trials} are fewer than the {WARM_STARTS} warm starts of every cycle")
+        if self.repeat_top == 1 or self.repeat_top > self.trials:
+            raise ValueError(f"repeat_top compares at least 2 and at most `trials` rates, got {self.repeat_top}")
+        return self
+
+
+class ArmBase(Frozen):
+    """What every arm may set for itself; what it leaves out comes from [retrain] and [prune]."""
+
+    profile: ProfileRef | None = None
+    epochs: int | None = Field(default=None, ge=1)
+    after_prune: Literal["keep", "rewind", "reinit"] | None = None
+    rewind_to: str | None = None
+    own_dense: bool = False
+
+    _point = field_validator("rewind_to")(lambda cls, v: v if v is None else Prune._point(v))
+
+
+class ScheduleArm(ArmBase):
+    """A fixed or adaptive peak schedule: one candidate per cycle.
+
+    A schedule that leaves its constants out is `open`: [pilot] finds them.
+    """
+
+    mode: Literal["schedule"]
+    schedule: ScheduleRef
+
+    @property
+    def open(self) -> bool:
+        """Does the pilot find this arm's constants?"""
+        return bool(self.schedule.open)
+
+
+class OracleArm(ArmBase):
+    """Several candidates per cycle from one parent; the best on validation wins.
+
+    Candidates are those of a `grid` (exhaustive) or are asked for by a sampler (`guided`). `prefix = "own"` is the
+    greedy Oracle, `"arm:NAME"` the conditioned one. `tests` are arms whose own values are always among the candidates;
+    left out, every fixed-peak arm that is comparable.
+    """
+
+    mode: Literal["oracle"]
+    grid: Grid | None = None
+    guided: Guided | None = None
+    prefix: str = "own"
+    tests: Annotated[tuple[str, ...], LISTED] | None = None
+
+    @property
+    def prefix_arm(self) -> str | None:
+        """The arm that gives the parents, or None for the Oracle's own winners."""
+        return self.prefix.removeprefix("arm:") if self.prefix.startswith("arm:") else None
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if value != "own" and not (value.startswith("arm:") and value != "arm:"):
+            raise ValueError(f'prefix is "own" or "arm:NAME", got {value!r}')
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> OracleArm:
+        if (self.grid is None) == (self.guided is None):
+            raise ValueError("give either grid (exhaustive) or guided")
+        return self
+
+
+Bounds = Annotated[tuple[float, float], LISTED]
+WholeBounds = Annotated[tuple[int, int], LISTED]
+
+
+class TuneArm(ArmBase):
+    """Tunes the S-curve's own parameters over whole chains.
+
+    A parameter is a number (pinned) or [low, high]. Every trial is one chain per seed; a trial's objective is the mean
+    validation accuracy over the cycles whose planned weights remaining lie in `over`, and over its seeds. At a rung (a
+    cycle) a trial goes on only if it is among the best share `keep` of what the complete rounds saw at that rung.
+
+    Attributes:
+        sampler: what proposes points.
+        trials: points.
+        batch: points per round.
+        seeds: of the chains; those of [replicates] when left out.
+        eps, delta, beta, q, midpoint: as in the schedule "silo".
+        over: (least, most) weights remaining that count, in (0, 1]; every cycle ≥ 1 when left out.
+        rungs: cycles after which poor trials are stopped.
+        keep: share of earlier trials that a trial must not be below.
+    """
+
+    mode: Literal["tune"]
+    sampler: Sampler = "tpe"
+    trials: int = Field(ge=2, le=10_000)
+    batch: int = Field(default=4, ge=1)
+    seeds: Seeds | None = None
+    eps: Rate | Bounds
+    delta: float | Bounds
+    beta: float | Bounds = 5.0
+    q: int | WholeBounds = 1
+    midpoint: float | Bounds = 0.5
+    over: Bounds | None = None
+    rungs: Annotated[tuple[int, ...], LISTED] = ()
+    keep: float = Field(default=0.5, gt=0, le=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return value if value is None else distinct(value)
+
+    @property
+    def free(self) -> dict[str, tuple[float, float]]:
+        """Parameters that are searched, with their bounds."""
+        values = {name: getattr(self, name) for name in PARAMETERS}
+        return {name: value for name, value in values.items() if isinstance(value, tuple)}
+
+    @property
+    def pinned(self) -> dict[str, float]:
+        """Parameters that stay, with their values."""
+        return {name: getattr(self, name) for name in PARAMETERS if name not in self.free}
+
+    @model_validator(mode="after")
+    def _check(self) -> TuneArm:
+        problems = [*self._bad_parameters(), *self._bad_rest()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _bad_parameters(self) -> Iterator[str]:
+        for name, (lowest, highest, open_) in PARAMETERS.items():
+            value = getattr(self, name)
+            ends = value if isinstance(value, tuple) else (value, value)
+            if isinstance(value, tuple) and ends[0] >= ends[1]:
+                yield f"the bounds of {name} are upside down: {ends[0]} is not below {ends[1]}"
+            elif ends[0] < lowest or ends[1] > highest or (open_ and ends[0] <= lowest):
+                yield f"{name} lies in {'(' if open_ else '['}{lowest:g}, {highest:g}], got {value}"
+        if not self.free:
+            yield "nothing to tune: give at least one parameter as [low, high]"
+
+    def _bad_rest(self) -> Iterator[str]:
+        if list(self.rungs) != sorted(set(self.rungs)) or any(rung < 1 for rung in self.rungs):
+            yield f"rungs are cycles ≥ 1, rising, got {list(self.rungs)}"
+        if self.over is not None and not 0 <= self.over[0] < self.over[1] <= 1:
+            yield f"over is [least, most] weights remaining in [0, 1], got {list(self.over)}"
+
+
+# Lowest and highest value, and whether the lowest itself is excluded.
+PARAMETERS: dict[str, tuple[float, float, bool]] = {
+    "eps": (0.0, math.inf, True),
+    "delta": (0.0, math.inf, False),
+    "beta": (0.0, math.inf, True),
+    "q": (0, math.inf, False),
+    "midpoint": (0.0, 1.0, True),
+}
+
+Arm = Annotated[ScheduleArm | OracleArm | TuneArm, Field(discriminator="mode")]
+
+
+class Pilot(Frozen):
+    """[pilot]: finds the constants that schedule arms leave open, with the same number of chains for every arm.
+
+    An arm with one open constant tries `chains` rates, evenly spaced in log; one with two (SILO's ε and ε + δ, the ends
+    of a linear ramp) tries every pair low ≤ high of as many levels as make `chains` pairs. If the best lies on an edge
+    the arm's grid is extended there, once.
+
+    Attributes:
+        seeds: disjoint from those of [replicates].
+        chains: per arm and seed.
+        low, high: the rates, at least two decades.
+    """
+
+    seeds: Seeds
+    chains: int = Field(default=10, ge=3, le=1000)
+    low: Rate
+    high: Rate
+
+    _distinct = field_validator("seeds")(distinct)
+
+    @model_validator(mode="after")
+    def _check(self) -> Pilot:
+        if self.high < self.low * PILOT_SPAN * (1 - 1e-9):
+            raise ValueError(f"low {self.low} to high {self.high} is less than two decades")
+        return self
+
+    @property
+    def levels(self) -> int:
+        """Levels of an arm with two constants: the largest g with g (g + 1) / 2 pairs ≤ chains."""
+        return (math.isqrt(8 * self.chains + 1) - 1) // 2

@@ -1,0 +1,146 @@
+"""What only a whole study shows to be wrong, as (key, message) pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from silo_tune import names
+from silo_tune.errors import unknown
+from silo_tune.schedules import Schedule
+from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
+from silo_tune.study.parts import ARM_NAME
+
+if TYPE_CHECKING:
+    from silo_tune.study.model import Study
+
+
+def incomparable(study: Study, oracle: OracleArm, arm: ScheduleArm) -> str | None:
+    """Why an Oracle cannot try an arm's values, or None when it can."""
+    if arm.schedule.adaptive:
+        return "its peak is adaptive"
+    ours, theirs = study.settings(oracle).model_dump(), study.settings(arm).model_dump()
+    differing = [key for key in ours if ours[key] != theirs[key]]
+    return f"its {', '.join(differing)} differ from the Oracle's" if differing else None
+
+
+def arm_problems(study: Study) -> Iterator[tuple[str, str]]:
+    if not study.arms:
+        yield "arms", "a study needs at least one arm"
+    for name, arm in study.arms.items():
+        if not ARM_NAME.fullmatch(name):
+            yield f"arms.{name}", "an arm's name is letters, digits and . _ + -"
+        if isinstance(arm, OracleArm):
+            yield from _oracle_problems(study, name, arm)
+        elif isinstance(arm, TuneArm):
+            yield from _tune_problems(study, name, arm)
+        else:
+            yield from _peak_problems(study, name, arm)
+    shown = study.arms.get(study.report.schedule)
+    if shown is None:
+        if study.report.schedule != "silo":  # the default may be absent
+            yield "report.schedule", unknown("arm", study.report.schedule, study.arms)
+    elif not isinstance(shown, ScheduleArm):
+        yield "report.schedule", f"{study.report.schedule!r} is not a schedule arm; name one"
+
+
+def _oracle_problems(study: Study, name: str, arm: OracleArm) -> Iterator[tuple[str, str]]:
+    schedule_arms = [key for key, other in study.arms.items() if isinstance(other, ScheduleArm)]
+    if arm.prefix_arm is not None:
+        if arm.prefix_arm not in schedule_arms:
+            yield f"arms.{name}.prefix", unknown("schedule arm", arm.prefix_arm, schedule_arms)
+        elif study.arms[arm.prefix_arm].own_dense != arm.own_dense:
+            yield f"arms.{name}.prefix", f"own_dense differs from that of {arm.prefix_arm!r}"
+    for test in arm.tests or ():
+        other = study.arms.get(test)
+        if not isinstance(other, ScheduleArm):
+            yield f"arms.{name}.tests", unknown("schedule arm", test, schedule_arms)
+        elif reason := incomparable(study, arm, other):
+            yield f"arms.{name}.tests", f"{test!r} cannot be tested by this Oracle: {reason}"
+
+
+def _tune_problems(study: Study, name: str, arm: TuneArm) -> Iterator[tuple[str, str]]:
+    late = [rung for rung in arm.rungs if rung > study.cycles - 2]
+    if late:
+        yield (
+            f"arms.{name}.rungs",
+            f"{late} exceed its {study.cycles} cycles: the last after which a trial can stop is {study.cycles - 2}",
+        )
+    if study.cycles < 2:
+        yield f"arms.{name}", "there is no cycle ≥ 1 to tune"
+    elif not counted_cycles(study, arm.over):
+        yield f"arms.{name}.over", f"no cycle ≥ 1 leaves a share of weights in {list(arm.over or ())}"
+    if arm.own_dense:
+        yield f"arms.{name}.own_dense", "trials share the dense cycle"
+
+
+def counted_cycles(study: Study, over: tuple[float, float] | None) -> list[int]:
+    """Cycles ≥ 1 whose planned weights remaining lie in `over`; all when it is None."""
+    least, most = over or (0.0, 1.0)
+    return [cycle for cycle in range(1, study.cycles) if least - 1e-9 <= study.remaining[cycle] <= most + 1e-9]
+
+
+def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """Open constants need a pilot, and a pilot something to find."""
+    open_ = {name: arm.schedule.open for name, arm in study.arms.items() if isinstance(arm, ScheduleArm) and arm.open}
+    pilot = study.pilot
+    if pilot is None:
+        for name, constants in open_.items():
+            yield f"arms.{name}.schedule", f"needs {', '.join(constants)}; give them, or a [pilot] that finds them"
+        return
+    if not open_:
+        yield "pilot", "nothing to find: leave out the constants of the schedules that it shall tune"
+    if both := sorted(set(pilot.seeds) & set(study.replicates.seeds)):
+        yield "pilot.seeds", f"{both} are seeds of [replicates] too; a pilot's are disjoint"
+    pairs = pilot.levels * (pilot.levels + 1) // 2
+    if any(len(constants) == 2 for constants in open_.values()) and pairs != pilot.chains:
+        more = (pilot.levels + 1) * (pilot.levels + 2) // 2
+        yield "pilot.chains", f"an arm with two constants tries pairs of levels: {pairs} or {more}, not {pilot.chains}"
+    for name in open_:
+        if study.arms[name].own_dense:
+            yield f"arms.{name}.own_dense", "pilot chains share the dense cycle"
+
+
+def _peak_problems(study: Study, name: str, arm: ScheduleArm) -> Iterator[tuple[str, str]]:
+    if arm.schedule.function is not None:
+        return  # imported by the planner, which checks every value it is given
+    if arm.schedule.adaptive:
+        if study.dense.checkpoint is not None and "train_epochs" not in arm.schedule.args:
+            yield f"arms.{name}.schedule", "needs train_epochs, because [dense] is a checkpoint"
+        if arm.own_dense:
+            yield f"arms.{name}.own_dense", "an adaptive peak is undefined before the first prune"
+        return
+    if arm.open:
+        return
+    schedule = study.schedule_of(arm)
+    assert isinstance(schedule, Schedule)
+    peaks = [schedule.peak(cycle, study.pruned) for cycle in range(study.cycles)]
+    if not all(math.isfinite(peak) and peak > 0 for peak in peaks):
+        yield f"arms.{name}.schedule", f"gives a max_lr that is not above 0: {peaks}"
+
+
+def _rewind_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """An epoch to rewind to must lie within the dense training; a number of steps is known only with the data."""
+    assert study.dense.epochs is not None
+    for name, arm in study.arms.items():
+        point = study.settings(arm).rewind_to
+        if point is not None and point.endswith(" ep") and int(point.split()[0]) > study.dense.epochs:
+            key = "prune.rewind_to" if arm.rewind_to is None else f"arms.{name}.rewind_to"
+            yield key, f"{point!r} is beyond the dense training of {study.dense.epochs} epochs"
+
+
+def dense_problems(study: Study) -> Iterator[tuple[str, str]]:
+    if study.dense.checkpoint is None:
+        yield from _rewind_problems(study)
+        return
+    if study.dense.checkpoint == "timm" and not (study.model.name or "").startswith(names.TIMM_PREFIX):
+        yield "dense.checkpoint", '"timm" needs a model named timm:NAME'
+    for name, arm in study.arms.items():
+        if arm.own_dense:
+            yield f"arms.{name}.own_dense", "there is no dense training of its own beside a checkpoint"
+        if study.settings(arm).after_prune == "rewind":
+            yield (
+                f"arms.{name}",
+                "cannot rewind: [dense] is a checkpoint, whose training is not part of this study",
+            )
