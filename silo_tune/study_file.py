@@ -19,13 +19,16 @@ from silo_tune.study import (
     Data,
     Dense,
     Grid,
+    Guided,
     OracleArm,
+    Pilot,
     Prune,
     Replicates,
     Report,
     Retrain,
     ScheduleArm,
     Study,
+    TuneArm,
 )
 
 
@@ -124,6 +127,7 @@ def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
     small |= _shrunk(table, "prune", _early_rewind)
     small |= _shrunk(table, "retrain", _one_epoch)
     small |= _shrunk(table, "replicates", _two_seeds)
+    small |= _shrunk(table, "pilot", _smoke_pilot)
     small |= _shrunk(table, "arms", lambda arms: {name: _smoke_arm(arm) for name, arm in arms.items()})
     tolerance = table.get("report", {}).get("tolerance", 0.0) if isinstance(table.get("report", {}), Mapping) else 0.0
     if isinstance(tolerance, (int, float)):
@@ -166,6 +170,26 @@ def _smoke_arm(arm: Any) -> Any:
     grid = arm.get("grid")
     if isinstance(grid, Mapping) and "points" in grid:
         small["grid"] = {**grid, "points": _at_most(3, grid["points"])}
+    guided = arm.get("guided")
+    if isinstance(guided, Mapping) and "trials" in guided:
+        small["guided"] = {**guided, "trials": _at_most(4, guided["trials"])}
+    return _smoke_tune(small) if arm.get("mode") == "tune" else small
+
+
+def _smoke_tune(arm: Table) -> Table:
+    small = {**_two_seeds(arm), "batch": 2}
+    small.pop("over", None)
+    if "trials" in arm:
+        small["trials"] = _at_most(4, arm["trials"])
+    if isinstance(arm.get("rungs"), list) and arm["rungs"]:
+        small["rungs"] = [1]
+    return small
+
+
+def _smoke_pilot(part: Table) -> Table:
+    small = {**part, "chains": 3}
+    if isinstance(part.get("seeds"), list):
+        small["seeds"] = part["seeds"][:1]
     return small
 
 
@@ -173,14 +197,16 @@ def _smoke_arm(arm: Any) -> Any:
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "data": Data, "dense": Dense, "prune": Prune, "retrain": Retrain, "replicates": Replicates, "report": Report,
-    "cluster": Cluster,
+    "cluster": Cluster, "pilot": Pilot,
 }  # fmt: skip
 _TAGGED: dict[str, type[BaseModel]] = {
     "schedule": ScheduleArm,
     "oracle": OracleArm,
+    "tune": TuneArm,
     "sgd": SGD,
     "adamw": AdamW,
 }
+_INNER: dict[str, type[BaseModel]] = {"grid": Grid, "guided": Guided}
 
 
 def _readable(error: ValidationError, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -194,8 +220,8 @@ def _readable(error: ValidationError, table: Mapping[str, Any]) -> Iterator[tupl
         # A tagged union puts its tag into the location; users do not write it.
         if len(location) > 2 and (location[0] == "arms" or location[:2] == ["retrain", "optimizer"]):
             model = _TAGGED.get(str(location.pop(2)))
-        if location[:1] == ["arms"] and location[2:3] == ["grid"] and len(location) > 3:
-            model = Grid
+        if location[:1] == ["arms"] and len(location) > 3 and location[2] in _INNER:
+            model = _INNER[str(location[2])]
         yield ".".join(map(str, location)), _sentence(item, cause, model)
 
 

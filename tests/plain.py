@@ -72,7 +72,7 @@ class MemoryJournal:
         return None if text is None else json.loads(text)
 
     def decide(self, body: Mapping[str, Any]) -> Outcome:
-        where = (body["arm"], body["seed"], body["cycle"], body["round"])
+        where: tuple[Any, ...] = (body["arm"], body["seed"], body["cycle"], body["round"])
         if "trial" in body:
             where = (*where, body["trial"])
         text = self.decisions.setdefault(where, json.dumps(body, allow_nan=False))
@@ -88,6 +88,9 @@ class MemoryJournal:
             self.rounds.setdefault((body["arm"], body["round"]), json.dumps(body, allow_nan=False))
         )
         return standing
+
+    def importance(self, arm: str) -> None:
+        """A journal in memory keeps none."""
 
     def result(self, key: str) -> Outcome | None:
         text = self.results.get(key)

@@ -30,9 +30,9 @@ def test_every_oracle_searches_two_decades_around_the_schedule(file: Path) -> No
     study = load_study(file)
     silo = study.arms["silo"]
     assert isinstance(silo, ScheduleArm)
-    peaks = [peak_of(study, "silo", cycle)["value"] for cycle in range(study.cycles)]
+    peaks = [peak_of(study.schedule_of(silo), cycle, study.pruned, "silo")["value"] for cycle in range(study.cycles)]
     for name, arm in study.arms.items():
-        if isinstance(arm, OracleArm):
+        if isinstance(arm, OracleArm) and arm.grid is not None:
             assert arm.grid.points >= 9
             assert arm.grid.high / arm.grid.low >= 100
             assert arm.grid.low <= min(peaks) / 2

@@ -122,9 +122,9 @@ class PilotPlan:
         best = best_point(heard)
         if best is None:
             return []
-        wider = self._extended(levels, list(best["params"].values()))
-        tried = [list(point["params"].values()) for point in heard]
-        return [_named(rates) for rates in self._cover(wider) if list(rates) not in tried]
+        wider = self._extended(levels, _rates(best["params"]))
+        tried = [_rates(point["params"]) for point in heard]
+        return [_named(rates) for rates in self._cover(wider) if rates not in tried]
 
     def finished(self, heard: Sequence[Mapping[str, Any]]) -> bool:
         return not self.ask(heard)
@@ -148,11 +148,16 @@ class PilotPlan:
 
     def args(self, params: Params) -> dict[str, Any]:
         assert self.arm.schedule.name is not None
-        return constants_at(self.arm.schedule.name, list(params.values()))
+        return constants_at(self.arm.schedule.name, _rates(params))
 
 
 def _named(rates: Sequence[float]) -> dict[str, float]:
     return dict(zip(("max_lr",) if len(rates) == 1 else ("lowest", "highest"), rates, strict=True))
+
+
+def _rates(params: Params) -> tuple[float, ...]:
+    """The rates of a point: one, or low ≤ high."""
+    return tuple(sorted(params.values()))
 
 
 def best_point(heard: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Prune, Rate, ScheduleRef, Seeds, distinct
 
@@ -138,7 +138,26 @@ class OracleArm(ArmBase):
 
 
 Bounds = Annotated[tuple[float, float], LISTED]
-WholeBounds = Annotated[tuple[int, int], LISTED]
+
+
+def _number_or_bounds(value: Any) -> Any:
+    numbers = list(value) if isinstance(value, (list, tuple)) else [value]
+    pair = isinstance(value, (list, tuple))
+    if len(numbers) != 1 + pair or not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in numbers):
+        raise ValueError(f"a number, or [low, high] to search it, got {value!r}")
+    return tuple(numbers) if pair else value
+
+
+def _whole_or_bounds(value: Any) -> Any:
+    found = _number_or_bounds(value)
+    if not all(isinstance(x, int) for x in (found if isinstance(found, tuple) else (found,))):
+        raise ValueError(f"a whole number, or [low, high] to search it, got {value!r}")
+    return found
+
+
+# Any, for pydantic tells what is wrong with a union once for each of its members.
+Parameter = Annotated[Any, PlainValidator(_number_or_bounds)]
+WholeParameter = Annotated[Any, PlainValidator(_whole_or_bounds)]
 
 
 class TuneArm(ArmBase):
@@ -164,11 +183,11 @@ class TuneArm(ArmBase):
     trials: int = Field(ge=2, le=10_000)
     batch: int = Field(default=4, ge=1)
     seeds: Seeds | None = None
-    eps: Rate | Bounds
-    delta: float | Bounds
-    beta: float | Bounds = 5.0
-    q: int | WholeBounds = 1
-    midpoint: float | Bounds = 0.5
+    eps: Parameter
+    delta: Parameter
+    beta: Parameter = 5.0
+    q: WholeParameter = 1
+    midpoint: Parameter = 0.5
     over: Bounds | None = None
     rungs: Annotated[tuple[int, ...], LISTED] = ()
     keep: float = Field(default=0.5, gt=0, le=1)
