@@ -47,6 +47,24 @@ GAPS = {
     "oracle": "string", "schedule": "string", "cycle": "Int64", "seed": "Int64", "gap_val": "Float64",
     "gap_test": "Float64",
 }  # fmt: skip
+_ORACLE_SIDE = {
+    "best": "Float64", "low": "Float64", "high": "Float64", "unbounded_low": "boolean", "unbounded_high": "boolean",
+    "verdict": "string", "contains": "boolean", "n_seeds": "Int64",
+}  # fmt: skip
+# Two Oracles at one cycle. `contains`: the schedule's rate lies in the point interval; `overlap`: share of the union of
+# the two intervals in log max_lr; `rank_correlation`: Spearman, of the mean responses on the shared asked rates;
+# `same_weights`: seeds, of `both_seeds`, in which both Oracles start from the same unit.
+COMPARED = {
+    "cycle": "Int64", "weights_remaining": "Float64", "max_lr": "Float64",
+    **{f"{side}_{name}": kind for side in ("greedy", "conditioned") for name, kind in _ORACLE_SIDE.items()},
+    "same_verdict": "boolean", "distance_decades": "Float64", "overlap": "Float64", "rank_correlation": "Float64",
+    "shared_rates": "Int64", "both_seeds": "Int64", "same_weights": "Int64",
+}  # fmt: skip
+# Points of searches; one more column "param_NAME" for every parameter that any of them has.
+POINTS = {
+    "arm": "string", "kind": "string", "trial": "Int64", "round": "Int64", "objective": "Float64", "told": "Float64",
+    "stopped": "Int64", "seeds": "string", "best": "boolean",
+}  # fmt: skip
 
 
 def typed(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.search import is_pilot
 from silo_tune.study import Study
 
 STUDY = "whole study"
 COLUMNS = (
     "arm",
     "units",
+    "pilot_units",
     "shared_units",
     "train_seconds",
     "times_schedule",
@@ -23,10 +25,11 @@ COLUMNS = (
 
 
 def cost_table(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """One row per arm and one for the whole study (`COLUMNS`).
+    """One row per arm and one for the whole study (`COLUMNS`). Searches count: `frame` holds every row of the run.
 
-    units: distinct keys with a result, the dense unit included; a key that two arms use counts in both, once in the
-    whole study. shared_units: those that an earlier arm of the study owns. train_seconds: sum over distinct keys.
+    units: distinct keys with a result, the dense unit and those of searches included; a key that two arms use counts in
+    both, once in the whole study. pilot_units: those of them that pilots of the arm use. shared_units: those that an
+    earlier arm of the study owns. train_seconds: sum over distinct keys.
     times_schedule: units divided by those of the judged schedule; saved_by_schedule: 1 − its inverse; both null without
     one. ok, diverged, failed: distinct keys by status; a failed unit has no result and no measured cost.
     """
@@ -50,6 +53,7 @@ def _cost(rows: pd.DataFrame, name: str) -> dict[str, Any]:
     return {
         "arm": name,
         "units": len(trained),
+        "pilot_units": rows.loc[is_pilot(rows) & (rows["status"] != "failed"), "key"].nunique(),
         "shared_units": int(trained["shared_with"].notna().sum()),
         "train_seconds": float(trained["train_seconds"].fillna(0).sum()),
         **counts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +37,7 @@ class OracleCycle:
         collapsed: (S, R) diverged, or a last-epoch training loss of at least 0.95 ln(classes).
         tested: arm → its own max_lr at this cycle.
         chance: accuracy of guessing.
+        parents: seed → key of the unit that its candidates start from; a seed without one is left out.
     """
 
     oracle: str
@@ -51,6 +52,7 @@ class OracleCycle:
     collapsed: BoolArray
     tested: Mapping[str, float]
     chance: float
+    parents: Mapping[int, str] = field(default_factory=dict)
 
     def column(self, rate: float) -> int | None:
         """Index of a rate among `rates`; rates are equal when their floats are."""
@@ -117,6 +119,7 @@ def oracle_cycle(oracle: str, cycle: int, rows: pd.DataFrame) -> OracleCycle:
         collapsed=collapsed,
         tested=dict(_tested(rows)),
         chance=_chance(rows),
+        parents=_parents(rows),
     )
 
 
@@ -135,6 +138,11 @@ def _tested(rows: pd.DataFrame) -> Iterator[tuple[str, float]]:
     for names, rate in zip(marked["tests"], numbers(marked, "max_lr"), strict=True):
         for name in str(names).split(","):
             yield name, float(rate)
+
+
+def _parents(rows: pd.DataFrame) -> dict[int, str]:
+    known = rows[rows["parent"].notna()]
+    return {int(seed): str(parent) for seed, parent in zip(known["seed"], known["parent"], strict=True)}
 
 
 def _chance(rows: pd.DataFrame) -> float:
@@ -156,6 +164,13 @@ def prefix_of(study: Study, oracle: str) -> str | None:
     arm = study.arms[oracle]
     assert isinstance(arm, OracleArm)
     return arm.prefix_arm
+
+
+def is_guided(study: Study, oracle: str) -> bool:
+    """Does a sampler choose the Oracle's rates, so that they differ between seeds?"""
+    arm = study.arms[oracle]
+    assert isinstance(arm, OracleArm)
+    return arm.grid is None
 
 
 def describe(study: Study, oracle: str) -> str:
@@ -186,7 +201,11 @@ def verdict_oracle(study: Study, present: Collection[str]) -> str | None:
 
 def _preferred(study: Study, present: Collection[str], names: list[str]) -> str | None:
     schedule = study.report.schedule
-    ranked = sorted(names, key=lambda name: (name not in present, schedule not in study.tests_of(name)))
+
+    def worse(name: str) -> tuple[bool, bool, bool]:
+        return name not in present, schedule not in study.tests_of(name), is_guided(study, name)
+
+    ranked = sorted(names, key=worse)
     return ranked[0] if ranked else None
 
 

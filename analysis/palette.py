@@ -37,6 +37,16 @@ class Look(NamedTuple):
     dash: str
 
 
+# The families of fitted curves.
+CURVES = {
+    "silo": Look(_SCHEDULE, "-"),
+    "constant": Look("#009E73", "--"),
+    "linear": Look("#0072B2", "-."),
+    "exponential": Look("#CC79A7", "--"),
+    "free rising": Look("#4d4d4d", ":"),
+}
+
+
 def looks(study: Study) -> dict[str, Look]:
     """The look of every arm; a colour comes back only after all of its kind are used, and then with another dash."""
     found: dict[str, Look] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -13,35 +13,52 @@ import pandas as pd
 import tomli_w
 from markupsafe import Markup
 
-from analysis.oracle import describe, numbers
+from analysis.oracle import describe
 from analysis.plots import save_figures
-from analysis.stats import paired_interval
+from analysis.search import PILOT, at_edge, fragment, ordinary, points_table
 from analysis.summary import Summary, summarise
-from analysis.wording import DASH, interval_text, known, p_value, percent, points, rate, seconds, width_text
+from analysis.text_tables import (
+    constants_text,
+    cost_table,
+    cycle_table,
+    distances_table,
+    oracles_table,
+    regret_table,
+    search_table,
+    trouble_table,
+    verdict_table,
+)
+from analysis.wording import (
+    DASH,
+    STANDINGS,
+    cycle_list,
+    percent,
+    plural,
+    points,
+    savings_sentence,
+    seed_list,
+    tuning_sentence,
+)
+from silo_tune.results import SearchRecord
 from silo_tune.study import Study
 
 _MOST_TROUBLES = 200
+_MOST_POINTS = 20
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of text: the first column heads its row, the columns named in `words` are set left."""
-
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    words: frozenset[str] = frozenset()
-
-
-def render(frame: pd.DataFrame, study: Study, ledger: Mapping[str, Any]) -> dict[str, bytes]:
+def render(
+    frame: pd.DataFrame, study: Study, ledger: Mapping[str, Any], searches: Mapping[str, SearchRecord] | None = None
+) -> dict[str, bytes]:
     """report.html, figures/NAME.svg, figures/NAME.png and tables/NAME.csv; the same run gives the same bytes.
 
     Args:
         frame: rows as in `silo_tune.results.COLUMNS`.
         study: the run's study.
         ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
+        searches: arm → its pilot or tune search.
     """
-    summary = summarise(frame, study)
-    figures = save_figures(frame, summary)
+    summary = summarise(frame, study, searches)
+    figures = save_figures(ordinary(frame), summary)
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
     files |= {f"tables/{name}.csv": _csv(table) for name, table in tables(summary).items()}
     page = _page(summary, ledger, {name: kinds["svg"] for name, kinds in figures.items()}, sorted(files))
@@ -59,6 +76,8 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "regret": summary.regret,
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
+        "oracles-compared": summary.compared,
+        "searches": points_table(summary.searches),
         "cost": summary.cost,
         "diverged-and-failed": summary.troubles,
     }
@@ -74,15 +93,21 @@ def _page(summary: Summary, ledger: Mapping[str, Any], svgs: Mapping[str, bytes]
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     study, troubles = summary.study, trouble_table(summary)
+    searches = [_search(search, summary, svgs) for search in summary.searches.values()]
     return environment.get_template("report.html.j2").render(
         title=study.report.title or study.name,
         study=study,
         summary=summary,
         facts=_facts(summary, ledger),
-        figures=[_figure(name, svg.decode(), summary) for name, svg in svgs.items()],
+        figures=[_figure(name, svg.decode(), summary) for name, svg in svgs.items() if name in CAPTIONS],
         cycles=cycle_table(summary),
         verdicts=verdict_table(summary),
         regrets=regret_table(summary),
+        oracles=oracles_table(summary),
+        distances=distances_table(summary),
+        pilots=[found for found in searches if found["kind"] == PILOT],
+        tunes=[found for found in searches if found["kind"] != PILOT],
+        tuning=tuning_sentence(summary),
         cost=cost_table(summary),
         troubles=replace(troubles, rows=troubles.rows[:_MOST_TROUBLES]),
         more_troubles=max(0, len(troubles.rows) - _MOST_TROUBLES),
@@ -105,131 +130,33 @@ def _facts(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str, str]]
         ("Tolerance", f"{points(summary.tolerance, signed=False)} points"),
         ("Model and data", f"{study.model.name or study.model.function}, {study.data.name or study.data.function}"),
         ("Validation images", str(summary.n_val) if summary.n_val else DASH),
-        ("Tuning", "not equally tuned (no pilot chains)"),
+        ("Tuning", STANDINGS[summary.tuning.standing]),
     ]
     return [*facts, ("Run made", str(ledger["created"]))] if ledger.get("created") else facts
 
 
-# --- tables of text ---
+# --- searches ---
 
 
-def cycle_table(summary: Summary) -> Table:
-    """Per cycle: the schedule's rate, the interval, the verdict, mean regret and gap."""
-    head = (
-        "Cycle", "Weights, %", "max_lr", "Point interval", "Decades", "Best rate", "Point verdict", "Verdict",
-        "Informative", "Regret", "Chain gap", "Seeds",
-    )  # fmt: skip
-    rows: list[tuple[str, ...]] = [
-        (
-            str(row["cycle"]),
-            percent(row["weights_remaining"]),
-            rate(row["max_lr"]),
-            interval_text(row),
-            width_text(row),
-            rate(row["best_max_lr"]),
-            row["point_verdict"] if known(row["point_verdict"]) else DASH,
-            row["verdict"],
-            "yes" if row["informative"] else "no",
-            points(row["cycle_regret_test"]),
-            points(row["chain_gap"]),
-            str(row["n_seeds"]),
-        )
-        for _, row in summary.cycles.iterrows()
-    ]
-    return Table(head, rows, frozenset({"Verdict", "Point verdict", "Informative"}))
-
-
-def regret_table(summary: Summary) -> Table:
-    """Per cycle: means over seeds with 95 % paired t intervals of regret and gap, in points."""
-    head = (
-        "Cycle", "Regret, test", "95 % interval", "Regret, validation", "Cross-fitted, test", "Chain gap, test",
-        "95 % interval of the gap", "Seeds of the gap",
-    )  # fmt: skip
-    own = summary.regret[summary.regret["oracle"] == summary.verdict_oracle]
-    gaps = summary.gaps[summary.gaps["oracle"] == summary.chain_oracle]
-    rows: list[tuple[str, ...]] = [
-        (
-            str(row["cycle"]),
-            points(row["cycle_regret_test"]),
-            _ends(own[own["cycle"] == row["cycle"]], "regret_test"),
-            points(row["cycle_regret_val"]),
-            points(row["regret_crossfit_test"]),
-            points(row["chain_gap"]),
-            _ends(gaps[gaps["cycle"] == row["cycle"]], "gap_test"),
-            str(row["n_chain_seeds"]),
-        )
-        for _, row in summary.cycles.iterrows()
-    ]
-    return Table(head, rows if len(own) or len(gaps) else [])
-
-
-def _ends(rows: pd.DataFrame, column: str) -> str:
-    estimate = paired_interval(numbers(rows, column))
-    return DASH if estimate.low is None else f"{points(estimate.low)} to {points(estimate.high)}"
-
-
-def verdict_table(summary: Summary) -> Table:
-    """Verdict of every tested arm per cycle of the verdict's Oracle, with its Holm-corrected p value."""
-    own = summary.verdicts[summary.verdicts["oracle"] == summary.verdict_oracle]
-    arms = [str(arm) for arm in dict.fromkeys(own["arm"])]
-    rows = []
-    for cycle, group in own.groupby("cycle"):
-        cells = {str(row["arm"]): _verdict_text(row) for _, row in group.iterrows()}
-        rows.append((str(cycle), *(cells.get(arm, DASH) for arm in arms)))
-    reasons = {str(row["cycle"]): row["reason"] for _, row in own[own["arm"] == summary.schedule].iterrows()}
-    head = ("Cycle", *arms, f"Why, for {summary.schedule}")
-    full = [(*row, reasons[row[0]] if known(reasons.get(row[0])) else DASH) for row in rows]
-    return Table(head, full, frozenset(head[1:]))
-
-
-def _verdict_text(row: Any) -> str:
-    p = row["p_inside_holm"] if row["verdict"] == "inside" else row["p_outside_holm"]
-    return (
-        f"{row['verdict']} ({p_value(p)})" if row["verdict"] in ("inside", "outside") and known(p) else row["verdict"]
-    )
-
-
-def cost_table(summary: Summary) -> Table:
-    """Distinct units and training time per arm."""
-    head = ("Arm", "Units", "Shared", "Training", f"× {summary.schedule}", "Saved, %", "ok", "diverged", "failed")
-    rows = [
-        (
-            str(row["arm"]),
-            str(row["units"]),
-            str(row["shared_units"]),
-            seconds(row["train_seconds"]),
-            f"{row['times_schedule']:.2f}" if known(row["times_schedule"]) else DASH,
-            percent(row["saved_by_schedule"], 0),
-            *(str(row[kind]) for kind in ("ok", "diverged", "failed")),
-        )
-        for _, row in summary.cost.iterrows()
-    ]
-    return Table(head, rows)
-
-
-def trouble_table(summary: Summary) -> Table:
-    """Rows that diverged or failed, those of one arm, rate and status together; each by itself is in the CSV."""
-    head = ("Arm", "max_lr", "Status", "Rows", "Cycles", "Seeds", "Why")
-    groups = summary.troubles.groupby(["arm", "max_lr", "status"], sort=False, dropna=False)
-    rows: list[tuple[str, ...]] = [
-        (
-            str(arm),
-            rate(max_lr),
-            str(status),
-            str(len(group)),
-            ", ".join(map(str, sorted(set(group["cycle"])))),
-            ", ".join(map(str, sorted(set(group["seed"])))),
-            _reasons(group["error"].dropna().unique().tolist()),
-        )
-        for (arm, max_lr, status), group in groups
-    ]
-    return Table(head, rows, frozenset({"Status", "Cycles", "Seeds", "Why"}))
-
-
-def _reasons(reasons: list[str]) -> str:
-    if not reasons:
-        return DASH
-    return reasons[0] if len(reasons) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
+def _search(search: SearchRecord, summary: Summary, svgs: Mapping[str, bytes]) -> dict[str, Any]:
+    """What the page shows of one search."""
+    figures = {f"search-{kind}-{search.arm}": caption for kind, caption in SEARCH_CAPTIONS.items()}
+    return {
+        "arm": search.arm,
+        "kind": search.kind,
+        "tried": plural(len(search.points), "point"),
+        "finished": search.finished,
+        "seeds": seed_list(sorted({seed for point in search.points for seed in point["seeds"]})),
+        "counted": cycle_list(search.counted) if search.counted else "the counted cycles",
+        "table": search_table(search, _MOST_POINTS),
+        "more": max(0, len(search.points) - _MOST_POINTS),
+        "chosen": constants_text(search.args) if search.args is not None else None,
+        "extended": search.extended,
+        "edges": ", ".join(at_edge(search, summary.study)),
+        "saved": savings_sentence(summary.savings[search.arm]),
+        "fragment": fragment(search, summary.study),
+        "figures": [_drawn(name, svgs[name].decode(), *words) for name, words in figures.items() if name in svgs],
+    }
 
 
 # --- figures inside the page ---
@@ -239,6 +166,12 @@ CAPTIONS = {
         "The schedule on the Oracle's band",
         "Band: rates whose mean validation accuracy, interpolated in log max_lr, is within the tolerance of the best. "
         "Thin lines: controls. Marks on the schedule: its verdict.",
+    ),
+    "oracles": (
+        "Two Oracles",
+        "Rates near the best of the Oracle that goes on from its own winners (greedy) and of the one that starts every "
+        "cycle from the schedule's own weights (conditioned). Where the bands part, the best rate depends on the "
+        "weights that a cycle starts from. Shaded: cycles in which their verdicts on the schedule differ.",
     ),
     "response": (
         "Response curves",
@@ -258,17 +191,36 @@ CAPTIONS = {
     ),
     "cost": (
         "Cost",
-        "Distinct units that each arm uses and the time that they trained. Units that arms share count in each of "
-        "them, and once in the whole study.",
+        "Distinct units that each arm uses, those of its pilot and search included (hatched: pilot), and the time that "
+        "they trained. Units that arms share count in each of them, and once in the whole study.",
+    ),
+}  # fmt: skip
+SEARCH_CAPTIONS = {
+    "importance": (
+        "What mattered",
+        "Share of the objective's variance that each parameter explains (fANOVA), over the points of this search and "
+        "within its bounds. With few points it is a hint.",
+    ),
+    "slices": (
+        "Objective along each parameter",
+        "One mark per point. Points that were stopped early are hollow, at what the sampler was told of them: an "
+        "estimate from their first cycles.",
+    ),
+    "contours": (
+        "Objective over pairs of parameters",
+        "The two or three most important parameters. Filled marks: finished points; a surface between them is drawn "
+        "only where there are enough of them.",
     ),
 }  # fmt: skip
 
 
 def _figure(name: str, svg: str, summary: Summary) -> dict[str, Any]:
-    title, caption = CAPTIONS[name]
-    alt = f"{title}. {caption}"
-    if name == "max-lr" and summary.headline:
-        alt += f" {summary.headline[0]}"
+    extra = f" {summary.headline[0]}" if name == "max-lr" and summary.headline else ""
+    return _drawn(name, svg, *CAPTIONS[name], extra)
+
+
+def _drawn(name: str, svg: str, title: str, caption: str, extra: str = "") -> dict[str, Any]:
+    alt = f"{title}. {caption}{extra}"
     return {"name": name, "title": title, "caption": caption, "svg": Markup(inline_svg(svg, name, alt))}
 
 
@@ -278,7 +230,7 @@ def inline_svg(svg: str, name: str, alt: str) -> str:
     prefix = f"fig-{name}"
     body = re.sub(r'(\sid=")', rf"\1{prefix}-", body)
     body = re.sub(r"(url\(#|href=\"#)", rf"\1{prefix}-", body)
-    body = body.replace('<style type="text/css">*{', f'<style type="text/css">#{prefix} *{{', 1)
+    body = body.replace('<style type="text/css">*{', f"<style type=\"text/css\">[id='{prefix}'] *{{", 1)
     tag, rest = body.split(">", 1)
     tag = re.sub(r'\s(width|height)="[^"]*"', "", tag)
     return f'{tag} id="{prefix}" role="img" aria-label="{escape(alt)}">{rest}'

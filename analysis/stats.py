@@ -1,4 +1,4 @@
-"""Small-sample statistics on paired differences: t bounds, t interval, equivalence, Holm, seeds needed.
+"""Small-sample statistics on paired differences: t bounds, t interval, equivalence, Holm, seeds needed; ranks.
 
 Differences are one number per seed, in accuracy units (0.01 is one point). Bootstrap intervals are not offered: at
 three to five seeds they cover far less than they claim. `scipy.special` is used because importing `scipy.stats` takes a
@@ -150,3 +150,23 @@ def _seeds_for(spread: float, margin: float, level: float) -> int:
     n = np.arange(2, _MOST_SEEDS + 1)
     enough = special.stdtrit(n - 1, level) * spread / np.sqrt(n) <= margin
     return int(n[enough.argmax()]) if enough.any() else _MOST_SEEDS
+
+
+def rank_correlation(left: Sequence[float] | FloatArray, right: Sequence[float] | FloatArray) -> float | None:
+    """Spearman's rank correlation of two series of equal length, ties sharing their mean rank.
+
+    None below three pairs, and where one side has no two different values. Pairs that are not finite are left out.
+    """
+    x, y = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
+    both = np.isfinite(x) & np.isfinite(y)
+    a, b = _ranks(x[both]), _ranks(y[both])
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: FloatArray) -> FloatArray:
+    """Ranks from 1; equal values share the mean of theirs."""
+    column = values[:, None]
+    ranks: FloatArray = (column > values).sum(axis=1) + ((column == values).sum(axis=1) + 1) / 2
+    return ranks

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import containment, cost, oracle, regret, wording
+from analysis import containment, cost, oracle, oracles_compared, regret, search, wording
 from analysis.columns import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
 from analysis.interval import interval_of
 from analysis.oracle import OracleCycle
+from analysis.oracles_compared import Pair
 from analysis.regret import Endpoint
+from analysis.search import Savings, Tuning
 from analysis.stats import Estimate, holm, paired_interval
 from analysis.wording import summary_lines
+from silo_tune.results import SearchRecord
 from silo_tune.study import Study
 
 __all__ = ["Summary", "summarise", "summary_lines"]
@@ -39,9 +42,15 @@ class Summary:
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
         cost: per arm (`cost.COLUMNS`).
-        troubles: rows that diverged or failed.
+        pair: the greedy Oracle and the one conditioned on the schedule, None unless both have rows.
+        compared: per cycle that both have (`COMPARED`).
+        searches: arm → its pilot or tune search, as far as they were given.
+        savings: arm → where the units of its search went.
+        tuning: how the schedule arms came by their constants.
+        troubles: rows that diverged or failed, those of searches included.
         reached: (arm, seed) → last cycle that the chain has closed with something to go on with.
-        seeds: replicates that have any row.
+        seeds: replicates that have any ordinary row.
+        n_val: validation images, None without results.
     """
 
     study: Study
@@ -57,6 +66,11 @@ class Summary:
     gaps: pd.DataFrame
     endpoint: Endpoint | None
     cost: pd.DataFrame
+    pair: Pair | None
+    compared: pd.DataFrame
+    searches: Mapping[str, SearchRecord]
+    savings: Mapping[str, Savings]
+    tuning: Tuning
     troubles: pd.DataFrame
     reached: Mapping[tuple[str, int], int]
     seeds: tuple[int, ...]
@@ -83,18 +97,22 @@ class Summary:
         return wording.notes(self)
 
 
-def summarise(frame: pd.DataFrame, study: Study) -> Summary:
+def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRecord] | None = None) -> Summary:
     """Compute every table of a run.
 
     Args:
-        frame: rows as in `silo_tune.results.COLUMNS`; a run under way or with failures is fine.
+        frame: rows as in `silo_tune.results.COLUMNS`; a run under way or with failures is fine. Only cost, troubles and
+            savings look at the rows of searches.
         study: its study.
+        searches: arm → its pilot or tune search.
     """
-    groups = oracle.oracle_cycles(frame, study)
+    searches = searches or {}
+    rows = search.ordinary(frame)
+    groups = oracle.oracle_cycles(rows, study)
     present = {name for name, _ in groups}
     schedule, tolerance = study.report.schedule, study.report.tolerance
     judge_by, chain_by = oracle.verdict_oracle(study, present), oracle.greedy_oracle(study, present)
-    chains = regret.chain_rows(frame)
+    chains = regret.chain_rows(rows)
     regrets = typed([row for g in groups.values() for row in regret.cycle_regret(g, schedule)], REGRET)
     crossfit = typed([row for g in groups.values() for row in regret.crossfit_regret(g, schedule)], CROSSFIT)
     gaps = _gaps(chains, study)
@@ -102,12 +120,15 @@ def summarise(frame: pd.DataFrame, study: Study) -> Summary:
     verdicts = _verdicts(groups, study)
     arms = _arms(chains)
     parts = CycleParts(intervals, verdicts, arms, regrets, crossfit, gaps)
-    n_val = frame["n_val"].dropna()
+    n_val = rows["n_val"].dropna()
+    cycles = _cycles(study, judge_by, chain_by, parts)
+    weights = cycles.set_index("cycle")["weights_remaining"].to_dict()
+    pair = oracles_compared.pair_of(study, present)
     return Summary(
         study=study,
         verdict_oracle=judge_by,
         chain_oracle=chain_by,
-        cycles=_cycles(study, judge_by, chain_by, parts),
+        cycles=cycles,
         intervals=intervals,
         verdicts=verdicts,
         curves=typed([row for group in groups.values() for row in _curve(group)], CURVES),
@@ -117,9 +138,14 @@ def summarise(frame: pd.DataFrame, study: Study) -> Summary:
         gaps=gaps,
         endpoint=_endpoint(gaps, study, chain_by),
         cost=cost.cost_table(frame, study),
+        pair=pair,
+        compared=oracles_compared.compare(groups, pair, schedule, tolerance, weights),
+        searches=searches,
+        savings={name: search.savings(found, frame, study.cycles) for name, found in searches.items()},
+        tuning=search.tuning_of(frame, study),
         troubles=_troubles(frame),
         reached=_reached(chains),
-        seeds=tuple(sorted(int(seed) for seed in frame["seed"].dropna().unique())),
+        seeds=tuple(sorted(int(seed) for seed in rows["seed"].dropna().unique())),
         n_val=int(n_val.min()) if len(n_val) else None,
     )
 
@@ -258,7 +284,7 @@ def _endpoint(gaps: pd.DataFrame, study: Study, name: str | None) -> Endpoint | 
 
 
 def _troubles(frame: pd.DataFrame) -> pd.DataFrame:
-    columns = ["arm", "seed", "cycle", "max_lr", "tests", "status", "error", "train_loss"]
+    columns = ["arm", "mode", "seed", "trial", "cycle", "max_lr", "tests", "status", "error", "train_loss"]
     return frame.loc[frame["status"].isin(["diverged", "failed"]), columns].reset_index(drop=True)
 
 

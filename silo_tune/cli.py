@@ -75,12 +75,14 @@ def _see_functions(study: str) -> None:
 
 def _finish(console: Console, study: Study, outcome: Outcome) -> None:
     from analysis.summary import summarise, summary_lines
+    from silo_tune.results import searches
+    from silo_tune.store import Run
 
     counts = outcome.counts
     where = _write_report(outcome.url)
     lines = [
         "",
-        *summary_lines(summarise(outcome.frame, study)),
+        *summary_lines(summarise(outcome.frame, study, searches(Run(outcome.url), study))),
         "",
         f"units: {counts.trained} trained, {counts.shared} shared, {counts.reused} skipped (done before), "
         f"{counts.failed} failed",
@@ -97,13 +99,13 @@ def _finish(console: Console, study: Study, outcome: Outcome) -> None:
 def _write_report(url: str) -> str:
     """Table and report of a run, from its files; returns where the page is."""
     from analysis.report import render
-    from silo_tune.results import load_run, write_table
+    from silo_tune.results import load_run, searches, write_table
     from silo_tune.store import Run
 
     frame, study, ledger = load_run(url)
     run_ = Run(url)
     write_table(run_, frame)
-    for name, content in render(frame, study, ledger).items():
+    for name, content in render(frame, study, ledger, searches(run_, study)).items():
         run_.storage.replace(f"report/{name}", content)
     return run_.storage.shown("report/report.html")
 
@@ -152,6 +154,88 @@ def _expected(to_train: int, seconds: list[float]) -> str:
 def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")], debug: Debug = False) -> None:
     """Write a run's table and report again, from its files alone."""
     typer.echo(f"report: {_write_report(run)}")
+
+
+@app.command()
+def fit(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")],
+    oracle: Annotated[
+        str | None, typer.Option(metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Fit SILO and simpler curves to an Oracle's responses: is max_lr S-shaped over the cycles?"""
+    from analysis.curve_fit import compare, response_of
+    from analysis.curve_fit.tables import fit_tables
+    from analysis.curve_fit.words import arm_toml, fit_lines, title
+    from analysis.plots.fit import save_fit
+    from silo_tune.results import load_run
+    from silo_tune.store import Run
+
+    frame, study, _ = load_run(run)
+    compared = compare(response_of(frame, study, oracle))
+    files = {f"fit.{kind}": content for kind, content in save_fit(compared, study.report.tolerance).items()}
+    files |= {f"{name}.csv": table.to_csv(index=False).encode() for name, table in fit_tables(compared).items()}
+    storage = Run(run).storage
+    for name, content in files.items():
+        storage.replace(f"report/fit/{name}", content)
+    for line in [title(compared, study), "", *fit_lines(compared, study), "", arm_toml(compared), ""]:
+        typer.echo(line)
+    typer.echo(f"fit: {storage.shown('report/fit')} ({', '.join(sorted(files))})")
+
+
+@app.command()
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")],
+    oracle: Annotated[
+        str | None, typer.Option(metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out.")
+    ] = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="gp, tpe, cmaes, qmc or random; all that are here if left out. Repeatable."),
+    ] = None,
+    trials: Annotated[
+        list[int] | None, typer.Option(metavar="K", help="Rates per cycle; 4, 5, 6 and 8 when left out. Repeatable.")
+    ] = None,
+    repetitions: Annotated[int | None, typer.Option(metavar="N", help="Of every strategy; 15 when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Of noise and samplers.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Replay search strategies on a recorded grid: regret against units. Trains nothing; about a minute."""
+    from analysis import replay as replays
+    from analysis.oracle import describe
+    from analysis.plots.replay import save_replay
+    from silo_tune.results import load_run
+    from silo_tune.store import Run
+
+    frame, study, _ = load_run(run)
+    recorded = replays.recorded_grid(frame, study, oracle)
+    competing = replays.strategies(recorded, sampler or replays.available_samplers(), trials or replays.TRIALS)
+    count = replays.REPETITIONS if repetitions is None else repetitions
+    tolerance = study.report.tolerance
+    compared = replays.replay(recorded, competing, tolerance, count, seed)
+    files = {f"replay.{kind}": content for kind, content in save_replay(compared, recorded, tolerance).items()}
+    files["replay.csv"] = compared.to_csv(index=False).encode()
+    storage = Run(run).storage
+    for name, content in files.items():
+        storage.replace(f"report/replay/{name}", content)
+    lines = replays.replay_lines(recorded, compared, tolerance)
+    for line in [replays.title(recorded, describe(study, recorded.oracle)), "", *lines, ""]:
+        typer.echo(line)
+    typer.echo(f"replay: {storage.shown('report/replay')} ({', '.join(sorted(files))})")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")],
+    optuna: Annotated[str, typer.Option("--optuna", metavar="FILE", help="A new file, for optuna-dashboard.")],
+    debug: Debug = False,
+) -> None:
+    """Write a run's Oracles and searches as Optuna studies, one per Oracle, seed and cycle."""
+    from silo_tune.optuna_export import export as export_optuna
+
+    names = export_optuna(run, optuna)
+    typer.echo(f"{len(names)} studies in {optuna}; to see them: optuna-dashboard {optuna}")
 
 
 @app.command("list")

@@ -76,28 +76,30 @@ class PlainWatch(_Watch):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._seen: dict[tuple[str, int], int] = {}
+        self._seen: dict[str, int] = {}
         self._dense: set[int] = set()
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
         super().started(study, planner, slots)
-        for where, chain in planner.chains.items():
-            self._seen[where] = chain.cycle
+        for chain in planner.every_chain():
+            self._seen[chain.label] = chain.cycle
         self._say(self.progress())
 
     def changed(self, chain: Chain) -> None:
         if self.planner is None or self.study is None:
             return
         if chain.ended is not None:
-            self._say(f"{chain.arm} seed {chain.seed} ended early: {chain.ended}")
-        elif chain.cycle > self._seen.get((chain.arm, chain.seed), 0) and not chain.open:
-            self._seen[chain.arm, chain.seed] = chain.cycle
+            self._say(f"{chain.label} ended early: {chain.ended}")
+        elif chain.trial is not None and not chain.done:
+            return  # of a search's many chains the end is enough
+        elif chain.cycle > self._seen.get(chain.label, 0) and not chain.open:
+            self._seen[chain.label] = chain.cycle
             if chain.cycle == 1 and chain.seed in self._dense:
                 return  # every arm closes the shared dense cycle; once is enough
             self._dense.add(chain.seed)
             best = chain.best or {}
             self._say(
-                f"{chain.arm} seed {chain.seed} cycle {chain.cycle - 1}/{self.study.cycles - 1}: "
+                f"{chain.label} cycle {chain.cycle - 1}/{self.study.cycles - 1}: "
                 f"max_lr {rate(best.get('max_lr'))}, validation {percent(best.get('val_accuracy'))}; {self.progress()}"
             )
 
@@ -115,7 +117,7 @@ class LiveWatch(_Watch):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=False)
-        self._closed_at: dict[tuple[str, int], list[float]] = {}
+        self._closed_at: dict[str, list[float]] = {}
 
     def __enter__(self) -> LiveWatch:
         self._live.start()
@@ -125,7 +127,7 @@ class LiveWatch(_Watch):
         self._live.stop()
 
     def changed(self, chain: Chain) -> None:
-        times = self._closed_at.setdefault((chain.arm, chain.seed), [])
+        times = self._closed_at.setdefault(chain.label, [])
         if not chain.open and chain.cycle > len(times):
             times.extend([time.monotonic()] * (chain.cycle - len(times)))
 
@@ -142,7 +144,7 @@ class LiveWatch(_Watch):
             table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
         table.add_column("ETA", justify="right", no_wrap=True)
         room = max(4, self.console.height - 5)
-        chains = list(self.planner.chains.values())
+        chains = list(self.planner.every_chain())
         # With more chains than lines, those that still move come first.
         shown = chains if len(chains) <= room else sorted(chains, key=lambda chain: not chain.active)[: room - 1]
         for chain in shown:
@@ -155,7 +157,7 @@ class LiveWatch(_Watch):
         cycle = min(chain.cycle, study.cycles - 1)
         good = [outcome for outcome in chain.told.values() if outcome["status"] == "ok"]
         best = max(good, key=lambda outcome: outcome["val_accuracy"], default=chain.best or {})
-        yield chain.arm
+        yield chain.arm if chain.trial is None else f"{chain.arm} trial {chain.trial}"
         yield str(chain.seed)
         yield f"{cycle}/{study.cycles - 1}"
         yield percent(study.remaining[cycle])
@@ -166,7 +168,7 @@ class LiveWatch(_Watch):
         )
         yield rate(best.get("max_lr"))
         yield percent(best.get("val_accuracy"))
-        times = self._closed_at.get((chain.arm, chain.seed), [])
+        times = self._closed_at.get(chain.label, [])
         now = times[-1] if times and not chain.active else time.monotonic()
         yield clock(now - self.began)
         yield self._chain_eta(chain, times, study)

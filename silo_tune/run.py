@@ -14,10 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from silo_tune.candidates.points import TunePlan, plan_of
+from silo_tune.candidates.samplers import importance
 from silo_tune.chains import Chain, Counts, Planner
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.lease import Lease
-from silo_tune.results import table, write_table
+from silo_tune.results import searches, table, write_table
 from silo_tune.store import Run
 from silo_tune.study import Study
 from silo_tune.workspace import Workspace
@@ -173,10 +175,22 @@ def run_study(
                 run.accept(study, environment())
                 monitor.started(study, planner, session.slots)
                 session.train(planner, lease, monitor)
+        weigh_parameters(run, study)
         frame = table(run, study)
         write_table(run, frame)
     ended = {where: chain.ended for where, chain in planner.chains.items() if chain.ended is not None}
     return Outcome(run.url, frame, planner.counts, ended, time.monotonic() - began)
+
+
+def weigh_parameters(run: Run, study: Study) -> None:
+    """Write what each parameter of a finished tuning is worth into the run, for the report."""
+    for arm, record in searches(run, study).items():
+        plan = plan_of(study, arm)
+        if isinstance(plan, TunePlan) and record.finished and record.importance is None:
+            complete = [point for point in record.points if point["objective"] is not None]
+            shares = importance(plan.space(), plan.told(complete))
+            if shares is not None:
+                run.write_importance(arm, shares)
 
 
 def _runner(local: bool, address: str | None) -> Runner:
@@ -230,7 +244,7 @@ def environment() -> dict[str, str]:
             if line.startswith("model name"):
                 found["machine"] = f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
                 break
-    for package in ("silo-tune", "torch", "ray", "numpy", "pandas"):
+    for package in ("silo-tune", "torch", "ray", "numpy", "pandas", "optuna"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

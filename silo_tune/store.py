@@ -381,7 +381,7 @@ class Run:
         if path[0] == "report" or path in (("data", "path"), ("data", "download")):
             return True
         if path[0] == "pilot":
-            return not any(self.searched(arm, before) for arm in before.arms)
+            return not any(self.searched(arm, before) for arm in before.arms if before.pilots(arm))
         if path == ("cycles",):
             if any(self.searched(arm, before) for arm in before.arms):
                 return False  # the search was over these very cycles

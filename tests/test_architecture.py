@@ -25,14 +25,16 @@ LAYERS = [
     {"study_file", "units", "workspace", "storage"},
     {"candidates", "lease"},
     {"store"},
-    {"results", "chains"},
-    {"forecast"},
+    {"chains"},
+    {"results", "forecast"},
     {"run"},
     {"data", "streams", "checkpoint", "criteria", "pruning"},
     {"feed", "models", "timm_models"},
     {"training"},
     {"cycle"},
+    {"stepwise"},
     {"tune"},
+    {"optuna_export"},
     {"console"},
     {"cli"},
 ]
@@ -81,19 +83,24 @@ ANALYSIS = list(imports("analysis"))
 
 
 def users(found: list[Import], packages: set[str], lazy_too: bool = True) -> set[str]:
-    """Modules that import one of the packages."""
-    return {i.module for i in found if i.target.split(".")[0] in packages and (lazy_too or not i.lazy)}
+    """Modules, or packages of several, that import one of the packages."""
+    return {own(i.module) for i in found if i.target.split(".")[0] in packages and (lazy_too or not i.lazy)}
+
+
+def own(module: str) -> str:
+    """The module, or the package that it is a part of."""
+    return module.removeprefix("silo_tune.").split(".")[0]
 
 
 def layer(module: str) -> int:
-    return next(number for number, modules in enumerate(LAYERS) if module in modules)
+    return next(number for number, modules in enumerate(LAYERS) if own(module) in modules)
 
 
 # --- our own modules ---
 
 
 def test_every_module_has_one_layer() -> None:
-    modules = {file.stem for file in (ROOT / "silo_tune").glob("*.py")} - {"__init__"}
+    modules = {own(module) for module in (found.module for found in OURS)} - {"__init__"}
     assert modules == set().union(*LAYERS)
     assert sum(map(len, LAYERS)) == len(modules)
 
@@ -117,9 +124,12 @@ def test_only_the_front_door_imports_analysis() -> None:
     assert all(i.lazy for i in OURS if i.target.split(".")[0] == "analysis")
 
 
-def test_analysis_imports_only_schedules_results_study_and_errors() -> None:
+def test_analysis_imports_only_schedules_results_study_and_errors_and_a_replay_the_search() -> None:
     allowed = {f"silo_tune.{name}" for name in ("schedules", "results", "study", "errors")}
-    assert {i.target for i in ANALYSIS if i.target.split(".")[0] == "silo_tune"} <= allowed
+    found = {i.target for i in ANALYSIS if i.target.split(".")[0] == "silo_tune" and own(i.module) != "replay"}
+    assert found <= allowed
+    searching = {i.target for i in ANALYSIS if i.target.startswith("silo_tune.") and own(i.module) == "replay"}
+    assert {target.split(".")[1] for target in searching} <= {"errors", "study", "candidates", "chains"}
 
 
 def test_the_leaves_use_the_standard_library_alone() -> None:
@@ -154,7 +164,7 @@ def test_torch_is_unknown_to_the_plain_modules_and_to_analysis() -> None:
 
 def test_matplotlib_is_known_to_the_plots_alone() -> None:
     assert users(OURS, {"matplotlib"}) == set()
-    assert users(ANALYSIS, {"matplotlib"}) <= {"plots"}
+    assert {module.split(".")[0] for module in users(ANALYSIS, {"matplotlib"})} <= {"plots"}
 
 
 def test_optuna_is_known_to_the_candidates_alone() -> None:

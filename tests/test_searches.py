@@ -6,9 +6,11 @@ import importlib.util
 import json
 import math
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,10 +26,11 @@ from silo_tune.errors import BadInput, StudyError
 from silo_tune.forecast import forecast
 from silo_tune.results import make_table, rows, searches
 from silo_tune.schedules import Silo
+from silo_tune.store import Run
 from silo_tune.study import Guided as Settings
 from silo_tune.study import Study
 from silo_tune.units import Unit
-from tests.plain import Drive, MemoryJournal, Outcome, World, resolved, study
+from tests.plain import Drive, MemoryJournal, Outcome, World, on_disk, resolved, study
 
 RATES = {"low": 0.01, "high": 1.0}
 
@@ -478,3 +481,64 @@ def test_the_plans_bound_the_number_of_points() -> None:
     assert (pilot.most, tune.most) == (15, 9)  # three levels, and one beyond each end: five
     assert Layout(made).most("greedy", 1) >= 3
     assert Chain("tuned", 0, 3).label == "tuned seed 0 trial 3"
+
+
+# --- on disk, and when the study changes ---
+
+
+def begun(place: Path, changes: Mapping[str, Any], tells: int | None = None) -> Run:
+    made = study(changes)
+    run_ = Run(str(place))
+    planner = Planner(made, run_, run_.accept(made, {"silo-tune": "0"}))
+    Drive(on_disk(run_), Basin())(planner, tells)
+    return run_
+
+
+MORE: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "an arm that tunes": ("pilot", {"arms.tuned": TUNE}),
+    "more trials": ("tune", {"arms.tuned": {**TUNE, "trials": 15}}),
+    "a pilot": ("tune", {"pilot": PILOT, "arms.open": {"mode": "schedule", "schedule": "constant"}}),
+    "more seeds": ("pilot", {"replicates.seeds": [0, 1, 2]}),
+}
+NEVER: dict[str, tuple[str, Mapping[str, Any], str]] = {
+    "the pilot's grid": ("pilot", {"pilot.low": 0.001}, "pilot.low"),
+    "the pilot's seeds": ("pilot", {"pilot.seeds": [100, 102]}, "pilot.seeds"),
+    "an open constant": ("pilot", {"arms.constant.schedule": {"name": "constant", "max_lr": 0.1}}, "arms.constant"),
+    "the cycles of a search": ("tune", {"cycles": 5}, "cycles"),
+    "bounds": ("tune", {"arms.tuned": {**TUNE, "eps": [0.02, 0.3]}}, "arms.tuned.eps"),
+    "rungs": ("tune", {"arms.tuned": {**TUNE, "rungs": [1]}}, "arms.tuned.rungs"),
+    "a guided Oracle's trials": ("guided", {"arms.own": guided(trials=6)}, "arms.own.guided.trials"),
+}
+
+
+@pytest.mark.parametrize(("name", "changes"), MORE.values(), ids=MORE)
+def test_a_finished_run_takes_up_more(tmp_path: Path, name: str, changes: Mapping[str, Any]) -> None:
+    run_ = begun(tmp_path, STUDIES[name])
+    before = make_table(rows(run_, study(STUDIES[name])))
+    made = study({**STUDIES[name], **changes})
+    planner = Planner(made, run_, run_.accept(made, {"silo-tune": "0"}))
+    assert not planner.done
+    Drive(on_disk(run_), Basin())(planner)
+    after = make_table(rows(run_, made))
+    assert len(after) > len(before)
+    assert set(before.key) <= set(after.key)
+    assert all(chain.done for chain in planner.chains.values())
+
+
+@pytest.mark.parametrize(("name", "changes", "key"), NEVER.values(), ids=NEVER)
+def test_what_a_search_has_begun_with_stays(tmp_path: Path, name: str, changes: Mapping[str, Any], key: str) -> None:
+    run_ = begun(tmp_path, STUDIES[name], 40)
+    with pytest.raises(BadInput, match=re.escape(key)):
+        run_.accept(study({**STUDIES[name], **changes}), {"silo-tune": "0"})
+
+
+def test_a_round_of_a_search_that_is_damaged_is_derived_again_from_its_chains(tmp_path: Path) -> None:
+    run_ = begun(tmp_path, STUDIES["tune"])
+    made = study(STUDIES["tune"])
+    before = searches(run_, made)
+    file = tmp_path / run_.search_name("tuned", 2)
+    file.write_bytes(file.read_bytes().replace(b"0.", b"1.", 1))
+    planner = Planner(made, Run(str(tmp_path)))
+    assert planner.done
+    assert planner.counts.trained == 0
+    assert searches(run_, made) == before

@@ -10,7 +10,8 @@ import pytest
 
 from analysis.summary import summarise
 from silo_tune.candidates import peak_of
-from silo_tune.results import load_run
+from silo_tune.results import load_run, searches
+from silo_tune.store import Run
 from silo_tune.study import OracleArm, ScheduleArm
 from silo_tune.study_file import load_study
 from tests.analysis.browser import check_page, open_browser
@@ -30,7 +31,12 @@ def test_every_oracle_searches_two_decades_around_the_schedule(file: Path) -> No
     study = load_study(file)
     silo = study.arms["silo"]
     assert isinstance(silo, ScheduleArm)
-    peaks = [peak_of(study.schedule_of(silo), cycle, study.pruned, "silo")["value"] for cycle in range(study.cycles)]
+    if silo.open:
+        assert study.pilot is not None
+        peaks = [study.pilot.low * 2, study.pilot.high / 2]
+    else:
+        schedule = study.schedule_of(silo)
+        peaks = [peak_of(schedule, cycle, study.pruned, "silo")["value"] for cycle in range(study.cycles)]
     for name, arm in study.arms.items():
         if isinstance(arm, OracleArm) and arm.grid is not None:
             assert arm.grid.points >= 9
@@ -58,6 +64,22 @@ def test_the_digits_study_is_complete(browser: Any, tmp_path: Path) -> None:
     check_page(browser, (tmp_path / "run" / "report" / "report.html").as_uri(), 375, "dark")
     again = silo_tune(*command)
     assert "units: 0 trained" in again.stdout
+
+
+@pytest.mark.slow
+def test_the_search_study_finds_constants_rates_and_a_curve(browser: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = silo_tune("run", str(EXPERIMENTS / "digits-search.toml"), "--smoke", "--out", str(out), timeout=900)
+    assert done.returncode == 0, done.stderr
+    frame, study, _ = load_run(str(out))
+    assert set(frame["mode"]) == {"schedule", "oracle", "pilot", "tune"}
+    found = searches(Run(str(out)), study)
+    assert {arm: (record.kind, record.finished) for arm, record in found.items()} == {
+        "silo": ("pilot", True), "constant": ("pilot", True), "linear": ("pilot", True), "tuned": ("tune", True),
+    }  # fmt: skip
+    drawn = len(list((out / "report" / "figures").glob("*.svg")))
+    check_page(browser, (out / "report" / "report.html").as_uri(), figures=drawn)
+    assert "equally tuned" in (out / "report" / "report.html").read_text(encoding="utf-8").lower()
 
 
 @pytest.mark.slow

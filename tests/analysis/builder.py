@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.oracle import OracleCycle
-from silo_tune.results import make_table
-from silo_tune.schedules import Schedule
-from silo_tune.study import OracleArm, ScheduleArm, Study
+from silo_tune.results import SearchRecord, make_table
+from silo_tune.schedules import Schedule, make_schedule
+from silo_tune.study import OracleArm, ScheduleArm, Study, TuneArm
 from silo_tune.study_file import parse_study
 
 Response = Callable[[int, float], float]  # (cycle, max_lr) → accuracy in [0, 1]
@@ -30,10 +30,17 @@ ARMS: dict[str, Any] = {
 }
 
 
-def make_study(arms: Mapping[str, Any] | None = None, seeds: int = 5, cycles: int = 9, **report: Any) -> Study:
+def make_study(
+    arms: Mapping[str, Any] | None = None,
+    seeds: int = 5,
+    cycles: int = 9,
+    pilot: Mapping[str, Any] | None = None,
+    **report: Any,
+) -> Study:
     """A study of the digits with the given arms; cycles count the dense one."""
     return parse_study(
         {
+            **({"pilot": dict(pilot)} if pilot is not None else {}),
             "name": "synthetic",
             "cycles": cycles,
             "data": {"name": "digits"},
@@ -66,12 +73,17 @@ def make_frame(
     shared_noise: float = 0.003,
     spoil: Spoil = lambda row: {},
     random_seed: int = 0,
+    found: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """The table of a finished run whose accuracies follow `response` plus noise per unit and per (seed, cycle)."""
-    world = _World(response, noise, shared_noise, spoil, random_seed)
+    """The table of a finished run whose accuracies follow `response` plus noise per unit and per (seed, cycle).
+
+    It has no rows of searches: see `make_search`. `found` gives the constants of the arms that leave theirs open.
+    """
+    world = _World(response, noise, shared_noise, spoil, random_seed, found or {})
     rows: list[Row] = []
     parents: dict[tuple[str, int, int], str] = {}
-    for name in sorted(study.arms, key=lambda arm: getattr(study.arms[arm], "prefix_arm", None) is not None):
+    chained = [name for name, arm in study.arms.items() if not isinstance(arm, TuneArm)]
+    for name in sorted(chained, key=lambda arm: getattr(study.arms[arm], "prefix_arm", None) is not None):
         for seed in study.replicates.seeds:
             rows += _chain(study, name, seed, parents, world)
     order = list(study.arms)
@@ -84,9 +96,17 @@ def make_frame(
 
 
 class _World:
-    def __init__(self, response: Response, noise: float, shared: float, spoil: Spoil, random_seed: int) -> None:
+    def __init__(
+        self,
+        response: Response,
+        noise: float,
+        shared: float,
+        spoil: Spoil,
+        random_seed: int,
+        found: Mapping[str, Mapping[str, float]],
+    ) -> None:
         self.response, self.noise, self.shared, self.spoil = response, noise, shared, spoil
-        self.random_seed = random_seed
+        self.random_seed, self.found = random_seed, found
 
     def draw(self, *what: Any) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.random_seed, *what)).encode()).digest()
@@ -114,7 +134,9 @@ def _chain(study: Study, arm: str, seed: int, parents: dict[tuple[str, int, int]
             parent = parents.get((prefix, seed, cycle - 1))
             if parent is None:
                 return
-        rows = [_row(study, arm, seed, cycle, parent, c, world) for c in enumerate(_proposals(study, arm, cycle))]
+        rows = [
+            _row(study, arm, seed, cycle, parent, c, world) for c in enumerate(_proposals(study, arm, cycle, world))
+        ]
         good = [row for row in rows if row["status"] == "ok"]
         yield from rows
         if not good:
@@ -126,25 +148,27 @@ def _chain(study: Study, arm: str, seed: int, parents: dict[tuple[str, int, int]
             parents[arm, seed, cycle] = winner["key"]
 
 
-def _proposals(study: Study, arm: str, cycle: int) -> list[tuple[float, bool, tuple[str, ...]]]:
+def _proposals(study: Study, arm: str, cycle: int, world: _World) -> list[tuple[float, bool, tuple[str, ...]]]:
     """(max_lr, asked, arms whose value it is) of a cycle, by rising max_lr."""
     definition = study.arms[arm]
     if cycle == 0 and not definition.own_dense:
         return [(float(study.dense.max_lr or 0.1), True, ())]
     if isinstance(definition, ScheduleArm):
-        return [(_peak(study, arm, cycle), True, ())]
+        return [(_peak(study, arm, cycle, world), True, ())]
+    assert isinstance(definition, OracleArm)
+    assert definition.grid is not None
     owners: dict[float, tuple[str, ...]] = {}
     for test in study.tests_of(arm):
-        rate = _peak(study, test, cycle)
+        rate = _peak(study, test, cycle, world)
         owners[rate] = (*owners.get(rate, ()), test)
     asked = definition.grid.values()
     return [(rate, rate in asked, owners.get(rate, ())) for rate in sorted({*asked, *owners})]
 
 
-def _peak(study: Study, arm: str, cycle: int) -> float:
+def _peak(study: Study, arm: str, cycle: int, world: _World) -> float:
     definition = study.arms[arm]
     assert isinstance(definition, ScheduleArm)
-    schedule = study.schedule_of(definition)
+    schedule = study.schedule_of(definition, world.found.get(arm))
     assert isinstance(schedule, Schedule)
     return float(f"{schedule.peak(cycle, study.pruned):.12g}")
 
@@ -169,6 +193,63 @@ def _row(
     }  # fmt: skip
     row |= world.outcome(seed, cycle, rate, key)
     return {**row, **world.spoil(row)}
+
+
+def make_search(
+    study: Study,
+    arm: str,
+    kind: str,
+    schedule: str,
+    params: Sequence[Mapping[str, float]],
+    seeds: Sequence[int],
+    stopped: Mapping[int, int] | None = None,
+    spoil: Spoil = lambda row: {},
+    **record: Any,
+) -> tuple[pd.DataFrame, SearchRecord]:
+    """Rows and record of a search: one chain per point and seed, on the response `peaked`.
+
+    Args:
+        kind: "pilot" | "tune".
+        schedule: its registered name, whose arguments `params` give.
+        params: of trial 0, 1, …
+        stopped: trial → cycle after which it was stopped.
+        record: other fields of the record.
+    """
+    world, stopped = _World(peaked, 0.002, 0.003, spoil, 0, {}), stopped or {}
+    rows, points = list[Row](), list[dict[str, Any]]()
+    for trial, given in enumerate(params):
+        last = stopped.get(trial, study.cycles - 1)
+        rates = [_rate_at(study, schedule, given, cycle) for cycle in range(last + 1)]
+        chains = [_trial_chain(study, arm, seed, rates, world) for seed in seeds]
+        rows += [row | {"mode": kind, "trial": trial} for chain in chains for row in chain]
+        told = [row["val_accuracy"] for chain in chains for row in chain[1:] if row["val_accuracy"] is not None]
+        mean = float(np.mean(told)) if told else None
+        objective = None if trial in stopped else mean
+        points.append(
+            {"trial": trial, "round": 1 + trial // 4, "params": dict(given), "objective": objective, "told": mean,
+             "stopped": stopped.get(trial), "seeds": list(seeds)}
+        )  # fmt: skip
+    done = [point for point in points if point["objective"] is not None]
+    best = max(done, key=lambda point: point["objective"])["trial"] if done else None
+    args = None if best is None else {"name": schedule, **params[best]}
+    fields: dict[str, Any] = {"best": best, "args": args, "finished": True} | record
+    return make_table(rows), SearchRecord(arm, kind, tuple(points), **fields)
+
+
+def _rate_at(study: Study, schedule: str, params: Mapping[str, float], cycle: int) -> float:
+    if cycle == 0:
+        return float(study.dense.max_lr or 0.1)
+    made = make_schedule(schedule, params)
+    assert isinstance(made, Schedule)
+    return float(f"{made.peak(cycle, study.pruned):.12g}")
+
+
+def _trial_chain(study: Study, arm: str, seed: int, rates: Sequence[float], world: _World) -> list[Row]:
+    chain: list[Row] = []
+    for cycle, rate in enumerate(rates):
+        parent = chain[-1]["key"] if chain else None
+        chain.append(_row(study, arm, seed, cycle, parent, (0, (rate, True, ())), world) | {"winner": True})
+    return chain
 
 
 def diverged(error: str = "the loss is not finite") -> Row:

@@ -7,9 +7,11 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from analysis import plots, report
+from analysis import report
+from analysis.plots import axes
 from analysis.report import CAPTIONS, inline_svg, render
 from analysis.summary import summarise
+from analysis.text_tables import trouble_table
 from tests.analysis.builder import Row, diverged, failed, make_frame, make_study
 from tests.analysis.degenerate import CASES
 
@@ -101,8 +103,8 @@ def test_the_same_run_gives_the_same_bytes(files: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_with_something_missing_still_has_a_report(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = plots._bytes
-    monkeypatch.setattr(plots, "_bytes", lambda *what: save(*what) if what[1] == "svg" else b"")  # half the time
+    save = axes.image_bytes
+    monkeypatch.setattr(axes, "image_bytes", lambda *what: save(*what) if what[1] == "svg" else b"")  # half the time
     files = render(*CASES[case](), {})
     page = Page(files["report.html"].decode())
     text = files["report.html"].decode()
@@ -145,7 +147,7 @@ def test_many_troubles_are_cut_short_with_a_word(monkeypatch: pytest.MonkeyPatch
 
 def test_troubles_of_one_kind_share_a_line() -> None:
     frame, study = CASES["high-rates-diverge"]()
-    rows = report.trouble_table(summarise(frame, study)).rows
+    rows = trouble_table(summarise(frame, study)).rows
     assert ("oracle", "1", "diverged", "15", "1, 2, 3", "0, 1, 2, 3, 4", "the loss is not finite") in rows
     assert sum(int(row[3]) for row in rows) == int(frame["status"].isin(["diverged", "failed"]).sum())
 
@@ -154,5 +156,5 @@ def test_of_many_reasons_the_first_is_shown() -> None:
     frame, study = CASES["high-rates-diverge"]()
     numbered = frame.copy()
     numbered["error"] = numbered["error"].where(numbered["error"].isna(), "reason " + numbered["key"])
-    reasons = [row[-1] for row in report.trouble_table(summarise(numbered, study)).rows]
+    reasons = [row[-1] for row in trouble_table(summarise(numbered, study)).rows]
     assert any(re.fullmatch(r"reason [0-9a-f]+ \(and 14 more\)", reason) for reason in reasons)

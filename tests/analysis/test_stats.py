@@ -85,3 +85,16 @@ def test_seeds_needed_resolve_the_margin_at_the_ends_of_the_spread() -> None:
         assert reference.t.ppf(0.95, n - 2) * end / math.sqrt(n - 1) > 0.002
     assert stats.seeds_needed([0.1, 0.1], 0.002) == (2, 2)
     assert stats.seeds_needed([0.5, -0.5], 1e-6) == (10_000, 10_000)
+
+
+@pytest.mark.parametrize("other", [[3, 1, 2, 5, 4], [5, 4, 3, 2, 1], [1, 1, 2, 2, 3], [0.2, 0.2, 0.2, 0.2, 0.9]])
+def test_rank_correlation_is_that_of_scipy(other: list[float]) -> None:
+    found = stats.rank_correlation(DIFFERENCES, other)
+    assert found == pytest.approx(reference.spearmanr(DIFFERENCES, other).statistic)
+
+
+def test_ranks_need_three_pairs_and_two_values() -> None:
+    assert stats.rank_correlation([1, 2], [1, 2]) is None
+    assert stats.rank_correlation([1, 2, 3], [7, 7, 7]) is None
+    assert stats.rank_correlation([1, 2, math.nan, 4], [1, 2, 3, math.nan]) is None
+    assert stats.rank_correlation([1, 2, math.nan, 4], [1, 2, 9, 3]) == pytest.approx(1.0)

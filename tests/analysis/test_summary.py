@@ -36,6 +36,7 @@ def test_tables_have_the_declared_columns_and_types(full: Summary) -> None:
         (full.regret, columns.REGRET),
         (full.crossfit, columns.CROSSFIT),
         (full.gaps, columns.GAPS),
+        (full.compared, columns.COMPARED),
     ):
         expected = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in declared.items()})
         assert table.dtypes.to_dict() == expected.dtypes.to_dict()
@@ -78,12 +79,13 @@ def test_a_named_curve_is_no_control() -> None:
 
 
 def test_headline_says_where_numbers_come_from(full: Summary) -> None:
-    containment, regret, endpoint, cost, standing = full.headline
+    containment, both, regret, endpoint, cost, standing = full.headline
     informative = full.cycles[full.cycles["informative"]]
     inside = int((informative["verdict"] == "inside").sum())
     assert f"silo is inside in {inside} of {len(informative)} informative cycles" in containment
     assert "oracle-at-silo (conditioned on silo)" in containment
     assert "decades" in containment
+    assert "greedy (oracle) and conditioned (oracle-at-silo)" in both
     assert "oracle-at-silo (conditioned on silo)" in regret
     assert "oracle (greedy)" in endpoint
     assert "95 % paired t interval" in endpoint

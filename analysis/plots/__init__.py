@@ -1,0 +1,45 @@
+"""Figures of a run. Each function returns a Figure, or None where the run has nothing to show.
+
+Accuracies are shown in %, differences in points, weights remaining in % on a log axis that falls from 100. Figures are
+made without pyplot, so that there is no global state, and the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import oracle
+from analysis.palette import STYLE
+from analysis.plots.accuracy import accuracy_figure, regret_figure
+from analysis.plots.axes import save_figure
+from analysis.plots.cost import cost_figure
+from analysis.plots.max_lr import max_lr_figure
+from analysis.plots.oracles import oracles_figure
+from analysis.plots.response import response_figure
+from analysis.plots.search import search_figures
+from analysis.summary import Summary
+
+__all__ = ["draw_figures", "save_figures"]
+
+
+def save_figures(frame: pd.DataFrame, summary: Summary) -> dict[str, dict[str, bytes]]:
+    """Every figure that the run can show: name → {"svg": …, "png": …}."""
+    with matplotlib.rc_context(STYLE):
+        return {name: save_figure(figure, name) for name, figure in draw_figures(frame, summary).items()}
+
+
+def draw_figures(frame: pd.DataFrame, summary: Summary) -> dict[str, Figure]:
+    """The figures by name, in the order in which the report shows them."""
+    with matplotlib.rc_context(STYLE):
+        drawn = {
+            "max-lr": max_lr_figure(summary),
+            "oracles": oracles_figure(summary),
+            "response": response_figure(oracle.oracle_cycles(frame, summary.study), summary),
+            "accuracy": accuracy_figure(summary),
+            "regret": regret_figure(summary),
+            "cost": cost_figure(summary),
+            **search_figures(summary),
+        }
+    return {name: figure for name, figure in drawn.items() if figure is not None}

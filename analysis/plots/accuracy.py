@@ -1,0 +1,93 @@
+"""What comes out on test: accuracy of every arm, and what the schedule loses against the Oracle."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis import oracle
+from analysis.palette import FAINT, INK, looks
+from analysis.plots.axes import WIDTH, floats, new_figure, percent, weights_axis
+from analysis.stats import paired_interval
+from analysis.summary import Summary
+
+
+def accuracy_figure(summary: Summary) -> Figure | None:
+    """Test accuracy against weights remaining for every arm: mean, and one standard deviation over seeds."""
+    arms = summary.arms.dropna(subset=["test_mean", "weights_remaining"])
+    if not len(arms):
+        return None
+    figure, axes = new_figure(max(3.8, 0.2 + 0.2 * len(summary.study.arms)))
+    style = looks(summary.study)
+    handles = []
+    order = [name for name in summary.study.arms if name != summary.schedule] + [summary.schedule]
+    for name in order:
+        rows = arms[arms["arm"] == name].sort_values("cycle")
+        if not len(rows):
+            continue
+        x, mean, spread = (
+            percent(rows["weights_remaining"]),
+            percent(rows["test_mean"]),
+            percent(rows["test_spread"]),
+        )
+        axes.fill_between(x, mean - spread, mean + spread, color=style[name].color, alpha=0.08, linewidth=0)
+        handles += axes.plot(x, mean, style[name].dash, marker="o", ms=3.5, color=style[name].color, label=name)
+    axes.set_ylabel("test accuracy, %")
+    weights_axis(axes, summary)
+    handles.sort(key=lambda line: list(summary.study.arms).index(str(line.get_label())))
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure
+
+
+def regret_figure(summary: Summary) -> Figure | None:
+    """Cycle regret and chain gap per cycle, in points on test: seeds, mean, 95 % paired t interval."""
+    judged = (summary.regret, "regret_test", summary.verdict_oracle, "Cycle regret")
+    chained = (summary.gaps, "gap_test", summary.chain_oracle, "Chain gap")
+    shown = [
+        (table[table["oracle"] == name].dropna(subset=[column]), column, name, title)
+        for table, column, name, title in (judged, chained)
+        if name is not None
+    ]
+    shown = [part for part in shown if len(part[0])]
+    if not shown:
+        return None
+    figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for panel, (table, column, name, title) in zip(panels, shown, strict=True):
+        color = looks(summary.study)[str(name)].color
+        _differences_panel(panel, table, column, color, 100 * summary.tolerance)
+        panel.set_title(f"{title}: {oracle.describe(summary.study, str(name))}", fontsize=8.5)
+    panels[0].set_ylabel("points on test (Oracle − schedule)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _differences_panel(axes: Axes, table: pd.DataFrame, column: str, color: str, tolerance: float) -> None:
+    axes.axhspan(-tolerance, tolerance, color=FAINT, alpha=0.16, lw=0, label="± tolerance")
+    axes.axhline(0, color=INK, lw=0.8)
+    axes.plot(floats(table["cycle"]) - 0.17, percent(table[column]), "o", color=FAINT, ms=2.6, mew=0, label="one seed")
+    cycles, means, below, above = [], [], [], []
+    for cycle, rows in table.groupby("cycle"):
+        estimate = paired_interval(percent(rows[column]))
+        if estimate.mean is not None:
+            cycles.append(int(str(cycle)))
+            means.append(estimate.mean)
+            below.append(estimate.mean - (estimate.mean if estimate.low is None else estimate.low))
+            above.append((estimate.mean if estimate.high is None else estimate.high) - estimate.mean)
+    axes.errorbar(
+        cycles,
+        means,
+        yerr=[below, above],
+        fmt="o",
+        color=color,
+        capsize=2.5,
+        lw=1.3,
+        ms=5,
+        label="mean, 95 % t interval",
+    )
+    axes.set_xlabel("cycle")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False, axis="x")

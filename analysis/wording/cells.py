@@ -1,0 +1,75 @@
+"""Numbers as text: cells of tables, and parts of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+DASH = "–"
+MINUS = "−"
+
+
+def known(value: Any) -> bool:
+    """True unless the cell is null."""
+    return value is not None and not pd.isna(value)
+
+
+def points(value: Any, signed: bool = True) -> str:
+    """A difference of accuracies in points (0.0123 → "+1.23"), a dash where there is none."""
+    if not known(value):
+        return DASH
+    text = f"{100 * float(value):{'+' if signed else ''}.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", MINUS)
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share in percent, without the sign (0.512 → "51.2"); a dash where there is none."""
+    return f"{100 * float(value):.{digits}f}" if known(value) else DASH
+
+
+def rate(value: Any) -> str:
+    """A max_lr to three significant digits; a dash where there is none."""
+    return f"{float(value):.3g}" if known(value) else DASH
+
+
+def p_value(value: Any) -> str:
+    """A p value to three digits; a dash where there is none."""
+    return DASH if not known(value) else "< 0.001" if float(value) < 0.001 else f"{float(value):.3f}"
+
+
+def seconds(value: Any) -> str:
+    """A duration as seconds, minutes or hours."""
+    if not known(value):
+        return DASH
+    total = float(value)
+    if total < 120:
+        return f"{total:.0f} s"
+    return f"{total / 60:.1f} min" if total < 7200 else f"{total / 3600:.1f} h"
+
+
+def interval_text(row: Any) -> str:
+    """ "0.02 to 0.11"; "≤" and "≥" mark a side where the best rate is the grid's edge."""
+    if not known(row["interval_low"]):
+        return DASH
+    low, high = rate(row["interval_low"]), rate(row["interval_high"])
+    return f"{'≤ ' if row['unbounded_low'] else ''}{low} to {'≥ ' if row['unbounded_high'] else ''}{high}"
+
+
+def width_text(row: Any) -> str:
+    """Width in decades, "≥" where the interval reaches the grid's edge."""
+    if not known(row["width_decades"]):
+        return DASH
+    return f"{'≥ ' if row['clipped'] else ''}{float(row['width_decades']):.2f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 seed", "2 seeds"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def cycle_list(cycles: Iterable[Any]) -> str:
+    """ "cycle 3", "cycles 3, 4"."""
+    names = [str(cycle) for cycle in cycles]
+    return f"{'cycle' if len(names) == 1 else 'cycles'} {', '.join(names)}"
