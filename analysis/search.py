@@ -131,7 +131,10 @@ def fragment(search: SearchRecord, study: Study) -> str | None:
     name = f"{search.arm}-best"
     while name in study.arms:
         name += "-2"
-    return tomli_w.dumps({"arms": {name: {"mode": "schedule", **own, "schedule": dict(search.args)}}})
+    toml = tomli_w.dumps({"arms": {name: {"mode": "schedule", **own, "schedule": dict(search.args)}}})
+    seeds = ", ".join(str(seed) for seed in search.points[0]["seeds"])
+    rounded = "; its trials rounded max_lr to 20 rates per decade" if search.kind != PILOT else ""
+    return f"# the best of {len(search.points)} points on seeds {seeds}{rounded}\n{toml}"
 
 
 # --- what was saved ---

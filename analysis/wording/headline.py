@@ -20,7 +20,7 @@ from analysis.wording.cells import (
     points,
     seconds,
 )
-from analysis.wording.searches import tuning_sentence
+from analysis.wording.searches import tuned_sentences, tuning_sentence
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -34,6 +34,7 @@ def headline(summary: Summary) -> tuple[str, ...]:
         *_regret(summary),
         *_endpoint(summary),
         *_cost(summary),
+        *tuned_sentences(summary),
         tuning_sentence(summary),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from analysis.search import Savings
+from analysis.search import PILOT, Savings
 from analysis.wording.cells import percent, plural
 
 if TYPE_CHECKING:
@@ -40,6 +40,21 @@ def _who_was_tuned(summary: Summary) -> Iterator[str]:
         yield f"{arm} has {tuning.chains[arm]} of {plural(tuning.planned, 'pilot chain')} {on}"
     if tuning.written:
         yield f"not tuned, with constants that are written in the study: {', '.join(tuning.written)}"
+
+
+def tuned_sentences(summary: Summary) -> Iterator[str]:
+    """The best point of every search of the S-curve's own parameters."""
+    for arm, search in summary.searches.items():
+        best = next((point for point in search.points if point["trial"] == search.best), None)
+        if search.kind == PILOT or best is None:
+            continue
+        stopped = sum(point["stopped"] is not None for point in search.points)
+        params = ", ".join(f"{name} {value:.4g}" for name, value in best["params"].items())
+        yield (
+            f"{arm}: the best of {plural(len(search.points), 'point')} ({stopped} stopped early"
+            f"{'' if search.finished else ', more to come'}) is {params}, with a mean validation accuracy of "
+            f"{percent(best['objective'])} % over {plural(len(search.counted), 'cycle')} on {seed_list(best['seeds'])}."
+        )
 
 
 def seed_list(seeds: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from analysis.search import PILOT, fragment
 from analysis.wording.cells import (
     interval_text,
     percent,
@@ -43,7 +45,15 @@ def summary_lines(summary: Summary) -> list[str]:
     ]
     legend = "regret (cycle regret) and gap (chain gap) in points on test, means over seeds; * informative cycle"
     table = [*_aligned([header, *body]), legend] if body else []
-    return [*table, *summary.headline, *(f"Note: {note}" for note in summary.notes)]
+    return [*table, *summary.headline, *_fragments(summary), *(f"Note: {note}" for note in summary.notes)]
+
+
+def _fragments(summary: Summary) -> Iterator[str]:
+    """What a search of the S-curve found, to paste into a study."""
+    for search in summary.searches.values():
+        text = fragment(search, summary.study) if search.kind != PILOT and search.finished else None
+        if text is not None:
+            yield from ("", *text.rstrip().splitlines(), "")
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
