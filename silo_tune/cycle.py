@@ -118,7 +118,7 @@ class Worker:
                 self.units.write_partial(unit.key, attempt, trainer.epoch, pack(*trainer.state()))
                 saved = time.perf_counter()
             yield log
-        self._check(unit, trainer)
+        self.check(unit, trainer)
         outcome, state = self._outcome(unit, trainer, max_lr), None
         if outcome["status"] == "ok":
             groups = {"weights": trainer.model.state_dict(), "mask": trainer.masks}
@@ -129,6 +129,11 @@ class Worker:
             "state": state,
             "wall_seconds": time.perf_counter() - began,
         }
+
+    def start(self, unit: Unit) -> Trainer:
+        """A trainer at the first step of a unit with a fixed peak, whatever was saved or committed of it."""
+        model, masks, max_lr = self._prepared(unit)
+        return self._trainer(unit, model, masks, max_lr or 0.0, snapshots=frozenset())
 
     # --- the network before training ---
 
@@ -302,7 +307,8 @@ class Worker:
             trainer = self._trainer(unit, model, masks, max_lr or 0.0)
         return trainer, max_lr
 
-    def _check(self, unit: Unit, trainer: Trainer) -> None:
+    def check(self, unit: Unit, trainer: Trainer) -> None:
+        """Raises Violation when a finished training was given another peak than the unit's."""
         if unit.epochs and trainer.diverged is None and trainer.peak != trainer.max_lr * trainer.profile.maximum:
             raise Violation(f"the optimizer was given at most {trainer.peak}, not max_lr {trainer.max_lr}")
 

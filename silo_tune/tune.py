@@ -33,7 +33,7 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.search import Searcher
 
 from silo_tune.chains import Planner
-from silo_tune.errors import BadInput, RunFailed, SiloTuneError
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError, unknown
 from silo_tune.forecast import forecast
 from silo_tune.lease import Lease, is_running
 from silo_tune.run import (
@@ -44,9 +44,9 @@ from silo_tune.run import (
     environment,
     require_going,
 )
-from silo_tune.store import Run
+from silo_tune.store import Run, unit_of
 from silo_tune.study import Study
-from silo_tune.units import Unit, canonical_json
+from silo_tune.units import Unit, canonical_json, make_unit
 from silo_tune.workspace import Workspace
 
 # A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
@@ -54,7 +54,7 @@ REPORT_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
 SCRATCH = "silo-ray-"
 # What the planner hears of a unit; the rest is in its result.json.
-HEARD = ("key", "status", "max_lr", "val_accuracy", "val_loss", "error", "train_seconds")
+HEARD = ("key", "status", "max_lr", "val_accuracy", "val_loss", "classes", "error", "train_seconds")
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,67 @@ class Shared:
 
     workspace: Workspace
     dataset: Any  # an ObjectRef, or None to load the data in the worker
+    cycle: Unit | None = None  # without a peak; a trial's config gives it. None: the config is a whole unit
 
 
 class PruneRetrain(tune.Trainable):
-    """Trains one unit: a prune-retrain cycle at one max_lr, from its parent's state to a committed result.
+    """Trains one prune-retrain cycle at one max_lr, from its parent's state.
 
-    The config holds `unit`, the canonical JSON of a `units.Unit`, as `ChainSearch` suggests it. A step trains whole
-    epochs for about `REPORT_SECONDS`; the last one has `done` and the unit's outcome. Every state is in the run folder,
-    so a restarted trial goes on from there, and Tune's own checkpoints are empty.
+    Under `ChainSearch` the config holds `unit`, the canonical JSON of a `units.Unit`. A step trains whole epochs for
+    about `REPORT_SECONDS`; the last one has `done` and the outcome of the committed unit. Every state is in the run
+    folder, so a restarted trial goes on from there, and Tune's own checkpoints are empty.
+
+    In a Tuner of your own, with any scheduler and any search, take `PruneRetrain.for_cycle(…)`: the config holds
+    `max_lr`, a step is one epoch, and it reports what `stepwise.Stepwise.step` says. Checkpoints are whole states: a
+    trial that was paused, restarted or cloned goes on bit-identically. Nothing is written into a run.
     """
+
+    @classmethod
+    def for_cycle(
+        cls, study: Study, arm: str | None = None, *, parent: str | None = None, out: str | None = None
+    ) -> Any:
+        """A Trainable for one cycle of a study, with the study's resources and data. Starts Ray if nobody has.
+
+        Args:
+            study: the study.
+            arm: whose profile, epochs and after-prune choice; that of `report.schedule` when left out.
+            parent: key of the unit to prune and retrain (`key` in the run's table), which also gives seed and cycle;
+                None trains the dense cycle 0 of the study's first seed.
+            out: the run that holds the parent; `runs/NAME` when left out.
+
+        Raises:
+            BadInput: no such arm or parent; the parent's weights are gone; the run is of another study or other data.
+        """
+        name = arm or study.report.schedule
+        if name not in study.arms:
+            raise BadInput(unknown("arm", name, study.arms))
+        run = Run(out or default_run(study))
+        cycle, seed = 0, study.replicates.seeds[0]
+        if parent is not None:
+            above = _parent(run, study, parent)
+            cycle, seed = above.cycle + 1, above.seed
+        elif study.dense.checkpoint is not None:
+            raise BadInput("dense.checkpoint: a pretrained cycle 0 is not trained; give a parent")
+        if cycle >= study.cycles:
+            raise BadInput(
+                f"unit {str(parent)[:12]} is of the last cycle of the study; raise `cycles` to go on from it"
+            )
+        unit = make_unit(study, study.settings(study.arms[name]), parent=parent, cycle=cycle, seed=seed, peak=None)
+        workspace = Workspace.of(study, run.url)
+        facts, dataset = _load(study, workspace)
+        if parent is not None:
+            run.check_data(facts)
+        return _trainable(study, Shared(workspace, dataset, unit))
 
     def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
         if shared is None:
-            raise BadInput("PruneRetrain needs its workspace: give the Tuner ChainSearch(study, out).trainable()")
+            raise BadInput(
+                "PruneRetrain needs its workspace: give the Tuner ChainSearch(study, out).trainable(), or "
+                "PruneRetrain.for_cycle(study)"
+            )
         self._notices: list[str] = []
         self._broken: SiloTuneError | None = None
+        self._cycle = shared.cycle
         try:
             self._worker = self._make_worker(shared)
             self._begin(config)
@@ -90,7 +136,8 @@ class PruneRetrain(tune.Trainable):
 
         workspace = shared.workspace
         dataset = load_data(workspace.data) if shared.dataset is None else ray.get(shared.dataset)
-        return Worker(workspace, dataset, self._notices.append)
+        notice = self._notices.append if shared.cycle is None else logging.getLogger(__name__).warning
+        return Worker(workspace, dataset, notice)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next unit without a new process."""
@@ -100,12 +147,19 @@ class PruneRetrain(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         from silo_tune.cycle import attempts
+        from silo_tune.stepwise import Stepwise, at_rate
 
+        if self._cycle is not None:
+            self._stepwise = Stepwise(self._worker, at_rate(self._cycle, config))
+            return
         unit = Unit.from_spec(json.loads(config["unit"]))
         self._progress = attempts(self._worker, unit, self._worker.workspace.max_failures)
 
     def step(self) -> dict[str, Any]:
-        """Train for a while. Bad input and failed storage are reported, not raised: trying again would not help."""
+        """Train for a while. Under `ChainSearch` bad input and failed storage are reported, not raised: trying again
+        would not help."""
+        if self._cycle is not None:
+            return self._one_epoch()
         until = time.monotonic() + REPORT_SECONDS
         report: dict[str, Any] = {"done": False}
         try:
@@ -123,11 +177,47 @@ class PruneRetrain(tune.Trainable):
         report["notices"], self._notices[:] = list(self._notices), []
         return report
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        return {}
+    def _one_epoch(self) -> dict[str, Any]:
+        if self._broken is not None:
+            raise self._broken
+        return self._stepwise.step()
 
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        pass
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any] | None:
+        if self._cycle is None:
+            return {}
+        self._stepwise.save(checkpoint_dir)
+        return None
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        if self._cycle is not None and self._broken is None:
+            self._stepwise.load(checkpoint)
+
+
+def _parent(run: Run, study: Study, key: str) -> Unit:
+    """The unit that a trial starts from. Raises BadInput when it is not there, or not of this study."""
+    run.study()
+    run.check(study)
+    try:
+        result = run.result(key)
+    except ValueError:
+        raise BadInput(f"parent: {key!r} is no unit's key; take one from the column `key` of the table") from None
+    if result is None:
+        raise BadInput(f"parent: {run.url} has no unit {key[:12]}; take one from the column `key` of its table")
+    if run.units.read_state(result) is None:
+        raise BadInput(
+            f"parent: the weights of unit {key[:12]} are gone ({result['status']}, or swept when its chain was past "
+            f'it); a run with cluster.keep = "all" keeps them'
+        )
+    return unit_of(result)
+
+
+def _trainable(study: Study, shared: Shared) -> Any:
+    """The Trainable with a study's resources and what its trials share."""
+    cluster = study.cluster
+    resources: dict[str, float] = {"cpu": cluster.cpus_per_unit, "gpu": cluster.gpus_per_unit}
+    if cluster.memory_per_unit_gb is not None:
+        resources["memory"] = cluster.memory_per_unit_gb * 2**30
+    return tune.with_resources(tune.with_parameters(PruneRetrain, shared=shared), resources)
 
 
 class ChainSearch(Searcher):
@@ -190,11 +280,7 @@ class ChainSearch(Searcher):
 
     def trainable(self) -> Any:
         """The Trainable with the study's resources and shared data."""
-        cluster = self.study.cluster
-        resources: dict[str, float] = {"cpu": cluster.cpus_per_unit, "gpu": cluster.gpus_per_unit}
-        if cluster.memory_per_unit_gb is not None:
-            resources["memory"] = cluster.memory_per_unit_gb * 2**30
-        return tune.with_resources(tune.with_parameters(PruneRetrain, shared=self._shared), resources)
+        return _trainable(self.study, self._shared)
 
     def tune_config(self, slots: int = 1) -> TuneConfig:
         """Concurrency and reuse. Two trials per slot keep every slot busy while the next ones are set up."""
