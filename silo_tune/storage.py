@@ -38,7 +38,8 @@ class Corrupt(Exception):
 def seal(body: Mapping[str, Any]) -> bytes:
     """JSON bytes of a table with the sha256 of its content, so that a flipped bit shows."""
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return json.dumps({**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}, indent=1, sort_keys=True).encode()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{text[:-1]}{", " if body else ""}"sha256": "{digest}"}}'.encode()
 
 
 def unseal(data: bytes) -> dict[str, Any]:

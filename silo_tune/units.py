@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +36,11 @@ def canonical(value: Any) -> Any:
 
 def canonical_json(value: Any) -> str:
     """Canonical JSON text. Raises ValueError for NaN and infinities."""
-    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _text(canonical(value))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,16 @@ class Unit:
     peak: Mapping[str, Any] | None
     prune: PruneSpec | None
 
-    @cached_property
+    @property
     def spec(self) -> dict[str, Any]:
-        """The canonical table that is hashed."""
-        return canonical(asdict(self))  # type: ignore[no-any-return]
+        """The canonical table that is hashed. Made anew each time: a planner holds many units."""
+        table = {field.name: getattr(self, field.name) for field in fields(self)}
+        return canonical({**table, "prune": None if self.prune is None else vars(self.prune)})  # type: ignore[no-any-return]
 
     @cached_property
     def key(self) -> str:
         """sha256 of the canonical JSON of the spec, as 64 hexadecimal digits."""
-        return hashlib.sha256(canonical_json(self.spec).encode()).hexdigest()
+        return hashlib.sha256(_text(self.spec).encode()).hexdigest()
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Unit:
@@ -100,66 +105,80 @@ class Unit:
         return cls(**{**spec, "prune": prune})
 
 
-def make_unit(
-    study: Study,
-    settings: ArmSettings,
-    *,
-    parent: str | None,
-    cycle: int,
-    seed: int,
-    peak: Mapping[str, Any] | None,
-    repeat: int = 0,
-    checkpoint: str | None = None,
-) -> Unit:
-    """The unit of one candidate.
+class UnitMaker:
+    """Makes the units of one arm. What they share is resolved once and held once.
 
     Args:
         study: gives everything that arms share.
         settings: the arm's resolved settings; at cycle 0 they count only with `own_dense`.
-        parent: key of the unit whose state it starts from; None at cycle 0.
-        cycle, seed, repeat: where it stands.
-        peak: {"value": max_lr} or {"rule": name, "args": {…}}; None beside a checkpoint.
-        checkpoint: content hash of the pretrained weights, at cycle 0 of a study that has them.
     """
-    dense, retrain = study.dense, study.retrain
-    if cycle == 0:
-        epochs = 0 if checkpoint is not None else (dense.epochs or 0)
-        profile = settings.profile if settings.own_dense else dense.profile.resolved()
-    else:
-        epochs, profile = settings.epochs, settings.profile
-    unit = Unit(
-        recipe=RECIPE,
-        parent=parent,
-        cycle=cycle,
-        seed=seed,
-        repeat=repeat,
-        model=study.model.resolved(),
-        checkpoint=checkpoint,
-        data=study.data.source(),
-        split=study.data.split(),
-        augmentation=study.data.augmentation(),
-        optimizer=retrain.optimizer.model_dump(mode="json"),
-        batch=retrain.batch,
-        epochs=epochs,
-        profile=profile,
-        precision=retrain.precision,
-        peak=peak,
-        prune=_prune_spec(study, settings, cycle),
-    )
-    # It trains with the very numbers that its key is made of: equal keys then mean equal work, to the last bit.
-    return Unit.from_spec(unit.spec)
+
+    def __init__(self, study: Study, settings: ArmSettings) -> None:
+        self._shared = canonical(
+            {
+                "model": study.model.resolved(),
+                "data": study.data.source(),
+                "split": study.data.split(),
+                "augmentation": study.data.augmentation(),
+                "optimizer": study.retrain.optimizer.model_dump(mode="json"),
+                "batch": study.retrain.batch,
+                "precision": study.retrain.precision,
+            }
+        )
+        dense = study.dense
+        self._dense_epochs = dense.epochs or 0
+        self._profiles = canonical(
+            [settings.profile if settings.own_dense else dense.profile.resolved(), settings.profile]
+        )
+        self._epochs = settings.epochs
+        self._targets = canonical(study.remaining)
+        self._prune = canonical(
+            {
+                "criterion": study.prune.criterion.resolved(),
+                "scope": study.prune.scope,
+                "granularity": study.prune.granularity,
+                "after_prune": settings.after_prune,
+                "rewind_to": settings.rewind_to,
+            }
+        )
+        self._skip = study.prune.skip
+
+    def make(
+        self,
+        *,
+        parent: str | None,
+        cycle: int,
+        seed: int,
+        peak: Mapping[str, Any] | None,
+        repeat: int = 0,
+        checkpoint: str | None = None,
+    ) -> Unit:
+        """The unit of one candidate.
+
+        It trains with the very numbers that its key is made of: equal keys then mean equal work, to the last bit.
+
+        Args:
+            parent: key of the unit whose state it starts from; None at cycle 0.
+            cycle, seed, repeat: where it stands.
+            peak: {"value": max_lr} or {"rule": name, "args": {…}}; None beside a checkpoint.
+            checkpoint: content hash of the pretrained weights, at cycle 0 of a study that has them.
+        """
+        dense_epochs = 0 if checkpoint is not None else self._dense_epochs
+        return Unit(
+            recipe=RECIPE,
+            parent=parent,
+            cycle=cycle,
+            seed=seed,
+            repeat=repeat,
+            checkpoint=checkpoint,
+            epochs=dense_epochs if cycle == 0 else self._epochs,
+            profile=self._profiles[min(cycle, 1)],
+            peak=canonical(peak),
+            prune=None if cycle == 0 else PruneSpec(target=self._targets[cycle], skip=self._skip, **self._prune),
+            **self._shared,
+        )
 
 
-def _prune_spec(study: Study, settings: ArmSettings, cycle: int) -> PruneSpec | None:
-    if cycle == 0:
-        return None
-    prune = study.prune
-    return PruneSpec(
-        target=study.remaining[cycle],
-        criterion=prune.criterion.resolved(),
-        scope=prune.scope,
-        granularity=prune.granularity,
-        skip=prune.skip,
-        after_prune=settings.after_prune,
-        rewind_to=settings.rewind_to,
-    )
+def make_unit(study: Study, settings: ArmSettings, **where: Any) -> Unit:
+    """One unit of an arm; see `UnitMaker.make`."""
+    return UnitMaker(study, settings).make(**where)

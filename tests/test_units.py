@@ -29,7 +29,7 @@ def unit(
     if cycle == 0 and not settings.own_dense:
         peak: Any = {"value": made.dense.max_lr} if made.dense.checkpoint is None else None
     else:
-        peak = peak_of(made, arm, cycle)
+        peak = peak_of(made.schedule_of(chosen), cycle, made.pruned, arm)
     fixed = {"parent": None if cycle == 0 else PARENT, "cycle": cycle, "seed": 0, "peak": peak, **more}
     return make_unit(made, settings, **fixed)
 

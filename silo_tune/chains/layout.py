@@ -10,7 +10,7 @@ from silo_tune.candidates.points import Plan, plan_of, sampler_seed
 from silo_tune.chains.chain import Chain
 from silo_tune.schedules import AdaptiveSchedule, Schedule
 from silo_tune.study import OracleArm, ScheduleArm, Study, TuneArm
-from silo_tune.units import Unit, make_unit
+from silo_tune.units import Unit, UnitMaker
 
 
 class Layout:
@@ -35,6 +35,7 @@ class Layout:
         self.tests_from = tests_from or {}
         self.checkpoint = checkpoint
         self.settings = {name: study.settings(arm) for name, arm in study.arms.items()}
+        self._makers = {name: UnitMaker(study, settings) for name, settings in self.settings.items()}
         self.plans: dict[str, Plan] = {name: plan_of(study, name) for name in study.arms if study.searched(name)}
         self._schedules: dict[tuple[str, int | None], Schedule | AdaptiveSchedule] = {}
         # Peaks of a fixed schedule or grid depend on (arm, trial, cycle) alone: made once, for all seeds.
@@ -114,9 +115,7 @@ class Layout:
 
     def unit(self, chain: Chain, proposal: Proposal) -> Unit:
         """The unit of a candidate of a chain's open cycle."""
-        return make_unit(
-            self.study,
-            self.settings[chain.arm],
+        return self._makers[chain.arm].make(
             parent=chain.parent,
             cycle=chain.cycle,
             seed=chain.seed,

@@ -168,6 +168,7 @@ class Planner:
         """Open the next cycle; False when it must wait for another chain or there is none to come."""
         if chain.cycle == self.study.cycles:
             chain.done = True
+            chain.candidates, chain.told = [], {}
             self._sweep(chain.seed)
             self.listen(chain)
             return False
