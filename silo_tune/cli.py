@@ -197,6 +197,9 @@ def replay(
     trials: Annotated[
         list[int] | None, typer.Option(metavar="K", help="Rates per cycle; 4, 5, 6 and 8 when left out. Repeatable.")
     ] = None,
+    repeat_top: Annotated[
+        int, typer.Option(metavar="N", help="So many of a sampler's best rates are trained twice; 0 when left out.")
+    ] = 0,
     repetitions: Annotated[int | None, typer.Option(metavar="N", help="Of every strategy; 15 when left out.")] = None,
     seed: Annotated[int, typer.Option(help="Of noise and samplers.")] = 0,
     debug: Debug = False,
@@ -210,7 +213,8 @@ def replay(
 
     frame, study, _ = load_run(run)
     recorded = replays.recorded_grid(frame, study, oracle)
-    competing = replays.strategies(recorded, sampler or replays.available_samplers(), trials or replays.TRIALS)
+    samplers = sampler or replays.available_samplers()
+    competing = replays.strategies(recorded, samplers, trials or replays.TRIALS, repeat_top)
     count = replays.REPETITIONS if repetitions is None else repetitions
     tolerance = study.report.tolerance
     compared = replays.replay(recorded, competing, tolerance, count, seed)

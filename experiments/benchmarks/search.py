@@ -5,9 +5,9 @@
     python experiments/benchmarks/search.py tune …
 
 *digits* and *cifar10*: from the weights of the SILO arm's own chain an exhaustive Oracle tries 15 rates over two
-decades at every cycle and a guided one asks for 6; both also try SILO's value. Their choices are made on the validation
-accuracy of one seed and measured on the *other* seeds' curves of the exhaustive grid (interpolated in log max_lr): the
-cross-fitted regret of the guided Oracle is the exhaustive choice's accuracy there minus the guided choice's. A choice
+decades at every cycle and a guided one asks for 6 (*guided-twice*: for 4, and trains the best two again); all of them
+also try SILO's value. Their choices are made on the validation accuracy of one seed and measured on the *other* seeds'
+curves of the exhaustive grid (interpolated in log max_lr): the cross-fitted regret of the guided Oracle is the exhaustive choice's accuracy there minus the guided choice's. A choice
 profits from its own noise; on other seeds it cannot.
 
 *tune*: 20 points of the S-curve over 8 cycles after the dense one, against the 160 units per seed that chains without
@@ -69,6 +69,7 @@ def search_table(name: str) -> dict[str, Any]:
         "silo": silo,
         "grid": {**conditioned, "grid": {**BOUNDS, "points": GRID}},
         "guided": {**conditioned, "guided": {**BOUNDS, "trials": ASKED}},
+        "guided-twice": {**conditioned, "guided": {**BOUNDS, "trials": ASKED - 2, "repeat_top": 2}},
     }
     table |= {"name": f"search-{name}", "arms": arms}
     if name == "cifar10":
@@ -88,19 +89,18 @@ def tune_arm() -> dict[str, Any]:
 # --- guided against exhaustive ---
 
 
-def compare(frame: pd.DataFrame, study: Study) -> dict[str, Any]:
-    """What the guided Oracle lost and saved against the exhaustive one; differences in points."""
+def compare(frame: pd.DataFrame, study: Study, arm: str) -> dict[str, Any]:
+    """What a guided Oracle lost and saved against the exhaustive one; differences in points."""
     cycles = oracle_cycles(frame[frame["trial"].isna()], study)
-    pairs = [(cycles["grid", m], cycles["guided", m]) for m in range(1, study.cycles) if ("guided", m) in cycles]
+    pairs = [(cycles["grid", m], cycles[arm, m]) for m in range(1, study.cycles) if (arm, m) in cycles]
     seeds = sorted(set(pairs[0][0].seeds) & set(pairs[0][1].seeds))
-    table = pd.DataFrame(
-        [row for grid, guided in pairs for row in regrets(grid, guided, seeds, study.report.tolerance)]
-    )
+    won = frame[frame["winner"] & frame["trial"].isna()]
+    winners = {(r.arm, r.seed, r.cycle): float(r.max_lr) for r in won[["arm", "seed", "cycle", "max_lr"]].itertuples()}
+    table = pd.DataFrame([row for grid, guided in pairs for row in regrets(grid, guided, seeds, winners)])
     return {
         "seeds": seeds,
         "cycles": [grid.cycle for grid, _ in pairs],
-        "asked": ASKED / GRID,
-        "units": units_ratio(frame),
+        "units": units_ratio(frame, arm),
         "cross_fitted_regret_test": estimate(table, "cross_test"),
         "cross_fitted_regret_val": estimate(table, "cross_val"),
         "own_seed_regret_test": estimate(table, "own_test"),
@@ -110,12 +110,15 @@ def compare(frame: pd.DataFrame, study: Study) -> dict[str, Any]:
     }
 
 
-def regrets(grid: OracleCycle, guided: OracleCycle, seeds: list[int], tolerance: float) -> Iterator[dict[str, Any]]:
+def regrets(
+    grid: OracleCycle, guided: OracleCycle, seeds: list[int], winners: Mapping[tuple[str, int, int], float]
+) -> Iterator[dict[str, Any]]:
     """Per seed: the exhaustive choice minus the guided one, on the other seeds and on the seed itself, in points."""
     for seed in seeds:
-        ours, theirs = choice(guided, seed), choice(grid, seed)
-        if ours is None or theirs is None:
+        where = [(cycle.oracle, seed, cycle.cycle) for cycle in (guided, grid)]
+        if not all(place in winners for place in where):
             continue
+        ours, theirs = (winners[place] for place in where)
         others = [grid.seeds.index(other) for other in seeds if other != seed]
         cross = {
             f"cross_{name}": 100
@@ -124,14 +127,6 @@ def regrets(grid: OracleCycle, guided: OracleCycle, seeds: list[int], tolerance:
         }
         own = 100 * (value(grid, seed, theirs) - value(guided, seed, ours))
         yield {"cycle": grid.cycle, "seed": seed, **cross, "own_test": own, "decades": abs(math.log10(ours / theirs))}
-
-
-def choice(cycle: OracleCycle, seed: int) -> float | None:
-    """The winner among an Oracle's asked and tested rates in one seed, by the winner's rule."""
-    s = cycle.seeds.index(seed)
-    good = np.flatnonzero(cycle.ok[s] & np.isfinite(cycle.val[s]))
-    order = sorted(good, key=lambda i: (-cycle.val[s, i], cycle.val_loss[s, i], cycle.rates[i]))
-    return float(cycle.rates[order[0]]) if order else None
 
 
 def value(cycle: OracleCycle, seed: int, rate: float) -> float:
@@ -173,15 +168,15 @@ def inside(cycle: OracleCycle, seed: int, tolerance: float) -> bool:
     return point_interval(cycle.rates, cycle.val[s], tolerance).contains(cycle.tested["silo"])
 
 
-def units_ratio(frame: pd.DataFrame) -> dict[str, float]:
-    """Distinct units of the guided Oracle against the exhaustive one: all of them, and without the shared ones."""
-    used = {arm: set(frame[(frame.arm == arm) & (frame.cycle >= 1)].key) for arm in ("silo", "grid", "guided")}
-    own = {arm: len(used[arm] - used["silo"]) for arm in ("grid", "guided")}
+def units_ratio(frame: pd.DataFrame, arm: str) -> dict[str, float]:
+    """Distinct units after the dense cycle against those of the exhaustive Oracle: all, and without SILO's own."""
+    guided, grid, silo = (set(frame[(frame.arm == name) & (frame.cycle >= 1)].key) for name in (arm, "grid", "silo"))
     return {
-        "guided": len(used["guided"]), "grid": len(used["grid"]),
-        "ratio": round(len(used["guided"]) / len(used["grid"]), 3),
-        "ratio_beside_silo": round(own["guided"] / own["grid"], 3),
-    }  # fmt: skip
+        "guided": len(guided),
+        "grid": len(grid),
+        "ratio": round(len(guided) / len(grid), 3),
+        "ratio_beside_silo": round(len(guided - silo) / len(grid - silo), 3),
+    }
 
 
 # --- tuning ---
@@ -232,7 +227,10 @@ def main() -> None:
     study = parse_study(table, options.name)
     outcome = run_study(study, options.out, local=options.local, monitor=Progress())
     frame, study, ledger = load_run(outcome.url)
-    found = tuned(frame, study, Run(outcome.url)) if options.name == "tune" else compare(frame, study)
+    if options.name == "tune":
+        found = tuned(frame, study, Run(outcome.url))
+    else:
+        found = {arm: compare(frame, study, arm) for arm in study.arms if arm.startswith("guided")}
     result = {"benchmark": options.name, **found, "environment": environment(), "created": ledger["created"]}
     print(json.dumps(result, indent=1))
     if options.record:
