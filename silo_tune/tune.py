@@ -423,7 +423,14 @@ class RayRunner:
                 return False
             # Large pages for the workers' heaps: 4 to 10 % less time per step of a convnet on a CPU.
             os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-            ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, _temp_dir=scratch, **quiet)
+            try:
+                ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, _temp_dir=scratch, **quiet)
+            except Exception as error:  # a machine that is too busy or too full: Ray raises many kinds
+                ray.shutdown()
+                raise RunFailed(
+                    f"Ray did not start on this machine ({str(error).splitlines()[0]}); run the same command again when "
+                    f"it is less busy, or train without Ray by --local"
+                ) from error
             return True
         _probe(self.address)
         try:

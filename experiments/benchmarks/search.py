@@ -7,8 +7,9 @@
 *digits* and *cifar10*: from the weights of the SILO arm's own chain an exhaustive Oracle tries 15 rates over two
 decades at every cycle and a guided one asks for 6 (*guided-twice*: for 4, and trains the best two again); all of them
 also try SILO's value. Their choices are made on the validation accuracy of one seed and measured on the *other* seeds'
-curves of the exhaustive grid (interpolated in log max_lr): the cross-fitted regret of the guided Oracle is the exhaustive choice's accuracy there minus the guided choice's. A choice
-profits from its own noise; on other seeds it cannot.
+curves of the exhaustive grid (interpolated in log max_lr): the cross-fitted regret of the guided Oracle is the
+exhaustive choice's accuracy there minus the guided choice's. A choice profits from its own noise; on other seeds it
+cannot.
 
 *tune*: 20 points of the S-curve over 8 cycles after the dense one, against the 160 units per seed that chains without
 sharing and stopping would train.
@@ -95,7 +96,8 @@ def compare(frame: pd.DataFrame, study: Study, arm: str) -> dict[str, Any]:
     pairs = [(cycles["grid", m], cycles[arm, m]) for m in range(1, study.cycles) if (arm, m) in cycles]
     seeds = sorted(set(pairs[0][0].seeds) & set(pairs[0][1].seeds))
     won = frame[frame["winner"] & frame["trial"].isna()]
-    winners = {(r.arm, r.seed, r.cycle): float(r.max_lr) for r in won[["arm", "seed", "cycle", "max_lr"]].itertuples()}
+    where = zip(won["arm"].astype(str), won["seed"].astype(int), won["cycle"].astype(int), strict=True)
+    winners = dict(zip(where, won["max_lr"].astype(float), strict=True))
     table = pd.DataFrame([row for grid, guided in pairs for row in regrets(grid, guided, seeds, winners)])
     return {
         "seeds": seeds,
@@ -219,11 +221,14 @@ def main() -> None:
     parser.add_argument("--out", help="run folder; runs/search-NAME when left out")
     parser.add_argument("--record", type=Path, help="folder for the figures, the rows and the study")
     parser.add_argument("--seeds", type=int, help="number of seeds")
+    parser.add_argument("--only", metavar="ARM", help="of the guided Oracles, this one alone")
     parser.add_argument("--local", action="store_true", help="without Ray")
     options = parser.parse_args()
     table = search_table(options.name)
     if options.seeds:
         table["replicates"] = {"seeds": list(range(options.seeds))}
+    if options.only:
+        table["arms"] = {name: arm for name, arm in table["arms"].items() if name in ("silo", "grid", options.only)}
     study = parse_study(table, options.name)
     outcome = run_study(study, options.out, local=options.local, monitor=Progress())
     frame, study, ledger = load_run(outcome.url)
