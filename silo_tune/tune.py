@@ -427,9 +427,10 @@ class RayRunner:
                 ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, _temp_dir=scratch, **quiet)
             except Exception as error:  # a machine that is too busy or too full: Ray raises many kinds
                 ray.shutdown()
+                why = (str(error) or type(error).__name__).splitlines()[0]
                 raise RunFailed(
-                    f"Ray did not start on this machine ({str(error).splitlines()[0]}); run the same command again when "
-                    f"it is less busy, or train without Ray by --local"
+                    f"Ray did not start on this machine ({why}); run the same command again when it is less busy, or "
+                    f"train without Ray by --local"
                 ) from error
             return True
         _probe(self.address)

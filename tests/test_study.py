@@ -226,6 +226,7 @@ def test_two_spellings_of_a_profile_are_comparable() -> None:
 def test_a_grid_is_even_in_log_between_its_exact_ends() -> None:
     arm = study({"arms.greedy.grid": {"low": 0.01, "high": 1.0, "points": 9}}).arms["greedy"]
     assert isinstance(arm, OracleArm)
+    assert arm.grid is not None
     values = arm.grid.values()
     assert values[0] == 0.01
     assert values[-1] == 1.0
@@ -363,6 +364,7 @@ def test_smoke_shrinks_a_study_to_seconds(tmp_path: Path) -> None:
     assert (small.data.train_images, small.data.val_images, small.data.test_images) == (256, 128, 128)
     greedy = small.arms["greedy"]
     assert isinstance(greedy, OracleArm)
+    assert greedy.grid is not None
     assert greedy.grid.points == 3
     assert small.report.tolerance >= 2 / 128
     assert small.prune == study(changes).prune
