@@ -92,7 +92,7 @@ def _finish(console: Console, study: Study, outcome: Outcome) -> None:
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     failed = outcome.frame[outcome.frame.status == "failed"]
-    if any(((failed.arm == arm) & (failed.seed == seed)).any() for arm, seed in outcome.ended):
+    if any(((failed.arm == arm) & ((failed.seed == seed) | failed.trial.notna())).any() for arm, seed in outcome.ended):
         raise RunFailed("chains ended because their units failed; the reasons are above and in the report")
 
 

@@ -141,7 +141,7 @@ def _search(layout: Layout, journal: Journal, name: str, plan: Plan) -> tuple[li
     for seed in seeds:
         for trial in range(plan.most):
             found = list(_trial_units(layout, journal, Chain(name, seed, trial)))
-            if not found:
+            if not found and trial >= len(heard):
                 break
             asked += found
     if plan.finished(heard):

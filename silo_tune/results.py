@@ -98,10 +98,7 @@ def searches(run: Run, study: Study) -> dict[str, SearchRecord]:
 
 
 def _search(run: Run, study: Study, arm: str) -> SearchRecord:
-    rounds: list[dict[str, Any]] = []
-    while (body := run.search_round(arm, len(rounds) + 1)) is not None:
-        rounds.append(body)
-    points = tuple({**point, "seeds": body["seeds"]} for body in rounds for point in body["points"])
+    points = _points(run, arm)
     plan, best = plan_of(study, arm), best_point(points)
     found = study.arms[arm]
     name = found.schedule.name if isinstance(found, ScheduleArm) else "silo"
@@ -112,11 +109,21 @@ def _search(run: Run, study: Study, arm: str) -> SearchRecord:
         points=points,
         best=None if best is None else best["trial"],
         args=None if best is None else {"name": name, **given, **plan.args(best["params"])},
-        importance=run.importance(arm),
+        importance=run.importance(arm, len(points)),
         finished=plan.finished(points),
-        extended=plan.kind == "pilot" and len(rounds) > 1,
-        counted=tuple(rounds[0]["counted"]) if rounds else (),
+        extended=plan.kind == "pilot" and any(point["round"] > 1 for point in points),
+        counted=tuple(plan.counted),
     )
+
+
+def _points(run: Run, arm: str) -> tuple[dict[str, Any], ...]:
+    """Points of the closed rounds of a search, in order."""
+    points: list[dict[str, Any]] = []
+    number = 1
+    while (body := run.search_round(arm, number)) is not None:
+        points += [{**point, "seeds": body["seeds"]} for point in body["points"]]
+        number += 1
+    return tuple(points)
 
 
 def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
@@ -144,9 +151,10 @@ def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
 def _chains(run: Run, study: Study, arm: str) -> Iterator[tuple[int, int | None]]:
     """(seed, trial) of every chain of an arm."""
     seeds = study.search_seeds(arm)
-    for trial in itertools.count():
+    closed = len(_points(run, arm)) if seeds else 0
+    for trial in itertools.count() if seeds else ():
         begun = [seed for seed in seeds if run.decision(arm, seed, 0, 1, trial) is not None]
-        if not begun:
+        if not begun and trial >= closed:
             break
         yield from ((seed, trial) for seed in begun)
     if study.arms[arm].mode != "tune":
@@ -177,6 +185,7 @@ def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: 
     row |= {name: told[name] for name in ("status", "max_lr", "error", "val_accuracy", "val_loss")}
     peak = asked["peak"] or {}
     row["peak_rule"] = peak.get("rule")
+    row["classes"] = told.get("classes")
     if row["max_lr"] is None:  # a failed unit never resolved a rule, but a fixed peak is known
         row["max_lr"] = peak.get("value")
     if told["status"] != "failed" and (result := run.result(asked["key"])) is not None:

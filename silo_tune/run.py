@@ -190,7 +190,7 @@ def weigh_parameters(run: Run, study: Study) -> None:
             complete = [point for point in record.points if point["objective"] is not None]
             shares = importance(plan.space(), plan.told(complete))
             if shares is not None:
-                run.write_importance(arm, shares)
+                run.write_importance(arm, len(record.points), shares)
 
 
 def _runner(local: bool, address: str | None) -> Runner:

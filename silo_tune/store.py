@@ -19,7 +19,7 @@ import tomli_w
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.lease import Lease
 from silo_tune.storage import Corrupt, Storage, seal, unseal
-from silo_tune.study import OracleArm, Study
+from silo_tune.study import OracleArm, Study, TuneArm
 from silo_tune.study_file import parse_study
 from silo_tune.units import RECIPE, Unit
 
@@ -239,13 +239,14 @@ class Run:
             return self.search_round(*where) or self.decide_search(body)
         return dict(body)
 
-    def write_importance(self, arm: str, shares: Mapping[str, float]) -> None:
-        """Keep what each parameter of a search is worth, for the report."""
-        self.storage.replace(f"chains/{arm}/search/importance.json", seal(shares))
+    def write_importance(self, arm: str, points: int, shares: Mapping[str, float]) -> None:
+        """Keep what each parameter of a search is worth over its points so far, for the report."""
+        self.storage.replace(f"chains/{arm}/search/importance.json", seal({"points": points, "shares": shares}))
 
-    def importance(self, arm: str) -> dict[str, float] | None:
-        """What `write_importance` kept, or None."""
-        return self.units._sealed(f"chains/{arm}/search/importance.json", "it is left out")
+    def importance(self, arm: str, points: int) -> dict[str, float] | None:
+        """What `write_importance` kept for that many points, or None."""
+        kept = self.units._sealed(f"chains/{arm}/search/importance.json", "it is made again at the next start")
+        return None if kept is None or kept["points"] != points else dict(kept["shares"])
 
     def result(self, key: str) -> dict[str, Any] | None:
         """See `UnitStore.result`."""
@@ -387,6 +388,9 @@ class Run:
                 return False  # the search was over these very cycles
             return after.cycles >= max(self.closed_cycles(arm, before) for arm in before.arms)
         if path == ("replicates", "seeds"):
+            searched = [arm for arm in before.arms if arm in after.arms and self.searched(arm, before)]
+            if any(before.search_seeds(arm) != after.search_seeds(arm) for arm in searched):
+                return False  # a tune arm without seeds of its own has begun with these
             return set(before.replicates.seeds) <= set(after.replicates.seeds)
         return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
 
@@ -394,7 +398,7 @@ class Run:
         if name not in before.arms:
             return True
         if self.searched(name, before):
-            return field == ("trials",) and after.arms.get(name) is not None  # later rounds follow the closed ones
+            return self._is_additive_search(name, field, before, after)
         if self.closed_cycles(name, before) == 0:
             return True
         old, new = before.arms[name], after.arms.get(name)
@@ -404,6 +408,14 @@ class Run:
             return set(before.tests_of(name)) <= set(after.tests_of(name))
         # Cycle 0 is the shared dense one unless the arm has its own.
         return field[0] in ("grid", "guided") and self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
+
+    def _is_additive_search(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
+        old, new = before.arms[name], after.arms.get(name)
+        if not (isinstance(old, TuneArm) and isinstance(new, TuneArm)):
+            return False
+        if field == ("seeds",):  # they may be written down, or left out again
+            return before.search_seeds(name) == after.search_seeds(name)
+        return field == ("trials",) and new.trials >= old.trials  # later rounds follow the closed ones
 
     def _write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
         table = {"study": study.model_dump(mode="json", exclude_none=True), "run": ledger}

@@ -89,7 +89,7 @@ class MemoryJournal:
         )
         return standing
 
-    def importance(self, arm: str) -> None:
+    def importance(self, arm: str, points: int) -> None:
         """A journal in memory keeps none."""
 
     def result(self, key: str) -> Outcome | None:

@@ -461,6 +461,8 @@ BAD = {
     "decades": ({**OPEN, "pilot.high": 0.5}, "less than two decades"),
     "pairs": ({**OPEN, "pilot.chains": 7}, "pairs of levels: 6 or 10, not 7"),
     "idle pilot": ({"pilot": PILOT}, "nothing to find"),
+    "infinite": ({"arms.tuned": {**TUNE, "eps": [0.01, math.inf]}}, "a number, or [low, high]"),
+    "one cycle": ({**OPEN, **FEW, "cycles": 1}, "there is no cycle ≥ 1"),
     "one of two": ({**OPEN, "arms.silo.schedule": {"name": "silo", "eps": 0.1}}, "needs delta"),
 }  # fmt: skip
 
@@ -507,6 +509,8 @@ NEVER: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "the cycles of a search": ("tune", {"cycles": 5}, "cycles"),
     "bounds": ("tune", {"arms.tuned": {**TUNE, "eps": [0.02, 0.3]}}, "arms.tuned.eps"),
     "rungs": ("tune", {"arms.tuned": {**TUNE, "rungs": [1]}}, "arms.tuned.rungs"),
+    "fewer trials": ("tune", {"arms.tuned": {**TUNE, "trials": 4}}, "arms.tuned.trials"),
+    "the seeds that a tune arm took": ("tune", {"replicates.seeds": [0, 1, 2]}, "replicates.seeds"),
     "a guided Oracle's trials": ("guided", {"arms.own": guided(trials=6)}, "arms.own.guided.trials"),
 }
 
@@ -542,3 +546,76 @@ def test_a_round_of_a_search_that_is_damaged_is_derived_again_from_its_chains(tm
     assert planner.done
     assert planner.counts.trained == 0
     assert searches(run_, made) == before
+
+
+def test_a_damaged_file_of_a_closed_search_is_made_again(tmp_path: Path) -> None:
+    made = study(STUDIES["pilot"])
+    run_ = begun(tmp_path, STUDIES["pilot"])
+    before = make_table(rows(run_, made)).to_csv()
+    decision = run_.decision("silo", 100, 2, 1, 1)
+    assert decision is not None
+    for seed in made.search_seeds("silo"):
+        (tmp_path / run_.decision_name("silo", seed, 0, 1, 0)).write_text("{")
+    (tmp_path / run_.units.folder(decision["told"][0]["key"]) / "result.json").write_text("{")
+    planner = Planner(made, Run(str(tmp_path)))
+    Drive(on_disk(run_), Basin())(planner)
+    assert planner.counts.trained == 1
+    assert make_table(rows(run_, made)).to_csv() == before
+
+
+def test_weights_of_a_search_go_however_often_the_run_was_killed(tmp_path: Path) -> None:
+    made = study({**OPEN, **FEW})
+    journal = MemoryJournal()
+    for _ in range(200):
+        planner = Planner(made, journal)
+        if planner.done:
+            break
+        Drive(journal.commit, Basin(), slots=1)(planner, 2)
+    assert journal.states == {chain.closed[-1] for chain in planner.chains.values()}
+
+
+def test_many_rounds_that_close_from_known_units_do_not_nest() -> None:
+    tune = {**TUNE, "eps": 0.05, "delta": 0.1, "q": [0, 2], "rungs": [], "trials": 400, "batch": 1}
+    made = study({**FEW, "arms.tuned": tune})
+    journal, planner, _ = run(made)
+    assert planner.done
+    assert len(searches(journal, made)["tuned"].points) == 400  # type: ignore[arg-type]
+
+
+def test_a_pilot_whose_units_fail_finds_nothing_and_says_so() -> None:
+    made = study({**OPEN, **FEW, "arms.own": {**GUIDED, "tests": ["silo"]}})
+    journal, planner, _ = run(made, world=Basin(lambda unit: "failed" if unit.seed >= 100 and unit.cycle else "ok"))
+    assert planner.done
+    for (arm, _), chain in planner.chains.items():
+        lost = "silo" if arm == "own" else arm
+        assert chain.ended == f"the pilot of {lost} found no constants: its units failed"
+    assert searches(journal, made)["silo"].best is None  # type: ignore[arg-type]
+
+
+def test_a_repeat_that_failed_leaves_its_rate_in_the_race() -> None:
+    told = [
+        {"status": "ok", "val_accuracy": 0.9, "val_loss": 1.0, "max_lr": 0.1, "repeat": 0, "key": "a"},
+        {"status": "ok", "val_accuracy": 0.5, "val_loss": 1.0, "max_lr": 0.2, "repeat": 0, "key": "b"},
+        {"status": "failed", "val_accuracy": None, "val_loss": None, "max_lr": 0.1, "repeat": 1, "key": "c"},
+        {"status": "ok", "val_accuracy": 0.5, "val_loss": 1.0, "max_lr": 0.2, "repeat": 1, "key": "d"},
+    ]
+    best = winner_of(told)
+    assert best is not None
+    assert best["key"] == "a"
+
+
+def test_quasi_random_points_are_one_sequence_over_all_rounds() -> None:
+    space = {"x": Dimension(0.0, 1.0)}
+    at_once = suggest("qmc", space, [], 8, 3)
+    one_by_one = [suggest("qmc", space, [], 1, 3, asked)[0] for asked in range(8)]
+    assert at_once == one_by_one
+    xs = sorted(point["x"] for point in at_once)
+    assert max(b - a for a, b in pairwise(xs)) < 0.3
+
+
+def test_bounds_so_narrow_that_every_rate_was_tried_end_the_search() -> None:
+    made = study({**FEW, "arms.own": guided(low=0.1, high=0.101, trials=12, sampler="random")})
+    journal, _, _ = run(made)
+    frame = make_table(rows(journal, made))  # type: ignore[arg-type]
+    own = frame[(frame.arm == "own") & (frame.cycle >= 1)]
+    assert (own.groupby(["seed", "cycle"]).winner.sum() == 1).all()

@@ -46,8 +46,9 @@ class Guided:
         if any(one.proposal.repeat for one in heard):
             return []
         left = self.settings.trials - sum(one.proposal.asked for one in heard)
-        if left > 0 and not self._settled(heard):
-            return [Proposal({"value": rate}) for rate in self._next(heard, min(left, self.settings.batch))]
+        rates = self._next(heard, min(left, self.settings.batch)) if left > 0 and not self._settled(heard) else []
+        if rates:
+            return [Proposal({"value": rate}) for rate in rates]
         return [
             Proposal(one.proposal.peak, one.proposal.asked, one.proposal.tests, repeat=1)
             for one in best_of(heard, self.settings.repeat_top)
@@ -55,11 +56,13 @@ class Guided:
 
     def _next(self, heard: Sequence[Heard], count: int) -> list[float]:
         space = {"max_lr": Dimension(self.settings.low, self.settings.high, log=True)}
-        points = suggest(self.settings.sampler, space, self._told(heard), count, self.seed + len(heard))
-        rates: list[float] = []
+        points = suggest(self.settings.sampler, space, self._told(heard), count, self.seed, len(heard))
         seen = [float((one.proposal.peak or {})["value"]) for one in heard]
+        rates: list[float] = []
         for point in points:
-            rates.append(self._apart(point["max_lr"], [*seen, *rates]))
+            rate = self._apart(point["max_lr"], [*seen, *rates])
+            if rate not in (*seen, *rates):  # bounds so narrow that every rate was tried
+                rates.append(rate)
         return rates
 
     def _told(self, heard: Sequence[Heard]) -> list[Told]:

@@ -206,8 +206,8 @@ class TunePlan:
         count = min(self.arm.batch, self.arm.trials - len(heard))
         if count <= 0:
             return []
-        seed = sampler_seed(self.name, len(heard))
-        points = suggest(self.arm.sampler, self.space(), self.told(heard), count, seed)
+        seed = sampler_seed(self.name)
+        points = suggest(self.arm.sampler, self.space(), self.told(heard), count, seed, len(heard))
         return [{name: _digits(value) for name, value in point.items()} for point in points]
 
     def finished(self, heard: Sequence[Mapping[str, Any]]) -> bool:

@@ -67,7 +67,9 @@ def require_sampler(sampler: str, where: str) -> None:
             )
 
 
-def suggest(sampler: str, space: Space, told: Sequence[Told], count: int, seed: int) -> list[dict[str, float]]:
+def suggest(
+    sampler: str, space: Space, told: Sequence[Told], count: int, seed: int, asked: int = 0
+) -> list[dict[str, float]]:
     """The next points to try. The same arguments give the same points.
 
     Args:
@@ -75,12 +77,15 @@ def suggest(sampler: str, space: Space, told: Sequence[Told], count: int, seed: 
         space: what is searched.
         told: points with their values, in the order in which they were asked.
         count: how many points.
-        seed: of the sampler's random draws.
+        seed: of the search; the same in all its rounds.
+        asked: points that it asked for in earlier rounds.
     """
-    if sampler == "cmaes":
-        return _ask_cmaes(space, told, count, seed)
     with _quiet():
-        return _ask_optuna(sampler, space, told, count, seed)
+        if sampler == "qmc":
+            return _ask_qmc(space, count, seed, asked)
+        if sampler == "cmaes":
+            return _ask_cmaes(space, told, count, seed + asked)
+        return _ask_optuna(sampler, space, told, count, seed + asked)
 
 
 def _ask_optuna(sampler: str, space: Space, told: Sequence[Told], count: int, seed: int) -> list[dict[str, float]]:
@@ -88,9 +93,6 @@ def _ask_optuna(sampler: str, space: Space, told: Sequence[Told], count: int, se
 
     study = optuna.create_study(direction="maximize", sampler=_make(sampler, seed, len(space)))
     distributions = {name: _distribution(dimension) for name, dimension in space.items()}
-    if sampler == "qmc":  # its sequence counts from the first ask of this throw-away study
-        for _ in told:
-            study.tell(study.ask(distributions), state=optuna.trial.TrialState.FAIL)
     for point in told:
         study.add_trial(
             optuna.trial.create_trial(params=dict(point.params), distributions=distributions, value=point.value)
@@ -106,8 +108,6 @@ def _make(sampler: str, seed: int, dimensions: int) -> optuna.samplers.BaseSampl
         return samplers.GPSampler(seed=seed, n_startup_trials=STARTUP, deterministic_objective=False)
     if sampler == "tpe":
         return samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=dimensions > 1, constant_liar=True)
-    if sampler == "qmc":
-        return samplers.QMCSampler(seed=seed, scramble=True)
     return samplers.RandomSampler(seed=seed)
 
 
@@ -117,6 +117,18 @@ def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution
     if dimension.integer:
         return IntDistribution(int(dimension.low), int(dimension.high))
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _ask_qmc(space: Space, count: int, seed: int, asked: int) -> list[dict[str, float]]:
+    """The next points of one scrambled Sobol' sequence (scipy). Optuna's adapter counts within one study, and a study
+    that is built anew in every round would begin the sequence again."""
+    from scipy.stats.qmc import Sobol
+
+    points = Sobol(d=len(space), scramble=True, seed=seed % 2**32).random(asked + count)[asked:]
+    return [
+        {name: dimension.from_unit(float(at)) for (name, dimension), at in zip(space.items(), point, strict=True)}
+        for point in points
+    ]
 
 
 def _ask_cmaes(space: Space, told: Sequence[Told], count: int, seed: int) -> list[dict[str, float]]:

@@ -70,6 +70,11 @@ class Chain:
         return not self.done and self.ended is None
 
     @property
+    def failed(self) -> bool:
+        """Did the chain end because units failed?"""
+        return self.ended is not None and any(outcome["status"] == "failed" for outcome in self.told.values())
+
+    @property
     def heard(self) -> list[Heard]:
         """Candidates of the open cycle that have an outcome, in order."""
         return [Heard(c.proposal, self.told[c.index]) for c in self.candidates if c.index in self.told]
@@ -89,8 +94,8 @@ def winner_of(told: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     told = list(told)
     repeats: dict[Any, list[Mapping[str, Any]]] = {}
     for outcome in told:
-        if outcome["repeat"] > 0 and outcome["status"] != "failed":
-            repeats.setdefault(outcome["max_lr"], []).append(outcome)
+        if outcome["repeat"] > 0:
+            repeats.setdefault(outcome["max_lr"], []).extend([outcome] if outcome["status"] != "failed" else [])
     good = [o for o in told if o["status"] == "ok" and o["repeat"] == 0]
     again = [o for o in good if o["max_lr"] in repeats] or good
     best = min(again, key=lambda o: rank(_mean(o, repeats.get(o["max_lr"], []))), default=None)

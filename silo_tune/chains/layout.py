@@ -37,6 +37,7 @@ class Layout:
         self.settings = {name: study.settings(arm) for name, arm in study.arms.items()}
         self._makers = {name: UnitMaker(study, settings) for name, settings in self.settings.items()}
         self.plans: dict[str, Plan] = {name: plan_of(study, name) for name in study.arms if study.searched(name)}
+        self.lost: set[str] = set()  # arms whose pilot found nothing
         self._schedules: dict[tuple[str, int | None], Schedule | AdaptiveSchedule] = {}
         # Peaks of a fixed schedule or grid depend on (arm, trial, cycle) alone: made once, for all seeds.
         self._sources: dict[tuple[str, int | None, int], Source] = {}
@@ -58,6 +59,12 @@ class Layout:
         if isinstance(found, OracleArm):
             return all((test, None) in self._schedules for test in self.study.tests_of(arm))
         return (arm, None) in self._schedules
+
+    def lost_for(self, arm: str) -> str | None:
+        """An arm that this one needs the constants of and whose pilot found none."""
+        found = self.study.arms[arm]
+        needed = self.study.tests_of(arm) if isinstance(found, OracleArm) else (arm,)
+        return next((name for name in needed if name in self.lost), None)
 
     def prefix_arm(self, arm: str) -> str | None:
         found = self.study.arms[arm]

@@ -7,7 +7,7 @@ never on their order. A cycle's decision is written before any child is asked.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,9 +92,9 @@ class Planner:
         self._known: set[str] = set()
         self._weights = Weights(study.cycles, journal.sweep)
         self._order = 0
+        self._touched: set[str] = set()
         self._replaying = True
-        for search in self.searches.values():
-            self._resume_search(search)
+        self._resume_searches()
         for chain in list(self.chains.values()):
             self._advance(chain)
         self._replaying = False
@@ -133,12 +133,14 @@ class Planner:
             self._hear(chain, candidate, outcome)
         for chain, _ in waiters:
             self._advance(chain)
+        self._close_searches()
         if not waiters and (seed := self._weights.seed_of(key)) is not None:
             self._sweep(seed)  # a lost row was trained again: its weights are not needed
 
     def every_chain(self) -> Iterator[Chain]:
         """Chains of arms, and those of the open rounds of searches."""
         for search in self.searches.values():
+            yield from search.past
             yield from search.trials.values()
         yield from self.chains.values()
 
@@ -146,6 +148,8 @@ class Planner:
 
     def _hear(self, chain: Chain, candidate: Candidate, outcome: Mapping[str, Any]) -> None:
         told = {name: outcome.get(name) for name in TOLD}
+        if told["max_lr"] is None:  # a failed unit never resolved a rule, but a fixed peak is known
+            told["max_lr"] = (candidate.unit.peak or {}).get("value")
         chain.told[candidate.index] = {
             "candidate": candidate.index, "repeat": candidate.unit.repeat, "key": candidate.unit.key, **told,
         }  # fmt: skip
@@ -162,7 +166,7 @@ class Planner:
                 return
             self._close_round(chain)
         if chain.trial is not None:
-            self._advance_search(self.searches[chain.arm])
+            self._touched.add(chain.arm)
 
     def _open(self, chain: Chain) -> bool:
         """Open the next cycle; False when it must wait for another chain or there is none to come."""
@@ -184,6 +188,8 @@ class Planner:
         if chain.trial is not None:
             return self._passes_rung(chain)
         if self.layout.decides(chain.arm, chain.cycle) and not self.layout.ready(chain.arm):
+            if lost := self.layout.lost_for(chain.arm):
+                self._end(chain, f"the pilot of {lost} found no constants: its units failed")
             return False  # a pilot has not found its constants yet
         leader = self._leader(chain)
         if leader is not None and chain.cycle > 0:
@@ -231,7 +237,7 @@ class Planner:
     def _request(self, chain: Chain, candidate: Candidate, decided: Mapping[str, Any] | None) -> None:
         """Hear a candidate's outcome if it is known, else wait for it. A closed round's outcomes stand as decided."""
         key = candidate.unit.key
-        self._weights.use(chain.seed, chain.cycle, key, chain.trial is not None)
+        self._weights.use(chain.seed, chain.cycle, key, chain.trial is not None and self._searching(chain.seed))
         if decided is not None and decided["status"] == "failed":
             self._hear(chain, candidate, decided)
             return
@@ -338,32 +344,32 @@ class Planner:
 
     # --- searches over whole chains ---
 
-    def _resume_search(self, search: Search) -> None:
-        while (body := self.journal.search_round(search.arm, search.rounds + 1)) is not None:
-            search.recall(body)
-        points = search.plan.ask(search.closed)
-        if points:
+    def _resume_searches(self) -> None:
+        """Take up closed rounds; then go through their chains again, as through every other: a file may be damaged."""
+        for search in self.searches.values():
+            while (body := self.journal.search_round(search.arm, search.rounds + 1)) is not None:
+                search.recall(body)
+            search.finished = search.plan.finished(search.closed)
+        for search in self.searches.values():
             for point in search.closed:
-                self._recall_units(search, point["trial"])
-            self._open_search_round(search, points)
-        else:
-            search.finished = True
-            self._take_result(search)
+                self._settle_trial(search, point["trial"], point["params"])
+            search.past = [Chain(search.arm, s, p["trial"], p["params"]) for p in search.closed for s in search.seeds]
+            for chain in search.past:
+                self._advance(chain)
+            search.past = [chain for chain in search.past if chain.active]
+            if search.finished:
+                self._take_result(search)
+            else:
+                self._open_search_round(search, search.plan.ask(search.closed))
+        self._close_searches()
 
-    def _recall_units(self, search: Search, trial: int) -> None:
-        """Units of a closed trial: later trials may start from their weights, and those must go in the end."""
-        for seed in search.seeds:
-            for cycle in range(self.study.cycles):
-                decision = self.journal.decision(search.arm, seed, cycle, 1, trial)
-                if decision is None:
-                    break
-                for entry in decision["asked"]:
-                    self._weights.use(seed, cycle, entry["key"], True)
+    def _settle_trial(self, search: Search, trial: int | None, params: Mapping[str, float]) -> None:
+        self.layout.settle(search.arm, trial, search.plan.schedule(params))
 
     def _open_search_round(self, search: Search, points: Sequence[Mapping[str, float]]) -> None:
         chains = search.open([self._point_before(search, i) or point for i, point in enumerate(points)])
         for chain in chains:
-            self.layout.settle(search.arm, chain.trial, search.plan.schedule(chain.params or {}))
+            self._settle_trial(search, chain.trial, chain.params or {})
         for chain in chains:
             self._advance(chain)
 
@@ -375,15 +381,19 @@ class Planner:
                 return dict(decision["params"])
         return None
 
-    def _advance_search(self, search: Search) -> None:
-        """Close the open round when all its chains have ended, and open the next one."""
-        if search.finished or not search.trials or not search.over:
-            return
+    def _close_searches(self) -> None:
+        """Close every open round whose chains have all ended, and open the next ones, until all must wait."""
+        while self._touched:
+            search = self.searches[self._touched.pop()]
+            if not search.finished and search.trials and search.over:
+                self._close_search_round(search)
+
+    def _close_search_round(self, search: Search) -> None:
         body = search.close()
         points = search.plan.ask([*search.closed, *body["points"]])
         if not points:  # weights go before the decision: a run that is killed in between then sweeps them again
             search.finished = True
-            self._sweep_search(search)
+            self._release_weights(search.seeds)
         search.recall(self.journal.decide_search(body))
         search.trials = {}
         if points:
@@ -391,18 +401,25 @@ class Planner:
         else:
             self._take_result(search)
 
-    def _sweep_search(self, search: Search) -> None:
-        for seed in search.seeds:
-            if all(other.finished or seed not in other.seeds for other in self.searches.values()):
+    def _searching(self, seed: int) -> bool:
+        """Is a search open that has chains of this seed?"""
+        return any(not search.finished and seed in search.seeds for search in self.searches.values())
+
+    def _release_weights(self, seeds: Iterable[int]) -> None:
+        for seed in seeds:
+            if not self._searching(seed):
                 self._weights.shared.pop(seed, None)
             self._sweep(seed)
 
     def _take_result(self, search: Search) -> None:
-        """Give an arm the constants that its pilot found."""
+        """Give an arm the constants that its pilot found, and go on with the chains that wait for them."""
         best = search.best()
-        if not isinstance(self.study.arms[search.arm], ScheduleArm) or best is None:
+        if not isinstance(self.study.arms[search.arm], ScheduleArm):
             return
-        self.layout.settle(search.arm, None, search.plan.schedule(best["params"]))
+        if best is None:
+            self.layout.lost.add(search.arm)
+        else:
+            self._settle_trial(search, None, best["params"])
         for chain in self.chains.values():
             if chain.active and not chain.open:
                 self._advance(chain)

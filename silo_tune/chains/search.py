@@ -25,6 +25,7 @@ class Search:
         closed: every point of the complete rounds, in order.
         rounds: number of complete rounds.
         trials: chains of the open round by (trial, seed).
+        past: chains of complete rounds that are still to be trained again, where a file was damaged.
         finished: no more rounds to come.
     """
 
@@ -34,6 +35,7 @@ class Search:
     closed: list[dict[str, Any]] = field(default_factory=list)
     rounds: int = 0
     trials: dict[tuple[int, int], Chain] = field(default_factory=dict)
+    past: list[Chain] = field(default_factory=list)
     finished: bool = False
 
     def recall(self, body: Mapping[str, Any]) -> None:
@@ -63,6 +65,8 @@ class Search:
     def at_rung(self, chain: Chain) -> Literal["go", "wait", "stop"]:
         """What a trial's chain does before it opens its next cycle."""
         rung = chain.cycle - 1
+        if chain.trial is not None and chain.trial < len(self.closed):  # decided before
+            return "stop" if self.closed[chain.trial]["stopped"] == rung else "go"
         if rung not in self.plan.rungs:
             return "go"
         siblings = self.siblings(chain)
@@ -79,7 +83,7 @@ class Search:
         points = [self._point(trial) for trial in sorted({trial for trial, _ in self.trials})]
         complete = [p for p in [*self.closed, *points] if p["objective"] is not None]
         for point in points:
-            if point["objective"] is None:
+            if point["stopped"] is not None:
                 point["told"] = self._expected(point, complete)
         return {"arm": self.arm, "kind": self.plan.kind, "round": self.rounds + 1, "seeds": list(self.seeds),
                 "counted": list(self.plan.counted), "points": points}  # fmt: skip
@@ -92,14 +96,16 @@ class Search:
         chains = [chain for (number, _), chain in self.trials.items() if number == trial]
         stopped = next((chain.stopped for chain in chains if chain.stopped is not None), None)
         last = max(self.plan.counted)
-        objective = None if stopped is not None else self._value(chains, last)
+        value = self._value(chains, last)
+        # A chain that diverged has guessed from there on; of one whose units failed nothing is known.
+        objective = None if stopped is not None or any(chain.failed for chain in chains) else value
         reached = [rung for rung in self.plan.rungs if stopped is None or rung <= stopped]
         return {
             "trial": trial,
             "round": self.rounds + 1,
             "params": dict(chains[0].params or {}),
             "objective": objective,
-            "told": objective,
+            "told": value,
             "stopped": stopped,
             "rungs": {str(rung): self._value(chains, rung) for rung in reached},
             "ended": {str(chain.seed): chain.ended for chain in chains if chain.ended and chain.stopped is None},
@@ -114,7 +120,7 @@ class Search:
     def _expected(self, point: Mapping[str, Any], complete: Sequence[Mapping[str, Any]]) -> float:
         """What a stopped trial is told: its objective so far and the median of what complete ones gained after."""
         rung = str(point["stopped"])
-        gains = [other["objective"] - other["rungs"][rung] for other in complete]
+        gains = [other["objective"] - other["rungs"][rung] for other in complete if rung in other["rungs"]]
         return float(point["rungs"][rung] + (median(gains) if gains else 0.0))
 
 

@@ -140,10 +140,14 @@ class OracleArm(ArmBase):
 Bounds = Annotated[tuple[float, float], LISTED]
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _number_or_bounds(value: Any) -> Any:
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
     pair = isinstance(value, (list, tuple))
-    if len(numbers) != 1 + pair or not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in numbers):
+    if len(numbers) != 1 + pair or not all(_is_number(x) for x in numbers):
         raise ValueError(f"a number, or [low, high] to search it, got {value!r}")
     return tuple(numbers) if pair else value
 

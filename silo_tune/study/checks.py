@@ -97,6 +97,8 @@ def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:
     if any(len(constants) == 2 for constants in open_.values()) and pairs != pilot.chains:
         more = (pilot.levels + 1) * (pilot.levels + 2) // 2
         yield "pilot.chains", f"an arm with two constants tries pairs of levels: {pairs} or {more}, not {pilot.chains}"
+    if open_ and study.cycles < 2:
+        yield "pilot", "there is no cycle ≥ 1 to find constants for"
     for name in open_:
         if study.arms[name].own_dense:
             yield f"arms.{name}.own_dense", "pilot chains share the dense cycle"
