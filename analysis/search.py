@@ -198,17 +198,19 @@ class Tuning:
         planned: pilot chains that every tuned arm is due, before any extension of its grid.
         chains: arm → pilot chains that it has, for every arm that a pilot tunes.
         written: schedule arms whose constants are written in the study.
+        running: arms whose pilot has not ended.
     """
 
     seeds: tuple[int, ...]
     planned: int
     chains: Mapping[str, int]
     written: tuple[str, ...]
+    running: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Every tuned arm has the chains that it is due."""
-        return all(count >= self.planned for count in self.chains.values())
+        """Every tuned arm has the chains that it is due, and its pilot has ended."""
+        return not self.running and all(count >= self.planned for count in self.chains.values())
 
     @property
     def extra(self) -> dict[str, int]:
@@ -225,8 +227,12 @@ class Tuning:
         return "unequal" if self.written else "equal"
 
 
-def tuning_of(frame: pd.DataFrame, study: Study) -> Tuning:
-    """The standing of a run: `frame` holds every row of it."""
+def tuning_of(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRecord] | None = None) -> Tuning:
+    """The standing of a run: `frame` holds every row of it.
+
+    A chain is counted from its first row on, and the dense cycle gives all trials theirs; `searches` tell which pilots
+    have ended.
+    """
     schedules = {name: arm for name, arm in study.arms.items() if isinstance(arm, ScheduleArm)}
     pilots = frame[is_pilot(frame)]
     chains = pilots.drop_duplicates(["arm", "seed", "trial"])["arm"].value_counts()
@@ -236,4 +242,5 @@ def tuning_of(frame: pd.DataFrame, study: Study) -> Tuning:
         planned=study.pilot.chains * len(study.pilot.seeds) if study.pilot is not None else 0,
         chains={name: int(chains.get(name, 0)) for name in tuned},
         written=tuple(name for name in schedules if name not in tuned),
+        running=tuple(n for n in tuned if searches is not None and not (n in searches and searches[n].finished)),
     )

@@ -106,7 +106,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         study: its study.
         searches: arm → its pilot or tune search.
     """
-    searches = searches or {}
+    given, searches = searches, searches or {}
     rows = search.ordinary(frame)
     groups = oracle.oracle_cycles(rows, study)
     present = {name for name, _ in groups}
@@ -142,7 +142,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         compared=oracles_compared.compare(groups, pair, schedule, tolerance, weights),
         searches=searches,
         savings={name: search.savings(found, frame, study.cycles) for name, found in searches.items()},
-        tuning=search.tuning_of(frame, study),
+        tuning=search.tuning_of(frame, study, given),
         troubles=_troubles(frame),
         reached=_reached(chains),
         seeds=tuple(sorted(int(seed) for seed in rows["seed"].dropna().unique())),

@@ -70,8 +70,8 @@ def export(url: str, file: str) -> list[str]:
     studies = [*oracle_studies(frame, study, run), *map(study_of_search, searches(run, study).values())]
     if not studies:
         raise BadInput(
-            f"nothing to export from {url!r}: no Oracle or search of it has closed a cycle; a study has one with "
-            f'[arms.NAME] mode = "oracle", and `silo-tune run` goes on with it'
+            f"nothing to export from {url!r}: no Oracle of it has closed a cycle, and no search a round; "
+            f"`silo-tune run` goes on with it; a study needs an arm of mode oracle or tune, or a [pilot]"
         )
     write(studies, file)
     return [study.name for study in studies]

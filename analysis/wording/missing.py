@@ -89,7 +89,7 @@ def _missing_rows(summary: Summary) -> Iterator[str]:
     if failed := int(status.get("failed", 0)):
         yield f"{plural(failed, 'row')} failed (retries used up); no number here has them."
     if lost := int(trial.sum()):
-        yield f"{plural(lost, 'row')} of searches diverged or failed: such a point has no accuracy there."
+        yield f"{plural(lost, 'row')} of searches diverged or failed: a diverged one counts as guessing there."
     for (seeds, reached), arms in _short_chains(summary).items():
         where = f"after cycle {reached} of {summary.study.cycles - 1}" if reached >= 0 else "at any cycle"
         yield (

@@ -68,7 +68,7 @@ def savings_sentence(found: Savings) -> str:
         (found.shared, "shared between chains"),
         (found.stopped, "not needed after a point was stopped"),
         (found.failed, "failed"),
-        (found.missing, "still to come, or of chains that ended early"),
+        (found.missing, "not reached by chains that ended early, or still to come"),
     )
     parts = "; ".join(f"{count} {why}" for count, why in rest if count)
     total = f"{found.trained} distinct units trained against {found.planned} (points × cycles × seeds)"

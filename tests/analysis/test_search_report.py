@@ -145,7 +145,7 @@ def test_failures_of_searches_are_listed_apart() -> None:
     assert found.troubles["trial"].notna().all()
     assert {row[0] for row in trouble_table(found).rows} == {"silo (pilot)", "flat (pilot)"}
     assert [note for note in found.notes if "diverged" in note] == [
-        "4 rows of searches diverged or failed: such a point has no accuracy there."
+        "4 rows of searches diverged or failed: a diverged one counts as guessing there."
     ]
 
 
