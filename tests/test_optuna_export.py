@@ -237,7 +237,7 @@ def test_there_must_be_a_run_and_something_searched_in_it(tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="no run at"):
         export(str(tmp_path / "nowhere"), str(tmp_path / "optuna.log"))
     plain = study({"arms.greedy": None, "arms.conditioned": None})
-    with pytest.raises(BadInput, match=r"nothing to export from .*: no Oracle or search"):
+    with pytest.raises(BadInput, match=r"nothing to export from .*: no Oracle of it has closed a cycle, and no search"):
         export(simulated(tmp_path / "plain", plain), str(tmp_path / "optuna.log"))
     with pytest.raises(BadInput, match="nothing to export"):  # nothing of its Oracles is decided yet
         export(simulated(tmp_path / "young", study(), tells=2), str(tmp_path / "optuna.log"))
