@@ -593,7 +593,7 @@ def test_a_pilot_whose_units_fail_finds_nothing_and_says_so() -> None:
 
 
 def test_a_repeat_that_failed_leaves_its_rate_in_the_race() -> None:
-    told = [
+    told: list[Outcome] = [
         {"status": "ok", "val_accuracy": 0.9, "val_loss": 1.0, "max_lr": 0.1, "repeat": 0, "key": "a"},
         {"status": "ok", "val_accuracy": 0.5, "val_loss": 1.0, "max_lr": 0.2, "repeat": 0, "key": "b"},
         {"status": "failed", "val_accuracy": None, "val_loss": None, "max_lr": 0.1, "repeat": 1, "key": "c"},
