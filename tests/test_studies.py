@@ -26,6 +26,13 @@ def browser() -> Iterator[Any]:
     yield from open_browser()
 
 
+def check_report(browser: Any, report: Path) -> None:
+    """The page shows every figure that was drawn: a study of seconds may have too little for some."""
+    drawn = len(list((report / "figures").glob("*.svg")))
+    assert drawn >= 4
+    check_page(browser, (report / "report.html").as_uri(), figures=drawn)
+
+
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_oracle_searches_two_decades_around_the_schedule(file: Path) -> None:
     study = load_study(file)
@@ -77,8 +84,7 @@ def test_the_search_study_finds_constants_rates_and_a_curve(browser: Any, tmp_pa
     assert {arm: (record.kind, record.finished) for arm, record in found.items()} == {
         "silo": ("pilot", True), "constant": ("pilot", True), "linear": ("pilot", True), "tuned": ("tune", True),
     }  # fmt: skip
-    drawn = len(list((out / "report" / "figures").glob("*.svg")))
-    check_page(browser, (out / "report" / "report.html").as_uri(), figures=drawn)
+    check_report(browser, out / "report")
     assert "equally tuned" in (out / "report" / "report.html").read_text(encoding="utf-8").lower()
 
 
@@ -91,4 +97,4 @@ def test_the_cifar10_study_runs_on_the_real_images(cifar10: Path, browser: Any, 
     frame, study, _ = load_run(str(out))
     assert study.name == "cifar10-resnet8-smoke"
     assert (frame.classes == 10).all()
-    check_page(browser, (out / "report" / "report.html").as_uri())
+    check_report(browser, out / "report")

@@ -194,7 +194,7 @@ class TuneArm(ArmBase):
     midpoint: Parameter = 0.5
     over: Bounds | None = None
     rungs: Annotated[tuple[int, ...], LISTED] = ()
-    keep: float = Field(default=0.5, gt=0, le=1)
+    keep: float = Field(default=1 / 3, gt=0, le=1)
 
     @field_validator("seeds")
     @classmethod
