@@ -246,7 +246,7 @@ class Run:
     def importance(self, arm: str, points: int) -> dict[str, float] | None:
         """What `write_importance` kept for that many points, or None."""
         kept = self.units._sealed(f"chains/{arm}/search/importance.json", "it is made again at the next start")
-        return None if kept is None or kept["points"] != points else dict(kept["shares"])
+        return None if kept is None or kept.get("points") != points else dict(kept["shares"])
 
     def result(self, key: str) -> dict[str, Any] | None:
         """See `UnitStore.result`."""
