@@ -41,13 +41,27 @@ class _Watch(Monitor):
         self.planner: Planner | None = None
         self.study: Study | None = None
         self.units = 0
+        self._rounds = 0
+        self._count_again = 0.0
         self.slots = 1
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
-        arms, _ = forecast(planner.layout, planner.journal)
         self.study, self.planner, self.slots = study, planner, slots
-        self.units = sum(arm.to_train for arm in arms.values())
+        self._count()
         self.began = time.monotonic()
+
+    def _count(self) -> None:
+        """Units of this session: those that are done, and at most those that are left."""
+        assert self.planner is not None
+        began = time.monotonic()
+        arms, _ = forecast(self.planner.layout, self.planner.journal)
+        self.units = self.done() + sum(arm.to_train for arm in arms.values())
+        self._rounds = self._closed_rounds()
+        # A large run has many files to look at: counting takes at most a twentieth of the time.
+        self._count_again = time.monotonic() + 20 * (time.monotonic() - began)
+
+    def _closed_rounds(self) -> int:
+        return sum(search.rounds for search in self.planner.searches.values()) if self.planner else 0
 
     def done(self) -> int:
         """Units of this session with an outcome."""
@@ -59,6 +73,8 @@ class _Watch(Monitor):
         return (time.monotonic() - self.began) / done * max(0, self.units - done) if done else None
 
     def progress(self) -> str:
+        if self._closed_rounds() != self._rounds and time.monotonic() > self._count_again:  # a search knows better now what it will train
+            self._count()
         left = self.left()
         eta = "ETA unknown" if left is None else f"ETA {clock(left)}"
         plural = "s" * (self.slots != 1)
