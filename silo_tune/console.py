@@ -73,7 +73,8 @@ class _Watch(Monitor):
         return (time.monotonic() - self.began) / done * max(0, self.units - done) if done else None
 
     def progress(self) -> str:
-        if self._closed_rounds() != self._rounds and time.monotonic() > self._count_again:  # a search knows better now what it will train
+        # A search whose round has closed knows better what it will train.
+        if self._closed_rounds() != self._rounds and time.monotonic() > self._count_again:
             self._count()
         left = self.left()
         eta = "ETA unknown" if left is None else f"ETA {clock(left)}"
