@@ -26,6 +26,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")]
+GridOracle = Annotated[
+    str | None,
+    typer.Option("--oracle", metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out."),
+]
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="The study file.")]
 Out = Annotated[str | None, typer.Option("--out", metavar="RUN", help="Run folder or URL; runs/NAME when left out.")]
 Sets = Annotated[
@@ -151,17 +156,15 @@ def _expected(to_train: int, seconds: list[float]) -> str:
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")], debug: Debug = False) -> None:
+def report(run: RunFolder, debug: Debug = False) -> None:
     """Write a run's table and report again, from its files alone."""
     typer.echo(f"report: {_write_report(run)}")
 
 
 @app.command()
 def fit(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")],
-    oracle: Annotated[
-        str | None, typer.Option(metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out.")
-    ] = None,
+    run: RunFolder,
+    oracle: GridOracle = None,
     debug: Debug = False,
 ) -> None:
     """Fit SILO and simpler curves to an Oracle's responses: is max_lr S-shaped over the cycles?"""
@@ -186,10 +189,8 @@ def fit(
 
 @app.command()
 def replay(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")],
-    oracle: Annotated[
-        str | None, typer.Option(metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out.")
-    ] = None,
+    run: RunFolder,
+    oracle: GridOracle = None,
     sampler: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="gp, tpe, cmaes, qmc or random; all that are here if left out. Repeatable."),
@@ -231,7 +232,7 @@ def replay(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")],
+    run: RunFolder,
     optuna: Annotated[str, typer.Option("--optuna", metavar="FILE", help="A new file, for optuna-dashboard.")],
     debug: Debug = False,
 ) -> None:

@@ -9,7 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -73,3 +75,15 @@ def cifar10() -> Path:
     if not place:
         pytest.skip("SILO_TUNE_CIFAR10 is not set: no real CIFAR-10 here")
     return Path(place)
+
+
+def example(name: str) -> ModuleType:
+    """A module of experiments/examples."""
+    spec = importlib.util.spec_from_file_location(
+        name, Path(__file__).parent.parent / "experiments" / "examples" / f"{name}.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

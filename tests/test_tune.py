@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from silo_tune.run import Outcome, run_study
 from silo_tune.study import Study
 from silo_tune.study_file import parse_study
 from silo_tune.tune import ChainSearch, RayRunner
-from tests.conftest import small_study, small_table
+from tests.conftest import example, small_study, small_table
 from tests.test_run import Notes, assert_same_table, committed, local, wait_for
 
 SEEDS = {"seeds": [0, 1]}
@@ -105,12 +104,7 @@ def test_a_unit_that_fits_nowhere_is_refused(cluster: None, tmp_path: Path) -> N
 
 
 def test_the_example_runs_in_a_tuner_of_its_own(cluster: None, tmp_path: Path) -> None:
-    file = Path(__file__).parent.parent / "experiments" / "examples" / "own_tuner.py"
-    spec = importlib.util.spec_from_file_location("own_tuner", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = example("own_tuner")
     study = tmp_path / "small.toml"
     study.write_text(tomli_w.dumps(small_table()))
     assert module.main(str(study), str(tmp_path / "run")) == len(committed(tmp_path / "run")) == 10

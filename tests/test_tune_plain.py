@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from silo_tune.study_file import parse_study
 from silo_tune.tune import PruneRetrain
 from silo_tune.units import Unit
 from silo_tune.workspace import Workspace
-from tests.conftest import small_study, small_table
+from tests.conftest import example, small_study, small_table
 
 EPOCHS = 4
 # What a trial reports is in the run's table under the same name.
@@ -307,12 +306,7 @@ def test_what_cannot_be_a_parent_is_named(cluster: None, done: Outcome, tmp_path
 
 
 def test_the_example_runs(cluster: None, tmp_path: Path) -> None:
-    file = Path(__file__).parent.parent / "experiments" / "examples" / "asha.py"
-    spec = importlib.util.spec_from_file_location("asha", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = example("asha")
     study = tmp_path / "small.toml"
     study.write_text(tomli_w.dumps(small_table()))
     results = module.main(str(study), str(tmp_path / "run"))

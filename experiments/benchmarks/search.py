@@ -1,6 +1,6 @@
 """Searching less: a guided Oracle against the exhaustive one in the same run, and what S-curve tuning trains.
 
-    python experiments/benchmarks/search.py digits [--out RUN] [--record FOLDER] [--set KEY=VALUE …]
+    python experiments/benchmarks/search.py digits [--out RUN] [--record FOLDER] [--seeds N] [--only ARM] [--local]
     python experiments/benchmarks/search.py cifar10 …
     python experiments/benchmarks/search.py tune …
 
