@@ -108,8 +108,9 @@ def _walk(
 
 def _candidates(layout: Layout, chain: Chain, rounds: list[dict[str, Any]]) -> tuple[list[Asked], int]:
     """Units of a chain's cycle that are known, and how many more there may be."""
-    failed = {o["key"] for body in rounds for o in body["told"] if o["status"] == "failed"}
-    known = [entry["key"] for body in rounds for entry in body["asked"]]
+    last = {o["key"]: o["status"] for body in rounds for o in body["told"]}  # a failed unit may have been tried again
+    failed = {key for key, status in last.items() if status == "failed"}
+    known = list(dict.fromkeys(entry["key"] for body in rounds for entry in body["asked"]))
     if rounds and rounds[-1]["closes"]:
         return [(key, key in failed) for key in known], 0
     if layout.decides(chain.arm, chain.cycle) and not layout.ready(chain.arm) and chain.trial is None:
@@ -121,11 +122,11 @@ def _candidates(layout: Layout, chain: Chain, rounds: list[dict[str, Any]]) -> t
 
 
 def closed_rounds(journal: Journal, chain: Chain) -> Iterator[dict[str, Any]]:
-    """Decisions of the closed rounds of a chain's cycle."""
+    """Decisions of the closed rounds of a chain's cycle; one that ended the chain may have been reopened."""
     number = 1
     while (body := journal.decision(chain.arm, chain.seed, chain.cycle, number, chain.trial)) is not None:
         yield body
-        if body["closes"]:
+        if body["winner"] is not None:
             return
         number += 1
 

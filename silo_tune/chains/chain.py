@@ -34,6 +34,8 @@ class Chain:
         parent: key of the unit that the open cycle starts from.
         decided: the standing decision of the open round, met when a run goes on.
         candidates: of every round of the open cycle.
+        asking: those of the open round.
+        again: is the open round one that asks failed candidates again?
         told: outcomes of the open cycle by candidate.
         closed: for each closed cycle, the key that the arm continues with.
         rates: for each closed cycle, the winner's max_lr.
@@ -55,6 +57,8 @@ class Chain:
     open: bool = False
     decided: dict[str, Any] | None = None
     candidates: list[Candidate] = field(default_factory=list)
+    asking: list[Candidate] = field(default_factory=list)
+    again: bool = False
     told: dict[int, dict[str, Any]] = field(default_factory=dict)
     closed: list[str | None] = field(default_factory=list)
     rates: list[float | None] = field(default_factory=list)

@@ -59,6 +59,7 @@ class Planner:
         tests_from: from `Run.accept`.
         checkpoint: content hash of the pretrained weights, if the study has them.
         listen: called with the chain whenever one changed.
+        retry_failed: ask failed units again where a chain ended without a winner.
 
     Attributes:
         chains: (arm, seed) → chain, for every arm but those that only search.
@@ -75,8 +76,10 @@ class Planner:
         tests_from: Mapping[str, Mapping[str, int]] | None = None,
         checkpoint: str | None = None,
         listen: Callable[[Chain], None] = lambda chain: None,
+        retry_failed: bool = False,
     ) -> None:
         self.study, self.journal, self.listen = study, journal, listen
+        self._retry_failed = retry_failed
         self.layout = Layout(study, tests_from, checkpoint)
         self.counts = Counts()
         seeds, arms = study.replicates.seeds, [n for n, arm in study.arms.items() if not isinstance(arm, TuneArm)]
@@ -111,6 +114,21 @@ class Planner:
         _, _, unit = heapq.heappop(self._ready)
         self._flying.add(unit.key)
         return unit
+
+    def take_back(self, unit: Unit) -> None:
+        """A unit that was asked and whose worker is gone: it is ready again."""
+        if unit.key in self._flying:
+            self._flying.discard(unit.key)
+            self._queue(unit)
+
+    def _queue(self, unit: Unit) -> None:
+        self._order += 1
+        heapq.heappush(self._ready, (unit.cycle, self._order, unit))
+
+    @property
+    def waiting(self) -> int:
+        """Units that are ready and not asked yet."""
+        return len(self._ready)
 
     @property
     def done(self) -> bool:
@@ -178,7 +196,7 @@ class Planner:
             return False
         if not self._may_open(chain):
             return False
-        chain.open, chain.round, chain.candidates, chain.told = True, 1, [], {}
+        chain.open, chain.round, chain.candidates, chain.told, chain.again = True, 1, [], {}, False
         chain.decided = self._decision(chain)
         self._ask_round(chain, self._proposals(chain))
         self.listen(chain)
@@ -229,9 +247,13 @@ class Planner:
         for proposal in proposals:
             unit = self.layout.unit(chain, proposal)
             chain.candidates.append(Candidate(len(chain.candidates), proposal, unit))
-        self._check_decided(chain, first)
+        self._ask(chain, chain.candidates[first:])
+
+    def _ask(self, chain: Chain, candidates: list[Candidate]) -> None:
+        chain.asking = candidates
+        self._check_decided(chain)
         decided = {outcome["key"]: outcome for outcome in chain.decided["told"]} if chain.decided else {}
-        for candidate in chain.candidates[first:]:
+        for candidate in candidates:
             self._request(chain, candidate, decided.get(candidate.unit.key))
 
     def _request(self, chain: Chain, candidate: Candidate, decided: Mapping[str, Any] | None) -> None:
@@ -248,8 +270,7 @@ class Planner:
             self.counts.reused += 1
             self._known.add(key)
         else:
-            self._order += 1
-            heapq.heappush(self._ready, (chain.cycle, self._order, candidate.unit))
+            self._queue(candidate.unit)
             self._waiters[key] = []
         outcome = decided or result
         if outcome is not None:
@@ -260,8 +281,7 @@ class Planner:
     def _close_round(self, chain: Chain) -> None:
         """Write the round's decision; ask the next round or close the cycle."""
         told = [chain.told[candidate.index] for candidate in chain.candidates]
-        first = sum(1 for outcome in told if outcome.get("round", chain.round) < chain.round)
-        more = self._more(chain) if chain.decided is None else None
+        more = self._more(chain) if chain.decided is None and not chain.again else None
         closes = not more if chain.decided is None else chain.decided["closes"]
         winner = winner_of(told) if closes else None
         body = {
@@ -271,30 +291,31 @@ class Planner:
             "cycle": chain.cycle,
             "round": chain.round,
             "parent": chain.parent,
-            "asked": [_as_asked(candidate) for candidate in chain.candidates[first:]],
-            "told": told[first:],
+            "asked": [_as_asked(candidate) for candidate in chain.asking],
+            "told": [chain.told[candidate.index] for candidate in chain.asking],
             "closes": closes,
             "winner": winner["key"] if winner else None,
         }
         standing = chain.decided or self.journal.decide(body)
-        for outcome in told[first:]:
-            outcome["round"] = chain.round
         if closes:
             self._close_cycle(chain, standing)
             return
-        chain.round += 1
-        chain.decided = self._decision(chain)
+        self._next_round(chain)
         if chain.decided is not None:  # what a sampler asked before stands
             more = asked_before(chain.decided)
         self._ask_round(chain, self._more(chain) if more is None else more)
+
+    def _next_round(self, chain: Chain) -> None:
+        chain.round += 1
+        chain.decided = self._decision(chain)
 
     def _more(self, chain: Chain) -> list[Proposal]:
         """The round after those that are complete; empty when the cycle is."""
         return self.layout.source(chain).ask(chain.heard)
 
-    def _check_decided(self, chain: Chain, first: int) -> None:
+    def _check_decided(self, chain: Chain) -> None:
         """A standing decision must be of the very candidates that this study asks for."""
-        asked = [candidate.unit.key for candidate in chain.candidates[first:]]
+        asked = [candidate.unit.key for candidate in chain.asking]
         if chain.decided is not None and asked != [entry["key"] for entry in chain.decided["asked"]]:
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
@@ -307,6 +328,8 @@ class Planner:
         chain.open = False
         key = standing["winner"]
         leader = self._leader(chain) if chain.cycle > 0 else None
+        if key is None and self._asks_again(chain):
+            return
         if key is None and leader is None:
             reasons = sorted({o["error"] or o["status"] for o in chain.told.values()})
             self._end(chain, f"no candidate of cycle {chain.cycle} can go on ({'; '.join(reasons)})")
@@ -323,6 +346,20 @@ class Planner:
         self._sweep(chain.seed)
         self.listen(chain)
         self._wake_followers(chain)
+
+    def _asks_again(self, chain: Chain) -> bool:
+        """Open one more round for the failed candidates of a cycle without a winner: one that stands, or a new one."""
+        failed = [candidate for candidate in chain.candidates if chain.told[candidate.index]["status"] == "failed"]
+        before = chain.decided
+        self._next_round(chain)
+        wanted = self._retry_failed and chain.trial is None and before is not None  # once a session
+        if not failed or not (chain.decided is not None or wanted):
+            return False
+        chain.open = chain.again = True
+        for candidate in failed:
+            del chain.told[candidate.index]
+        self._ask(chain, failed)
+        return True
 
     def _end(self, chain: Chain, reason: str) -> None:
         chain.ended, chain.open = reason, False
