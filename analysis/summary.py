@@ -48,6 +48,7 @@ class Summary:
         savings: arm → where the units of its search went.
         tuning: how the schedule arms came by their constants.
         troubles: rows that diverged or failed, those of searches included.
+        mixed: seed → kinds of device, for each seed whose units were trained on several.
         reached: (arm, seed) → last cycle that the chain has closed with something to go on with.
         seeds: replicates that have any ordinary row.
         n_val: validation images, None without results.
@@ -72,6 +73,7 @@ class Summary:
     savings: Mapping[str, Savings]
     tuning: Tuning
     troubles: pd.DataFrame
+    mixed: Mapping[int, tuple[str, ...]]
     reached: Mapping[tuple[str, int], int]
     seeds: tuple[int, ...]
     n_val: int | None
@@ -144,6 +146,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         savings={name: search.savings(found, frame, study.cycles) for name, found in searches.items()},
         tuning=search.tuning_of(frame, study, given),
         troubles=_troubles(frame),
+        mixed=_mixed(frame),
         reached=_reached(chains),
         seeds=tuple(sorted(int(seed) for seed in rows["seed"].dropna().unique())),
         n_val=int(n_val.min()) if len(n_val) else None,
@@ -286,6 +289,12 @@ def _endpoint(gaps: pd.DataFrame, study: Study, name: str | None) -> Endpoint | 
 def _troubles(frame: pd.DataFrame) -> pd.DataFrame:
     columns = ["arm", "mode", "seed", "trial", "cycle", "max_lr", "tests", "status", "error", "train_loss"]
     return frame.loc[frame["status"].isin(["diverged", "failed"]), columns].reset_index(drop=True)
+
+
+def _mixed(frame: pd.DataFrame) -> dict[int, tuple[str, ...]]:
+    mixed = frame.loc[frame["mixed"], ["seed", "device"]].dropna().drop_duplicates()
+    seeds = sorted(int(seed) for seed in mixed["seed"].unique())
+    return {seed: tuple(sorted(mixed.loc[mixed["seed"] == seed, "device"])) for seed in seeds}
 
 
 # --- per cycle ---

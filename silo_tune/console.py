@@ -1,85 +1,91 @@
-"""What a run shows while it goes: a live table of chains in a terminal, plain lines elsewhere."""
+"""What a run shows: a live table of chains in a terminal, plain lines elsewhere; and the same to those who watch it."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 
 from silo_tune.chains import Chain, Planner
-from silo_tune.forecast import forecast
 from silo_tune.run import Monitor
+from silo_tune.snapshot import CHAINS, ChainView
+from silo_tune.status import Status
+from silo_tune.storage import StorageError
 from silo_tune.study import Study
+from silo_tune.view import (
+    advice,
+    as_it_is,
+    chain_table,
+    clock,
+    driver_line,
+    failure_line,
+    head_lines,
+    lines_below,
+    moment,
+    pace_line,
+    percent,
+    rate,
+    screen,
+    search_line,
+    table_and_pace,
+    tail_lines,
+)
 
 
-def clock(seconds: float) -> str:
-    """h:mm:ss, or m:ss below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def percent(share: float | None) -> str:
-    """A share in [0, 1] in percent; a dash where there is none."""
-    return "-" if share is None else f"{100 * share:.2f} %"
+def print_status(console: Console, status: Status) -> None:
+    """All that is known of a run."""
+    _say(console, *head_lines(status))
+    if status.snapshot is not None:
+        console.print()
+        table = chain_table(as_it_is(status), CHAINS + 1, console.width)
+        console.print(table, highlight=False, markup=False)
+        _say(console, *lines_below(as_it_is(status)))
+    _say(console, *tail_lines(status))
 
 
-def rate(value: float | None) -> str:
-    """A learning rate with three significant digits; a dash where there is none."""
-    return "-" if value is None else f"{value:.3g}"
+# --- the driver's own console ---
+
+
+class _Closings:
+    """Says every closed cycle once; the dense one, which the arms share, once a seed."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+        self._dense: set[int] = set()
+
+    def remember(self, chain: ChainView) -> None:
+        """Say nothing of what was closed before."""
+        self._seen[chain.label] = chain.closed
+
+    def line(self, chain: ChainView, cycles: int) -> str | None:
+        """What to say of a chain, if anything."""
+        if chain.trial is not None and chain.state != "done":
+            return None  # of a search's many chains the end is enough
+        if chain.closed <= self._seen.get(chain.label, 0):
+            return None
+        self._seen[chain.label] = chain.closed
+        if chain.closed == 1 and chain.seed in self._dense:
+            return None
+        self._dense.add(chain.seed)
+        return (
+            f"{chain.label} cycle {chain.closed - 1}/{cycles - 1}: "
+            f"max_lr {rate(chain.max_lr)}, validation {percent(chain.val_accuracy)}"
+        )
 
 
 class _Watch(Monitor):
-    """Elapsed time and what is left, shared by both ways to show a run."""
+    """Shows a run while it goes."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.began = time.monotonic()
-        self.planner: Planner | None = None
-        self.study: Study | None = None
-        self.units = 0
-        self._rounds = 0
-        self._count_again = 0.0
-        self.slots = 1
-
-    def started(self, study: Study, planner: Planner, slots: int) -> None:
-        self.study, self.planner, self.slots = study, planner, slots
-        self._count()
-        self.began = time.monotonic()
-
-    def _count(self) -> None:
-        """Units of this session: those that are done, and at most those that are left."""
-        assert self.planner is not None
-        began = time.monotonic()
-        arms, _ = forecast(self.planner.layout, self.planner.journal)
-        self.units = self.done() + sum(arm.to_train for arm in arms.values())
-        self._rounds = self._closed_rounds()
-        # A large run has many files to look at: counting takes at most a twentieth of the time.
-        self._count_again = time.monotonic() + 20 * (time.monotonic() - began)
-
-    def _closed_rounds(self) -> int:
-        return sum(search.rounds for search in self.planner.searches.values()) if self.planner else 0
-
-    def done(self) -> int:
-        """Units of this session with an outcome."""
-        return self.planner.counts.trained + self.planner.counts.failed if self.planner else 0
-
-    def left(self) -> float | None:
-        """Expected seconds to the end, from the pace so far."""
-        done = self.done()
-        return (time.monotonic() - self.began) / done * max(0, self.units - done) if done else None
-
-    def progress(self) -> str:
-        # A search whose round has closed knows better what it will train.
-        if self._closed_rounds() != self._rounds and time.monotonic() > self._count_again:
-            self._count()
-        left = self.left()
-        eta = "ETA unknown" if left is None else f"ETA {clock(left)}"
-        plural = "s" * (self.slots != 1)
-        return f"{self.done()} of at most {self.units} units on {self.slots} slot{plural}, {eta}"
 
     def __enter__(self) -> _Watch:
         return self
@@ -93,39 +99,29 @@ class PlainWatch(_Watch):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._seen: dict[str, int] = {}
-        self._dense: set[int] = set()
+        self._began = time.monotonic()
+        self._closings = _Closings()
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
-        super().started(study, planner, slots)
+        assert self.progress is not None
+        self._began = time.monotonic()
         for chain in planner.every_chain():
-            self._seen[chain.label] = chain.cycle
-        self._say(self.progress())
+            self._closings.remember(self.progress.view(chain))
+        self._line(pace_line(self.progress.snapshot(chains=0)))
 
     def changed(self, chain: Chain) -> None:
-        if self.planner is None or self.study is None:
+        if self.progress is None or not self.progress.begun:
             return
         if chain.ended is not None:
-            self._say(f"{chain.label} ended early: {chain.ended}")
-        elif chain.trial is not None and not chain.done:
-            return  # of a search's many chains the end is enough
-        elif chain.cycle > self._seen.get(chain.label, 0) and not chain.open:
-            self._seen[chain.label] = chain.cycle
-            if chain.cycle == 1 and chain.seed in self._dense:
-                return  # every arm closes the shared dense cycle; once is enough
-            self._dense.add(chain.seed)
-            best = chain.best or {}
-            self._say(
-                f"{chain.label} cycle {chain.cycle - 1}/{self.study.cycles - 1}: "
-                f"max_lr {rate(best.get('max_lr'))}, validation {percent(best.get('val_accuracy'))}; {self.progress()}"
-            )
+            self._line(f"{chain.label} ended early: {chain.ended}")
+        elif line := self._closings.line(self.progress.view(chain), self.progress.study.cycles):
+            self._line(f"{line}; {pace_line(self.progress.snapshot(chains=0))}")
 
     def notice(self, message: str) -> None:
-        self._say(f"note: {message}")
+        self._line(f"note: {message}")
 
-    def _say(self, line: str) -> None:
-        elapsed = clock(time.monotonic() - self.began)
-        self.console.print(f"[{elapsed}] {line}", markup=False, highlight=False, soft_wrap=True)
+    def _line(self, line: str) -> None:
+        _say(self.console, f"[{clock(time.monotonic() - self._began)}] {line}")
 
 
 class LiveWatch(_Watch):
@@ -133,8 +129,7 @@ class LiveWatch(_Watch):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=False)
-        self._closed_at: dict[str, list[float]] = {}
+        self._live = Live(console=console, get_renderable=self._screen, refresh_per_second=2, transient=False)
 
     def __enter__(self) -> LiveWatch:
         self._live.start()
@@ -143,62 +138,104 @@ class LiveWatch(_Watch):
     def __exit__(self, *exc: object) -> None:
         self._live.stop()
 
-    def changed(self, chain: Chain) -> None:
-        times = self._closed_at.setdefault(chain.label, [])
-        if not chain.open and chain.cycle > len(times):
-            times.extend([time.monotonic()] * (chain.cycle - len(times)))
-
     def notice(self, message: str) -> None:
-        self.console.print(f"note: {message}", markup=False, highlight=False, soft_wrap=True)
+        _say(self.console, f"note: {message}")
 
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, title_justify="left", caption_justify="left")
-        if self.planner is None or self.study is None:
-            table.title = "getting ready: cluster and data"
-            return table
-        table.caption = f"{self.progress()}, elapsed {clock(time.monotonic() - self.began)}"
-        for name in ("arm", "seed", "cycle", "weights left", "candidates", "best max_lr", "best validation", "elapsed"):
-            table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
-        table.add_column("ETA", justify="right", no_wrap=True)
-        room = max(4, self.console.height - 5)
-        chains = list(self.planner.every_chain())
-        # With more chains than lines, those that still move come first.
-        shown = chains if len(chains) <= room else sorted(chains, key=lambda chain: not chain.active)[: room - 1]
-        for chain in shown:
-            table.add_row(*self._cells(chain, self.study))
-        if len(shown) < len(chains):
-            table.add_row(f"… {len(chains) - len(shown)} more")
-        return table
-
-    def _cells(self, chain: Chain, study: Study) -> Iterator[str]:
-        cycle = min(chain.cycle, study.cycles - 1)
-        good = [outcome for outcome in chain.told.values() if outcome["status"] == "ok"]
-        best = max(good, key=lambda outcome: outcome["val_accuracy"], default=chain.best or {})
-        yield chain.arm if chain.trial is None else f"{chain.arm} trial {chain.trial}"
-        yield str(chain.seed)
-        yield f"{cycle}/{study.cycles - 1}"
-        yield percent(study.remaining[cycle])
-        yield (
-            f"{len(chain.told)}/{len(chain.candidates)}"
-            if chain.open
-            else ("ended" if chain.ended else "done" * chain.done)
-        )
-        yield rate(best.get("max_lr"))
-        yield percent(best.get("val_accuracy"))
-        times = self._closed_at.get(chain.label, [])
-        now = times[-1] if times and not chain.active else time.monotonic()
-        yield clock(now - self.began)
-        yield self._chain_eta(chain, times, study)
-
-    def _chain_eta(self, chain: Chain, times: list[float], study: Study) -> str:
-        if not chain.active:
-            return "-"
-        fresh = [moment for moment in times if moment >= self.began]
-        if not fresh:
-            return "unknown"
-        return clock((fresh[-1] - self.began) / len(fresh) * (study.cycles - chain.cycle))
+    def _screen(self) -> RenderableType:
+        if self.progress is None or not self.progress.begun:
+            return "getting ready: cluster and data"
+        room = self.console.height - 4  # two of the table's heads, and the cursor's
+        return Group(*table_and_pace(self.progress.snapshot(max(2, room)), room, self.console.width))
 
 
 def watch(console: Console) -> _Watch:
     """The live table where there is a terminal, else plain lines."""
     return LiveWatch(console) if console.is_terminal else PlainWatch(console)
+
+
+# --- watching a run from elsewhere ---
+
+
+def follow(console: Console, read: Callable[[], Status], seconds: float) -> None:
+    """Show a run every so many seconds until it has finished: a screen in a terminal, else a line for every change."""
+    status = read()
+    with (_screen_follower if console.is_terminal else _line_follower)(console, status) as show:
+        while status.driver != "finished":
+            time.sleep(seconds)
+            with contextlib.suppress(StorageError):  # a network may be away for a while; the next look tries again
+                status = read()
+            show(status)
+
+
+Show = Callable[[Status], None]
+
+
+@contextlib.contextmanager
+def _screen_follower(console: Console, status: Status) -> Iterator[Show]:
+    """Redraws the screen; in the end, however it comes, the last status stays in full."""
+    latest = status
+
+    def show(status: Status) -> None:
+        nonlocal latest
+        latest = status
+
+    live = Live(
+        console=console,
+        get_renderable=lambda: screen(latest, console.height, console.width),
+        refresh_per_second=1,
+        transient=True,
+    )
+    try:
+        with live:
+            yield show
+    finally:
+        print_status(console, latest)
+
+
+@contextlib.contextmanager
+def _line_follower(console: Console, status: Status) -> Iterator[Show]:
+    """Prints the status, then what changed."""
+    changes = _Changes(status)
+    print_status(console, status)
+    yield lambda status: _say(console, *(f"[{moment(status.at)[11:]}] {line}" for line in changes.since(status)))
+
+
+class _Changes:
+    """What is new in a status, in lines."""
+
+    def __init__(self, status: Status) -> None:
+        self._closings = _Closings()
+        for chain in status.snapshot.chains if status.snapshot is not None else ():
+            self._closings.remember(chain)
+        self._said = dict(_events(status))
+
+    def since(self, status: Status) -> Iterator[str]:
+        """Lines for what was not said yet."""
+        snapshot = status.snapshot
+        if snapshot is not None:
+            closed = [self._closings.line(chain, snapshot.cycles) for chain in snapshot.chains]
+            yield from filter(None, closed)
+            if any(closed):
+                yield pace_line(as_it_is(status))
+        for event, line in _events(status):
+            if event not in self._said:
+                self._said[event] = line
+                yield line
+
+
+def _events(status: Status) -> Iterator[tuple[tuple[object, ...], str]]:
+    """What is said once each, by what makes it the same."""
+    snapshot = status.snapshot
+    if snapshot is not None:
+        for search in snapshot.searches:
+            yield (search.arm, search.points, search.finished), search_line(search)
+        for end in snapshot.ended:
+            yield (end.chain, end.reason), f"{end.chain} ended early: {end.reason}"
+        for failure in snapshot.failures:
+            yield (failure.chain, failure.cycle, failure.reason), f"failed: {failure_line(failure)}"
+        for note in snapshot.notices:
+            yield (note.at, note.message), f"note: {note.message}"
+    what = advice(status)
+    yield (status.driver, status.host, status.pid), driver_line(status) + (f"; {what}" if what is not None else "")
+    if status.driver == "finished" and status.report is not None:
+        yield (status.report,), f"report: {status.report}"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import platform
 import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
 from silo_tune.pruning import Masks, alive, apply_masks, full_masks, kept_count, prunable, shrink
+from silo_tune.run import cpu_name
 from silo_tune.schedules import RULES, PruneFacts
 from silo_tune.storage import Storage
 from silo_tune.store import UnitStore, new_attempt, unit_of
@@ -33,6 +33,7 @@ from silo_tune.training import EpochLog, Trainer, Violation, evaluate
 from silo_tune.units import Unit
 from silo_tune.workspace import Workspace
 
+T = TypeVar("T")
 Progress = Generator[EpochLog, None, dict[str, Any]]
 
 
@@ -47,6 +48,13 @@ def choose_device(wanted: str) -> torch.device:
             raise BadInput("cluster.device: no CUDA device is visible to this worker; set it to auto, or gpus_per_unit")
         return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Kind of a device. On one kind of CPU a unit has the same numbers; another's vector units may round otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -101,12 +109,13 @@ class Worker:
         standing = self.units.result(unit.key)
         if standing is not None:
             return standing
-        result = yield from self._train(unit)
+        result, _ = yield from self._train(unit)
         committed = self.units.commit(result)
-        self.units.clear_partials(unit.key)
+        self.units.clear_partials(unit.key, keep=[committed["state"]["file"]] if committed["state"] else [])
         return committed
 
-    def _train(self, unit: Unit) -> Progress:
+    def _train(self, unit: Unit) -> Generator[EpochLog, None, tuple[dict[str, Any], bytes]]:
+        """The result, not committed yet, and the bytes of its final state (none when it diverged)."""
         attempt = new_attempt()
         began = time.perf_counter()
         trainer, max_lr = self._resumed(unit)
@@ -119,16 +128,12 @@ class Worker:
                 saved = time.perf_counter()
             yield log
         self.check(unit, trainer)
-        outcome, state = self._outcome(unit, trainer, max_lr), None
+        outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
         if outcome["status"] == "ok":
-            groups = {"weights": trainer.model.state_dict(), "mask": trainer.masks}
-            state = self.units.write_state(unit.key, attempt, pack(groups))
-        return {
-            **outcome,
-            "attempt": attempt,
-            "state": state,
-            "wall_seconds": time.perf_counter() - began,
-        }
+            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks})
+            state = self.units.write_state(unit.key, attempt, data)
+        seconds = time.perf_counter() - began
+        return {**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data
 
     def start(self, unit: Unit) -> Trainer:
         """A trainer at the first step of a unit with a fixed peak, whatever was saved or committed of it."""
@@ -248,19 +253,21 @@ class Worker:
         return unpack(data)[0]
 
     def _restate(self, result: Mapping[str, Any]) -> bytes:
-        again = drain(self._train(unit_of(result)))
+        again, data = drain(self._train(unit_of(result)))
         compared = ("status", "val_accuracy", "val_loss", "test_accuracy", "train_loss")
         if any(result[name] != again[name] for name in compared):
             self.notice(
                 f"unit {result['key'][:12]} was trained again for its weights and differs from its row "
                 f"(validation accuracy {result['val_accuracy']} then, {again['val_accuracy']} now); the row stands"
             )
+        if again["state"] is None:
+            raise RunFailed(
+                f"unit {result['key'][:12]} was trained again for its weights, which its children need, and diverged "
+                f"this time ({again['error']}); go on with the machine and the versions that its row names"
+            )
         self.units.restate(again)
         self.units.clear_partials(result["key"])
-        data = self.units.read_state({**result, "state": again["state"]})
-        if data is None:
-            raise RunFailed(f"unit {result['key'][:12]} was trained again, but its state cannot be read back")
-        return data
+        return data  # not read back: another driver that is past this unit may have swept it again
 
     # --- training and its state ---
 
@@ -294,18 +301,21 @@ class Worker:
 
     def _resumed(self, unit: Unit) -> tuple[Trainer, float | None]:
         """A trainer that stands where the last partial state stood, or at the start; and the resolved peak."""
-        model, masks, max_lr = self._prepared(unit)
-        trainer = self._trainer(unit, model, masks, max_lr or 0.0)
-        data = self.units.read_partial(unit.key)
-        if data is None:
-            return trainer, max_lr
-        try:
-            trainer.restore(*unpack(data))
-        except (KeyError, ValueError, RuntimeError) as error:
-            self.notice(f"the partial state of unit {unit.key[:12]} does not fit ({error}); it starts from its parent")
+        while True:
             model, masks, max_lr = self._prepared(unit)
             trainer = self._trainer(unit, model, masks, max_lr or 0.0)
-        return trainer, max_lr
+            data = self.units.read_partial(unit.key)
+            if data is None:
+                return trainer, max_lr
+            try:
+                trainer.restore(*unpack(data))
+                return trainer, max_lr
+            except (KeyError, ValueError, RuntimeError) as error:
+                self.notice(
+                    f"a partial state of unit {unit.key[:12]} does not fit ({one_line(error)}); it is removed, and the "
+                    f"unit starts from its parent"
+                )
+                self.units.discard_partial(unit.key, data)
 
     def check(self, unit: Unit, trainer: Trainer) -> None:
         """Raises Violation when a finished training was given another peak than the unit's."""
@@ -342,7 +352,7 @@ class Worker:
             "steps": trainer.step,
             "train_seconds": trainer.seconds,
             "realised_peak_lr": trainer.peak if unit.epochs else None,
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
+            "device": device_name(self.device),
             "threads": self.workspace.threads,
             "version": silo_tune.__version__,
         }
@@ -384,13 +394,36 @@ def attempts(worker: Worker, unit: Unit, max_failures: int) -> Progress:
         except SiloTuneError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             log = worker.units.write_log(unit.key, traceback.format_exc())
-            worker.notice(f"unit {unit.key[:12]} failed ({reason}); attempt {failures + 1}, see {log}")
+            attempt = f"attempt {failures + 1} of {max_failures + 1}"
+            worker.notice(f"unit {unit.key[:12]} failed ({reason}); {attempt}, see {log}")
     return {"key": unit.key, "status": "failed", "error": f"{reason} (see {log})"}
 
 
-def drain(progress: Progress) -> dict[str, Any]:
+# How torch says it: on a CPU a plain RuntimeError.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def reason_of(error: Exception) -> str:
+    """Why an attempt failed, in one line, and what to do where that is known."""
+    words = f"{type(error).__name__}: {one_line(error)}"
+    memory = isinstance(error, MemoryError) or any(sign in words for sign in OUT_OF_MEMORY)
+    if not memory:
+        return words
+    return (
+        f"out of memory ({words}); let each unit reserve more with cluster.memory_per_unit_gb, or train with a smaller "
+        f"retrain.batch"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks; a long one is cut, for its log has it all."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+def drain(progress: Generator[Any, None, T]) -> T:
     """Run a unit to its end."""
     while True:
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,12 @@ class DataSet:
     classes: int
 
     def __post_init__(self) -> None:
+        if (self.test is None) != (self.test_labels is None):
+            raise BadInput("a data set has test images and their labels, or neither")
+        if self.test is not None and self.test.shape[1:] != self.train.shape[1:]:
+            raise BadInput(f"training images are {self.train.shape[1:]}, test images are {self.test.shape[1:]}")
+        if self.classes < 2:
+            raise BadInput(f"a data set has at least two classes, got {self.classes}")
         for pixels, labels in ((self.train, self.train_labels), (self.test, self.test_labels)):
             if pixels is None or labels is None:
                 continue
@@ -50,6 +58,8 @@ class DataSet:
                     f"a data set is uint8 images (N, H, W, C) with one label each; got {pixels.dtype} "
                     f"{pixels.shape} and {len(labels)} labels"
                 )
+            if labels.dtype != np.int64 or labels.ndim != 1:
+                raise BadInput(f"labels are the numbers of classes as int64 (N,); got {labels.dtype} {labels.shape}")
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
                 raise BadInput(
                     f"labels run from {labels.min()} to {labels.max()}, but there are {self.classes} classes"
@@ -89,20 +99,44 @@ def load_data(data: Data) -> DataSet:
         BadInput: it is not there, or not in the shape that its name promises.
     """
     if data.function is not None:
-        made = names.resolve(data.function)(**data.args)
-        try:
-            return made if isinstance(made, DataSet) else DataSet(*made)
-        except (TypeError, AttributeError, ValueError) as error:
-            raise BadInput(f"data: {data.function} must give a DataSet of arrays: {error}") from error
+        return _of_user(data.function, data.args)
     assert data.name is not None
     loader = names.resolve(names.DATA[data.name].target)
     try:
         return loader(data)  # type: ignore[no-any-return]
     except BadInput:
         raise
+    except MemoryError as error:
+        raise BadInput(
+            f"data set {data.name!r} does not fit into this machine's memory ({error}); it is held there decoded, as "
+            f"one byte for each pixel and channel: take a larger machine, or a smaller data.size"
+        ) from error
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise BadInput(
             f"data set {data.name!r} cannot be read from {data.place() or 'its default place'}: {error}"
+        ) from error
+
+
+def _of_user(function: str, args: Mapping[str, Any]) -> DataSet:
+    """What a user's function gives. Raises BadInput when it raises, saying where, or gives anything but a data set."""
+    make = names.resolve(function)
+    try:
+        made = make(**args)
+    except BadInput:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise BadInput(
+            f"data: {function} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        ) from error
+    try:
+        return made if isinstance(made, DataSet) else DataSet(*made)
+    except BadInput as error:
+        raise BadInput(f"data: {function}: {error}") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise BadInput(
+            f"data: {function} must give a DataSet, or its fields in order (train, train_labels, test, test_labels, "
+            f"classes); it gave {type(made).__name__}: {error}"
         ) from error
 
 
@@ -385,15 +419,16 @@ def _cached(files: list[Path], options: Mapping[str, Any], decode: Callable[[], 
         except (OSError, ValueError):
             pass  # damaged: decode again
     arrays = decode()
+    temporary = place / f".{os.getpid()}.npy"
     try:
         place.mkdir(parents=True, exist_ok=True)
         for key, array in arrays.items():
-            temporary = place / f".{key}.{os.getpid()}.npy"
             np.save(temporary, array, allow_pickle=False)
             os.replace(temporary, place / f"{key}.npy")
         (place / "complete").touch()
-    except OSError:
-        pass  # no room or no right to cache: the next start decodes again
+    except OSError:  # no room or no right to cache: the next start decodes again
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return arrays
 
 

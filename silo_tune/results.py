@@ -50,12 +50,16 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "realised_peak_lr": ("Float64", "largest learning rate that the optimizer was given"),
     "grad_spread": ("Float64", "spread of the gradients of surviving weights (not measured yet: null)"),
     "activation_spread": ("Float64", "spread of hidden representations (not measured yet: null)"),
-    "device": ("string", "kind of the CPU (x86_64, …), or the GPU's name"),
+    "device": ("string", "kind of the CPU and of its vector units, or the GPU's name"),
+    "mixed": (
+        "boolean",
+        "units of this seed were trained on more than one kind of device: not comparable to the last bit",
+    ),
     "version": ("string", "silo-tune version that trained it"),
 }
 
 # The same work on the same machine kind gives equal tables, but for these.
-UNSTABLE = ("train_seconds", "device")
+UNSTABLE = ("train_seconds", "device", "mixed")
 
 _FROM_RESULT = (
     "sparsity", "weights_remaining", "val_accuracy", "val_loss", "n_val", "test_accuracy", "n_test", "train_loss",
@@ -134,10 +138,13 @@ def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
             decisions = list(_decisions(run, arm, seed, trial, study.cycles))
             parents = {decision["cycle"]: decision["parent"] for decision in decisions}
             winners = {decision["cycle"]: decision["winner"] for decision in decisions if decision["closes"]}
+            last = {(d["cycle"], asked["candidate"]): d["round"] for d in decisions for asked in d["asked"]}
             for decision in decisions:
                 told = {outcome["candidate"]: outcome for outcome in decision["told"]}
                 continues = parents.get(decision["cycle"] + 1)
                 for asked in decision["asked"]:
+                    if last[decision["cycle"], asked["candidate"]] > decision["round"]:
+                        continue  # it failed, and was tried again
                     key = asked["key"]
                     row = _row(run, decision, asked, told[asked["candidate"]])
                     row["mode"] = "pilot" if trial is not None and study.pilots(arm) else study.arms[arm].mode
@@ -198,6 +205,8 @@ def make_table(rows_: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> pd.Dat
     import pandas as pd
 
     frame = pd.DataFrame(list(rows_), columns=list(COLUMNS))
+    # Compared is within a seed.
+    frame["mixed"] = frame.groupby("seed").device.transform("nunique") > 1
     return frame.astype({name: kind for name, (kind, _) in COLUMNS.items()})
 
 

@@ -19,7 +19,9 @@ from silo_tune.candidates.samplers import importance
 from silo_tune.chains import Chain, Counts, Planner
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.lease import Lease
+from silo_tune.progress import Progress
 from silo_tune.results import searches, table, write_table
+from silo_tune.status import recorded
 from silo_tune.store import Run
 from silo_tune.study import Study
 from silo_tune.workspace import Workspace
@@ -33,9 +35,11 @@ class Monitor:
 
     Attributes:
         stop_requested: set it to end the run before the next unit; what is committed is kept.
+        progress: gives snapshots of how the run stands, from `started` on.
     """
 
     stop_requested: bool = False
+    progress: Progress | None = None
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
         """The planner is ready; training begins on so many slots."""
@@ -47,11 +51,37 @@ class Monitor:
         """Something the user should know, in one sentence."""
 
 
+class _Recorder(Monitor):
+    """Passes everything on to another monitor, after `progress` has heard it."""
+
+    progress: Progress
+
+    def __init__(self, progress: Progress, to: Monitor) -> None:
+        self.progress, self._to = progress, to
+        to.progress = progress
+
+    @property
+    def stop_requested(self) -> bool:  # type: ignore[override]
+        return self._to.stop_requested
+
+    def started(self, study: Study, planner: Planner, slots: int) -> None:
+        self.progress.begin(planner, slots)
+        self._to.started(study, planner, slots)
+
+    def changed(self, chain: Chain) -> None:
+        self.progress.changed(chain)
+        self._to.changed(chain)
+
+    def notice(self, message: str) -> None:
+        self.progress.notice(message)
+        self._to.notice(message)
+
+
 class Runner(Protocol):
     """Trains what a planner asks for: in this process, or on a Ray cluster."""
 
-    def open(self, study: Study, workspace: Workspace) -> AbstractContextManager[Session]:
-        """Load the data and stand ready.
+    def open(self, study: Study, workspace: Workspace, monitor: Monitor) -> AbstractContextManager[Session]:
+        """Load the data and stand ready; the monitor hears what that waits for.
 
         Raises:
             BadInput: the data or the cluster is not there.
@@ -79,7 +109,7 @@ class LocalRunner:
     """Trains in this process, one unit after the other."""
 
     @contextlib.contextmanager
-    def open(self, study: Study, workspace: Workspace) -> Iterator[_LocalSession]:
+    def open(self, study: Study, workspace: Workspace, monitor: Monitor) -> Iterator[_LocalSession]:
         from silo_tune.cycle import Worker
         from silo_tune.data import facts, load_data
 
@@ -138,6 +168,7 @@ def run_study(
     address: str | None = None,
     local: bool = False,
     monitor: Monitor | None = None,
+    retry_failed: bool = False,
 ) -> Outcome:
     """Run a study, or go on with it, to its table.
 
@@ -148,6 +179,7 @@ def run_study(
         address: of an existing Ray cluster; a cluster of its own on this machine when left out.
         local: train in this process, without Ray.
         monitor: hears how it goes.
+        retry_failed: train failed units again where a chain ended for want of them.
 
     Returns:
         The outcome; RUN/table.parquet holds its table.
@@ -158,18 +190,25 @@ def run_study(
     """
     began = time.monotonic()
     monitor = monitor or Monitor()
+    if runner is None and not local and address is not None and address.startswith("ray://"):
+        from silo_tune.tune import drive_from_client
+
+        return drive_from_client(study, out, address, monitor, retry_failed)
+    progress = Progress(study)
+    monitor = _Recorder(progress, monitor)
     run = Run(out or default_run(study), monitor.notice)
     checkpoint = checkpoint_hash(study)
-    with run.lease() as lease:
+    with run.lease() as lease, recorded(progress, run.storage, lease):
         # The study is recorded only when nothing is left that could refuse it.
         run.check(study)
-        planner = Planner(study, run, run.tests_from(study), checkpoint, monitor.changed)
+        planner = Planner(study, run, run.tests_from(study), checkpoint, monitor.changed, retry_failed)
         if planner.done:
             check_tolerance(study, run.data_facts())
             run.accept(study, environment())
+            progress.begin(planner, 0)
         else:
             workspace = Workspace.of(study, run.url)
-            with (runner or _runner(local, address)).open(study, workspace) as session:
+            with (runner or _runner(local, address)).open(study, workspace, monitor) as session:
                 check_tolerance(study, session.facts)
                 run.check_data(session.facts)
                 run.accept(study, environment())
@@ -236,14 +275,18 @@ def checkpoint_hash(study: Study) -> str | None:
         raise BadInput(f"dense.checkpoint: cannot read {path!r}: {error.strerror}") from None
 
 
-def environment() -> dict[str, str]:
-    """Versions and machine, for the record."""
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+def cpu_name() -> str:
+    """Kind of this machine's CPU, as it names itself."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
-                found["machine"] = f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
-                break
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the record."""
+    found = {"python": platform.python_version(), "machine": f"{cpu_name()}, {os.cpu_count()} cores"}
     for package in ("silo-tune", "torch", "ray", "numpy", "pandas", "optuna"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)

@@ -7,7 +7,9 @@ import errno
 import functools
 import hashlib
 import json
+import logging
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -22,6 +24,13 @@ RETRY_SECONDS = (0.2, 1.0, 3.0)
 FINAL = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT, errno.ENAMETOOLONG)
 # These are answers, not failures.
 ANSWERS = (FileNotFoundError, FileExistsError)
+REMEDIES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within that quota",
+    errno.EROFS: "make that file system writable again",
+    errno.EACCES: "allow writing there",
+    errno.EPERM: "allow writing there",
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,19 +76,49 @@ def _create_local(fs: Any, path: str, data: bytes) -> None:
         with open(temporary, "wb") as file:
             file.write(data)
         os.link(temporary, path)
+    except FileExistsError:
+        # Storage may lose the answer of a link that was made: what is tried again then stands in its own way.
+        if not _holds(path, data):
+            raise
+    except FileNotFoundError:
+        raise _vanished(temporary) from None
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _holds(path: str, data: bytes) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read() == data
+    except FileNotFoundError:  # it was there, and somebody was faster to remove it
+        return False
+
+
+def _vanished(temporary: str) -> OSError:
+    """Another driver took a temporary file for a dead one's. No answer to `create`: it is written again."""
+    return OSError(errno.ESTALE, "the temporary file is gone", temporary)
 
 
 def _create_object(fs: Any, path: str, data: bytes) -> None:
     # A conditional put. A retried request may be refused because of its own first write.
     try:
         fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        fs.invalidate_cache()
-        if fs.cat_file(path) != data:
+    except OSError as error:
+        if not _already_there(error):
             raise
+        try:
+            standing = fs.cat_file(path)
+        except FileNotFoundError:  # it was there, and somebody was faster to remove it
+            standing = None
+        if standing != data:
+            raise FileExistsError(errno.EEXIST, "exists already", path) from None
+
+
+def _already_there(error: OSError) -> bool:
+    # s3fs knows AWS's answer to a refused condition by a field that other S3 servers leave out.
+    answer = getattr(error.__cause__, "response", None) or {}
+    return isinstance(error, FileExistsError) or answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
 
 
 # Backends whose exclusive creation was tested; a backend without one is refused by name.
@@ -88,7 +127,47 @@ CREATE_EXCLUSIVE: dict[str, Callable[[Any, str, bytes], None]] = {
     "local": _create_local,
     "s3": _create_object,
     "s3a": _create_object,
+    "gs": _create_object,
+    "gcs": _create_object,
 }
+
+
+def _open(url: str) -> tuple[str, Any, str]:
+    """The protocol of a URL, its file system and the path there. Raises BadInput."""
+    protocol, _, rest = url.partition("://") if "://" in url else ("file", "", url)
+    place = rest.partition("/")[0]
+    if "://" in url and "@" in place:  # first, so that no message shows the URL
+        raise BadInput(
+            f"the {protocol}:// URL of the run has a user or a key before {place.rpartition('@')[2]!r}, and a run's "
+            f"URL is written to files and logs: take it out, and give credentials in the environment "
+            f"(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    if protocol not in CREATE_EXCLUSIVE:
+        raise BadInput(
+            f"cannot open {url!r}: storage {protocol!r} of this URL has no tested exclusive creation, which two "
+            f"drivers of one run need to stay correct; choose from {', '.join(sorted(CREATE_EXCLUSIVE))}"
+        )
+    if CREATE_EXCLUSIVE[protocol] is _create_object and not place:
+        raise BadInput(f"cannot open {url!r}: it names no bucket; write {protocol}://BUCKET/FOLDER")
+    try:
+        kind = _file_system(protocol)
+    except ImportError as error:
+        package, extra = ("gcsfs", "gs") if protocol in ("gs", "gcs") else ("s3fs", "s3")
+        raise BadInput(f"{url!r} needs {package} ({error}): pip install 'silo-tune[{extra}]'") from None
+    # A listing that is kept would hide what other processes write.
+    fs = kind(use_listings_cache=False, **kind._get_kwargs_from_urls(url))
+    return protocol, fs, kind._strip_protocol(url).rstrip("/")
+
+
+def _file_system(protocol: str) -> Any:
+    if protocol in ("gs", "gcs"):
+        # gcsfs's default class writes to zonal buckets over gRPC, where it creates over what is there.
+        from gcsfs.core import GCSFileSystem
+
+        # It logs a traceback for every request that fails; what must be said is in our own error.
+        logging.getLogger("gcsfs").addHandler(logging.NullHandler())
+        return GCSFileSystem
+    return fsspec.get_filesystem_class(protocol)
 
 
 def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
@@ -107,9 +186,11 @@ def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
                 raise
             except failures as error:
                 if pause is None or getattr(error, "errno", None) in FINAL:
+                    code = getattr(error, "errno", None)
+                    why = getattr(error, "strerror", None) or error
                     raise StorageError(
-                        f"storage failed at {storage.shown(str(name))}: {error}; what is committed is safe: mend the "
-                        f"storage and run the same command again"
+                        f"storage failed at {storage.shown(str(name))}: {why}; what is committed is safe: "
+                        f"{REMEDIES.get(code or 0, 'mend the storage')} and run the same command again"
                     ) from error
                 time.sleep(pause)
         raise AssertionError
@@ -129,17 +210,7 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        try:
-            self.fs, self.root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise BadInput(f"cannot open {url!r}: {error}") from None
-        protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
-        protocol = next((name for name in protocols if name in CREATE_EXCLUSIVE), None)
-        if protocol is None:
-            raise BadInput(
-                f"storage {protocols[0]!r} of {url!r} has no tested exclusive creation, which two drivers of one run "
-                f"need to stay correct; choose from {', '.join(sorted(CREATE_EXCLUSIVE))}"
-            )
+        protocol, self.fs, self.root = _open(url)
         self.local = protocol in ("file", "local")
         self._create = CREATE_EXCLUSIVE[protocol]
 
@@ -177,6 +248,8 @@ class Storage:
             with open(temporary, "wb") as file:
                 file.write(data)
             os.replace(temporary, self.path(name))
+        except FileNotFoundError:
+            raise _vanished(temporary) from None
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -184,7 +257,14 @@ class Storage:
 
     @_persistent
     def exists(self, name: str) -> bool:
-        return os.path.exists(self.path(name)) if self.local else bool(self.fs.exists(self.path(name)))
+        if not self.local:
+            return bool(self.fs.exists(self.path(name)))
+        if os.path.exists(self.path(name)):
+            return True
+        # It also says no when storage fails; a decided run must never be taken for a new one.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(self.path(name))
+        return False
 
     @_persistent
     def delete(self, name: str) -> None:
@@ -206,12 +286,21 @@ class Storage:
         return sorted(name for name in found if name)
 
     @_persistent
-    def age(self, name: str) -> float:
-        """Seconds since the file was last written. Raises FileNotFoundError."""
+    def age(self, name: str, at: str | None = None) -> float:
+        """Seconds since the file was last written, by this machine's clock. Raises FileNotFoundError.
+
+        Args:
+            at: a file that was written just now; with it the storage's own clock says both times, and how far this
+                machine's is off does not matter.
+        """
+        now = time.time() if at is None else self._modified(at)
+        return now - self._modified(name)
+
+    def _modified(self, name: str) -> float:
         if self.local:
-            return time.time() - os.path.getmtime(self.path(name))
+            return os.path.getmtime(self.path(name))
         self.fs.invalidate_cache()
-        return time.time() - float(self.fs.modified(self.path(name)).timestamp())
+        return float(self.fs.modified(self.path(name)).timestamp())
 
     @_persistent
     def quarantine(self, name: str) -> str:
@@ -235,5 +324,7 @@ class Storage:
             os.makedirs(folder, exist_ok=True)
         except FileNotFoundError:
             raise NotADirectoryError(errno.ENOTDIR, "no folder can be made here", folder) from None
-        except FileExistsError:  # a file in the way is no sign that `name` was created
-            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way of a folder", folder) from None
+        except FileExistsError:
+            # Raised too when storage fails to say that it is a folder: asked again. No sign that `name` was created.
+            if not stat.S_ISDIR(os.stat(folder).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "a file is in the way of a folder", folder) from None

@@ -7,11 +7,12 @@ the first writer wins. The lease only saves the work that two drivers of one run
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import time
 import tomllib
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import tomli_w
@@ -133,6 +134,13 @@ class UnitStore:
             self._aside(f"{self.folder(key)}/{name}", "the unit starts from an earlier state")
         return None
 
+    def discard_partial(self, key: str, data: bytes) -> None:
+        """Remove a partial state that nothing here can go on from, so that it does not hide nearer ones."""
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        for name in self._partials(key):
+            if name.endswith(f"-{digest}.safetensors"):
+                self.storage.delete(f"{self.folder(key)}/{name}")
+
     def _partials(self, key: str) -> list[str]:
         pattern = re.compile(r"partial-[0-9a-f]+-\d{6}-[0-9a-f]{16}\.safetensors")
         return [name for name in self.storage.names(self.folder(key)) if pattern.fullmatch(name)]
@@ -147,7 +155,10 @@ class UnitStore:
         prefix = f"rewind-{point.replace(' ', '-')}-"
         for name in self.storage.names(self.folder(key)):
             if name.startswith(prefix) and name.endswith(".safetensors"):
-                data = self.storage.read(f"{self.folder(key)}/{name}")
+                try:
+                    data = self.storage.read(f"{self.folder(key)}/{name}")
+                except FileNotFoundError:
+                    continue
                 if hashlib.sha256(data).hexdigest()[:16] == name.removesuffix(".safetensors").rsplit("-", 1)[1]:
                     return data
                 self._aside(f"{self.folder(key)}/{name}", "the rewind point is trained again")
@@ -159,10 +170,11 @@ class UnitStore:
         self.storage.replace(name, text.encode())
         return self.storage.shown(name)
 
-    def clear_partials(self, key: str) -> None:
-        """Remove what attempts left behind beside a committed result."""
+    def clear_partials(self, key: str, keep: Collection[str] | None = None) -> None:
+        """Remove what attempts left behind beside a committed result; with `keep` also every other final state."""
         for name in self.storage.names(self.folder(key)):
-            if name.startswith("partial-") or name.endswith(".tmp"):
+            orphan = keep is not None and name.startswith("state-") and name not in keep
+            if orphan or name.startswith("partial-") or name.endswith(".tmp"):
                 self.storage.delete(f"{self.folder(key)}/{name}")
 
     def sweep(self, key: str) -> None:
@@ -266,6 +278,9 @@ class Run:
         """
         try:
             table = tomllib.loads(self.storage.read("study.toml").decode())
+            claimed = table["run"].pop("sha256", None)  # runs of earlier versions have none
+            if claimed not in (None, _digest(table)):
+                raise ValueError("its checksum does not match its content")
             study, ledger = parse_study(table["study"]), table["run"]
             if not {"format", "recipe", "created", "environment"} <= set(ledger):
                 raise ValueError("its [run] table is not whole")
@@ -419,7 +434,8 @@ class Run:
 
     def _write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
         table = {"study": study.model_dump(mode="json", exclude_none=True), "run": ledger}
-        self.storage.replace("study.toml", tomli_w.dumps(table).encode())
+        sealed = {**table, "run": {"sha256": _digest(table), **ledger}}
+        self.storage.replace("study.toml", tomli_w.dumps(sealed).encode())
 
     # --- the data ---
 
@@ -454,6 +470,11 @@ class Run:
             BadInput: the folder cannot be written.
         """
         return Lease(self.storage)
+
+
+def _digest(table: Mapping[str, Any]) -> str:
+    """sha256 of what a TOML table says, however it is written."""
+    return hashlib.sha256(json.dumps(tomllib.loads(tomli_w.dumps(table)), sort_keys=True).encode()).hexdigest()
 
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import silo_tune
 from silo_tune.checkpoint import copy_into, load_weights
 from silo_tune.errors import BadInput
 from silo_tune.feed import Feed, Part
@@ -25,6 +26,12 @@ from silo_tune.units import Unit
 # A mean training loss above this many times ln(classes), late in the budget, is a divergence. It is absolute: a pruned
 # network starts with a low loss, and a rate that first triples it can still end best.
 DIVERGED_LOSS = 1.5
+
+# The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
+STATE_FORMAT = "1"
+# Tensors that an optimizer keeps for each weight once it has made a step.
+STANDING = ("epoch", "step", "seconds", "peak", "train_loss")
+BUFFERS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", "step"}}
 
 
 class Violation(Exception):
@@ -53,6 +60,11 @@ def make_optimizer(parameters: list[nn.Parameter], settings: Mapping[str, Any], 
         return torch.optim.SGD(parameters, lr=lr, fused=True, **args)
     args["betas"] = tuple(args["betas"])
     return torch.optim.AdamW(parameters, lr=lr, fused=True, **args)
+
+
+def written_with() -> dict[str, str]:
+    """Who wrote a state. Other versions may round otherwise, so training goes on only where all of it is the same."""
+    return {"format": STATE_FORMAT, "silo-tune": silo_tune.__version__, "torch": str(torch.__version__)}
 
 
 class Trainer:
@@ -168,13 +180,15 @@ class Trainer:
             if isinstance(value, Tensor)
         }
         groups = {"weights": self.model.state_dict(), "mask": self.masks, "optim": buffers}
-        meta = {name: repr(getattr(self, name)) for name in ("epoch", "step", "seconds", "peak", "train_loss")}
-        return groups, {**meta, "threads": str(torch.get_num_threads())}
+        meta = {name: repr(getattr(self, name)) for name in STANDING}
+        return groups, {**meta, **written_with(), "threads": str(torch.get_num_threads())}
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str]) -> None:
         """Go on from a state. Raises KeyError, ValueError or RuntimeError when it does not fit."""
+        self._check_writer(meta)
         if meta["threads"] != str(torch.get_num_threads()):
             raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
+        self._check_layout(groups, int(meta["epoch"]), int(meta["step"]))
         load_weights(self.model, groups["weights"])
         for key, saved in groups.get("optim", {}).items():
             name, _, buffer = key.rpartition("/")
@@ -183,6 +197,40 @@ class Trainer:
             self.optimizer.state[parameter][buffer] = copy_into(like.detach(), saved)
         self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
         self.seconds, self.peak, self.train_loss = (float(meta[k]) for k in ("seconds", "peak", "train_loss"))
+
+    def _check_writer(self, meta: Mapping[str, str]) -> None:
+        here = written_with()
+        theirs = {name: meta.get(name, "unknown") for name in here}
+        if theirs != here:
+            other = (f"{name} {theirs[name]}, not {here[name]}" for name in here if theirs[name] != here[name])
+            raise ValueError(f"saved with {'; '.join(other)}")
+        missing = [name for name in (*STANDING, "threads") if name not in meta]
+        if missing:
+            raise ValueError(f"it does not say its {', '.join(missing)}")
+
+    def _check_layout(self, groups: Mapping[str, Mapping[str, Tensor]], epoch: int, step: int) -> None:
+        """A tensor that is missing, or of another shape or type, would be zero, spread out or rounded in silence."""
+        if not 0 <= epoch <= self.unit.epochs or step != epoch * self.steps_per_epoch:
+            raise ValueError(f"step {step} of epoch {epoch} is not where an epoch of {self.steps_per_epoch} steps ends")
+        if "weights" not in groups:
+            raise ValueError("it holds no weights")
+        own = self.model.state_dict()
+        wrong = [name for name, saved in groups["weights"].items() if name in own and saved.dtype != own[name].dtype]
+        found: dict[str, set[str]] = {}
+        for key, saved in groups.get("optim", {}).items():
+            name, _, buffer = key.rpartition("/")
+            found.setdefault(buffer, set()).add(name)
+            if name not in self.parameters or saved.shape not in (self.parameters[name].shape, ()):
+                wrong.append(key)
+        if wrong:
+            raise ValueError(f"{wrong[0]} has another shape or type than the network's")
+        kept = BUFFERS[self.unit.optimizer["name"]] if self.unit.optimizer.get("momentum") != 0 else set()
+        if step > 0 and (set(found) != kept or any(names != set(self.parameters) for names in found.values())):
+            counted = ", ".join(f"{buffer} of {len(names)} weights" for buffer, names in sorted(found.items()))
+            wanted = ", ".join(sorted(kept)) or "none"
+            raise ValueError(
+                f"the optimizer's buffers are {counted or 'missing'}, not {wanted} of {len(self.parameters)}"
+            )
 
 
 @torch.inference_mode()

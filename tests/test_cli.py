@@ -240,3 +240,26 @@ def test_a_users_schedule_that_gives_nonsense(study: str, tmp_path: Path) -> Non
     done = in_process("plan", str(file), cwd=tmp_path)
     assert done.returncode == 2
     assert "arms.theirs.schedule: max_lr -0.9 at cycle 1 is not a rate above 0" in done.stderr
+
+
+def test_the_status_of_no_run(tmp_path: Path) -> None:
+    done = in_process("status", "runs/first", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no run at 'runs/first'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_status_is_for_people_again_and_again_or_for_programs(tmp_path: Path) -> None:
+    done = in_process("status", str(tmp_path), "--follow", "--json")
+    assert done.returncode == 2
+    assert "--json and --follow exclude each other" in done.stderr
+
+
+def test_a_run_its_status_and_the_report_that_it_names(study: str, tmp_path: Path) -> None:
+    assert in_process("run", study, "--local", "--set", "cycles=2", cwd=tmp_path).returncode == 0
+    lines = in_process("status", "runs/small", cwd=tmp_path).stdout.splitlines()
+    assert lines[0].startswith("small at runs/small: finished at ")
+    assert lines[-1] == "report: runs/small/report/report.html"
+    assert (tmp_path / "runs" / "small" / "report" / "report.html").exists()
+    followed = in_process("status", "runs/small", "--follow", cwd=tmp_path)  # a finished run is not waited for
+    assert (followed.returncode, followed.stdout.splitlines()[0]) == (0, lines[0])

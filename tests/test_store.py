@@ -579,7 +579,7 @@ class Simulated:
         self.facts, self.tells, self.slots = facts, tells, 2
 
     @contextlib.contextmanager
-    def open(self, made: Study, workspace: Workspace) -> Iterator[Simulated]:
+    def open(self, made: Study, workspace: Workspace, monitor: Monitor) -> Iterator[Simulated]:
         yield self
 
     def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import ray
 import tomli_w
 
 from silo_tune.errors import BadInput, RunFailed
+from silo_tune.results import load_run
 from silo_tune.run import Outcome, run_study
 from silo_tune.study import Study
 from silo_tune.study_file import parse_study
@@ -99,7 +103,7 @@ def test_bad_input_met_by_a_worker_ends_the_run_with_its_own_words(cluster: None
 
 
 def test_a_unit_that_fits_nowhere_is_refused(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="a unit wants 64 CPU; the cluster has 2 CPU"):
+    with pytest.raises(BadInput, match="a unit wants 64 CPU; the cluster has 1 node with at most 2 CPU"):
         on_ray(small_study(cluster={"cpus_per_unit": 64}), tmp_path / "run")
 
 
@@ -140,23 +144,56 @@ def test_a_driver_that_is_terminated_on_ray_ends_cleanly(tmp_path: Path) -> None
     assert not list((folder / "lease").iterdir())
 
 
-def test_a_driver_killed_on_ray_goes_on_to_the_same_table(reference: Outcome, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_driver_killed_on_ray_again_and_again_goes_on_to_the_same_table(reference: Outcome, tmp_path: Path) -> None:
     file, folder = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table(replicates=SEEDS)))
     command = [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(folder, 6, process, 90)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = committed(folder)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    rng, kept = random.Random(0), {}
+    for units in (1, 6, 14):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(folder, units, process, 120)
+        time.sleep(rng.uniform(0, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert {key: at for key, at in committed(folder).items() if key in kept} == kept
+        kept = committed(folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    after = committed(folder)
-    assert {key: after[key] for key in kept} == kept
-    import pandas as pd
-
-    from silo_tune.results import load_run
-
+    assert {key: at for key, at in committed(folder).items() if key in kept} == kept
     frame, _, _ = load_run(str(folder))
     assert_same_table(frame, reference.frame)
     assert len(pd.read_parquet(folder / "table.parquet")) == len(frame)
+
+
+@pytest.mark.slow
+def test_a_worker_that_uses_up_the_memory_is_ended_with_the_remedy_and_its_unit_goes_on(
+    reference: Outcome, tmp_path: Path
+) -> None:
+    """Ray ends workers when the machine's memory passes a threshold, which stands a little above what is used now."""
+    memory = {line.split(":")[0]: int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines()}
+    total, used = memory["MemTotal"], memory["MemTotal"] - memory["MemAvailable"]
+    room = 3 * 2**20  # kB
+    if used + 3 * room > total:
+        pytest.skip("the machine has too little free memory to use some of it up")
+    marker, folder = tmp_path / "marker", tmp_path / "run"
+    model = {"function": "tests.users:hungry", "version": "1", "marker": str(marker), "megabytes": 2 * room // 1024}
+    file = tmp_path / "hungry.toml"
+    file.write_text(tomli_w.dumps({**small_table(), "model": model}))
+    done = subprocess.run(
+        [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(folder)],
+        env={
+            **os.environ,
+            "RAY_memory_usage_threshold": f"{(used + room) / total:.3f}",
+            "RAY_memory_monitor_refresh_ms": "50",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "its worker was ended because the memory of its node was used up" in done.stdout
+    assert "it goes on elsewhere from its last partial state" in done.stdout
+    frame, _, _ = load_run(str(folder))
+    assert set(frame.status) == {"ok"}

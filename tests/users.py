@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,3 +91,46 @@ class Kills(nn.Module):
 def killer(shape: tuple[int, int, int], classes: int, marker: str) -> nn.Module:
     torch.set_num_threads(torch.get_num_threads())
     return Kills(marker, shape[0] * shape[1] * shape[2], classes)
+
+
+def signing(shape: tuple[int, int, int], classes: int, folder: str, pause: float = 0.0) -> nn.Module:
+    """A network that leaves a file of its node's name where it is built."""
+    import ray
+
+    Path(folder, ray.get_runtime_context().get_node_id()).touch()
+    return Signed(shape[0] * shape[1] * shape[2], classes, pause)
+
+
+class Signed(Net):
+    """Trains, slowly if wanted."""
+
+    def __init__(self, inputs: int, classes: int, pause: float) -> None:
+        super().__init__(inputs, classes, 0.0)
+        self.pause = pause
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(self.pause)
+        return super().forward(images)
+
+
+class Hungry(Net):
+    """Takes much memory in training, a little at a time, once in a file's life."""
+
+    def __init__(self, inputs: int, classes: int, marker: str, megabytes: int) -> None:
+        super().__init__(inputs, classes, 0.0)
+        self.marker, self.megabytes = marker, megabytes
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            eaten = []
+            for _ in range(self.megabytes // 64):
+                eaten.append(np.ones(64 * 2**17))
+                time.sleep(0.02)
+            raise AssertionError("nobody ended this worker")
+        return super().forward(images)
+
+
+def hungry(shape: tuple[int, int, int], classes: int, marker: str, megabytes: int) -> nn.Module:
+    return Hungry(shape[0] * shape[1] * shape[2], classes, marker, megabytes)

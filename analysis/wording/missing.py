@@ -90,6 +90,13 @@ def _missing_rows(summary: Summary) -> Iterator[str]:
         yield f"{plural(failed, 'row')} failed (retries used up); no number here has them."
     if lost := int(trial.sum()):
         yield f"{plural(lost, 'row')} of searches diverged or failed: a diverged one counts as guessing there."
+    if summary.mixed:
+        kinds = sorted({kind for found in summary.mixed.values() for kind in found})
+        mixed = ", ".join(map(str, summary.mixed))
+        yield (
+            f"Units of seed{'' if len(summary.mixed) == 1 else 's'} {mixed} were trained on several kinds of device "
+            f"({'; '.join(kinds)}): last bits may differ, and with them what is compared."
+        )
     for (seeds, reached), arms in _short_chains(summary).items():
         where = f"after cycle {reached} of {summary.study.cycles - 1}" if reached >= 0 else "at any cycle"
         yield (

@@ -23,7 +23,7 @@ def main(study_file: str = "experiments/digits.toml", out: str = "runs/own-tuner
     with closing(ChainSearch(study, out)) as search, tempfile.TemporaryDirectory() as scratch:
         tuner = tune.Tuner(
             search.trainable(),  # PruneRetrain, with the study's resources and data
-            tune_config=search.tune_config(slots=2),
+            tune_config=search.tune_config(),
             run_config=search.run_config(scratch),
         )
         results = tuner.fit()

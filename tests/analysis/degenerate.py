@@ -133,11 +133,20 @@ def own_dense() -> tuple[pd.DataFrame, Study]:
     return make_frame(study), study
 
 
+def two_kinds_of_device() -> tuple[pd.DataFrame, Study]:
+    study = make_study()
+    frame = make_frame(study)
+    elsewhere = (frame["seed"] == 1) & (frame["cycle"] > 1)
+    frame["device"] = frame["device"].mask(elsewhere, "EPYC (AVX512)").mask(~elsewhere, "Xeon (AVX2)")
+    return frame.assign(mixed=frame["seed"] == 1), study
+
+
 CASES: dict[str, Case] = {
     case.__name__.replace("_", "-"): cache(case)
     for case in (
         no_rows, no_oracle, no_judged_schedule, untested_schedule, no_controls, conditioned_only,
         conditioned_without_rows, one_seed, dense_only, two_cycles, under_way, chain_ended_early, one_point_grid,
         everything_diverged, everything_failed, every_oracle_rate_collapsed, high_rates_diverge, many_arms, own_dense,
+        two_kinds_of_device,
     )
 }  # fmt: skip

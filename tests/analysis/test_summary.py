@@ -122,6 +122,7 @@ def test_no_run_is_too_bare(case: str) -> None:
         ("one-point-grid", "In 3 cycles the best rate is an edge"),
         ("everything-failed", "30 rows failed"),
         ("high-rates-diverge", "30 rows diverged"),
+        ("two-kinds-of-device", "Units of seed 1 were trained on several kinds of device (EPYC (AVX512); Xeon (AVX2))"),
     ],
 )
 def test_what_is_missing_is_said(case: str, said: str) -> None:

@@ -1,0 +1,38 @@
+"""The commands. Everything heavy is imported inside the command that needs it: `--help` must be instant."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+# Commands register themselves where they are imported; `--help` keeps this order.
+from silo_tune.cli import runs, tables  # noqa: F401
+from silo_tune.cli.app import app
+from silo_tune.cli.runs import plan
+from silo_tune.cli.stopping import LAST_WORDS, Stopped, listen, stops
+from silo_tune.errors import SiloTuneError
+
+__all__ = ["app", "main", "plan"]
+
+
+def main() -> None:
+    """Entry point: errors become one message on stderr and an exit code."""
+    listen()
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except (Exception, Stopped) as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _last_words(error)
+        sys.stderr.write(f"silo-tune: {message}\n")
+        sys.exit(code)
+
+
+def _last_words(error: BaseException) -> tuple[str, int]:
+    """What to say of the end, and the exit code."""
+    if stops:
+        return LAST_WORDS, 128 + stops[0]
+    if isinstance(error, SiloTuneError):
+        return str(error), error.exit_code
+    return f"unexpected {type(error).__name__}: {error}; --debug shows where. Nothing committed is lost", 1

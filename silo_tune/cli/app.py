@@ -1,0 +1,30 @@
+"""The application, and what several commands take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Find, check and apply learning rates for iterative pruning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")]
+GridOracle = Annotated[
+    str | None,
+    typer.Option("--oracle", metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out."),
+]
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="The study file.")]
+Out = Annotated[str | None, typer.Option("--out", metavar="RUN", help="Run folder or URL; runs/NAME when left out.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Change a value of the study, as written in TOML. Repeatable."
+    ),
+]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the study to seconds, into runs/NAME-smoke.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -1,0 +1,128 @@
+"""Commands that read a run's files: report, fit, replay, export; and `list`, which reads nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from silo_tune.cli.app import Debug, GridOracle, RunFolder, app
+from silo_tune.cli.runs import write_report
+from silo_tune.errors import BadInput
+
+
+@app.command()
+def report(run: RunFolder, debug: Debug = False) -> None:
+    """Write a run's table and report again, from its files alone."""
+    typer.echo(f"report: {write_report(run)}")
+
+
+@app.command()
+def fit(
+    run: RunFolder,
+    oracle: GridOracle = None,
+    debug: Debug = False,
+) -> None:
+    """Fit SILO and simpler curves to an Oracle's responses: is max_lr S-shaped over the cycles?"""
+    from analysis.curve_fit import compare, response_of
+    from analysis.curve_fit.tables import fit_tables
+    from analysis.curve_fit.words import arm_toml, fit_lines, title
+    from analysis.plots.fit import save_fit
+    from silo_tune.results import load_run
+    from silo_tune.store import Run
+
+    frame, study, _ = load_run(run)
+    compared = compare(response_of(frame, study, oracle))
+    files = {f"fit.{kind}": content for kind, content in save_fit(compared, study.report.tolerance).items()}
+    files |= {f"{name}.csv": table.to_csv(index=False).encode() for name, table in fit_tables(compared).items()}
+    storage = Run(run).storage
+    for name, content in files.items():
+        storage.replace(f"report/fit/{name}", content)
+    for line in [title(compared, study), "", *fit_lines(compared, study), "", arm_toml(compared), ""]:
+        typer.echo(line)
+    typer.echo(f"fit: {storage.shown('report/fit')} ({', '.join(sorted(files))})")
+
+
+@app.command()
+def replay(
+    run: RunFolder,
+    oracle: GridOracle = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="gp, tpe, cmaes, qmc or random; all that are here if left out. Repeatable."),
+    ] = None,
+    trials: Annotated[
+        list[int] | None, typer.Option(metavar="K", help="Rates per cycle; 4, 5, 6 and 8 when left out. Repeatable.")
+    ] = None,
+    repeat_top: Annotated[
+        int, typer.Option(metavar="N", help="So many of a sampler's best rates are trained twice; 0 when left out.")
+    ] = 0,
+    repetitions: Annotated[int | None, typer.Option(metavar="N", help="Of every strategy; 15 when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Of noise and samplers.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Replay search strategies on a recorded grid: regret against units. Trains nothing; about a minute."""
+    from analysis import replay as replays
+    from analysis.oracle import describe
+    from analysis.plots.replay import save_replay
+    from silo_tune.results import load_run
+    from silo_tune.store import Run
+
+    frame, study, _ = load_run(run)
+    recorded = replays.recorded_grid(frame, study, oracle)
+    samplers = sampler or replays.available_samplers()
+    competing = replays.strategies(recorded, samplers, trials or replays.TRIALS, repeat_top)
+    count = replays.REPETITIONS if repetitions is None else repetitions
+    tolerance = study.report.tolerance
+    compared = replays.replay(recorded, competing, tolerance, count, seed)
+    files = {f"replay.{kind}": content for kind, content in save_replay(compared, recorded, tolerance).items()}
+    files["replay.csv"] = compared.to_csv(index=False).encode()
+    storage = Run(run).storage
+    for name, content in files.items():
+        storage.replace(f"report/replay/{name}", content)
+    lines = replays.replay_lines(recorded, compared, tolerance)
+    for line in [replays.title(recorded, describe(study, recorded.oracle)), "", *lines, ""]:
+        typer.echo(line)
+    typer.echo(f"replay: {storage.shown('report/replay')} ({', '.join(sorted(files))})")
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    optuna: Annotated[str, typer.Option("--optuna", metavar="FILE", help="A new file, for optuna-dashboard.")],
+    debug: Debug = False,
+) -> None:
+    """Write a run's Oracles and searches as Optuna studies, one per Oracle, seed and cycle."""
+    from silo_tune.optuna_export import export as export_optuna
+
+    names = export_optuna(run, optuna)
+    typer.echo(f"{len(names)} studies in {optuna}; to see them: optuna-dashboard {optuna}")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="schedules, profiles, criteria, models or data.")],
+    debug: Debug = False,
+) -> None:
+    """List what a study can name, one line each."""
+    entries = _entries(kind)
+    width = max(map(len, entries))
+    for name, line in entries.items():
+        typer.echo(f"{name:<{width}}  {line}")
+
+
+def _entries(kind: str) -> dict[str, str]:
+    from silo_tune import names
+    from silo_tune.errors import unknown
+    from silo_tune.profiles import PROFILES
+    from silo_tune.schedules import SCHEDULES
+
+    if kind == "schedules":
+        return {name: schedule.line for name, schedule in SCHEDULES.items()}
+    tables: dict[str, Any] = {"profiles": PROFILES, **names.TABLES}
+    if kind not in tables:
+        raise BadInput(unknown("kind", kind, ["schedules", *tables]))
+    found = {name: entry.line for name, entry in tables[kind].items()}
+    if kind == "models":
+        found["timm:NAME"] = "any model of timm, by its name there"
+    return found

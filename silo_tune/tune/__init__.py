@@ -1,0 +1,23 @@
+"""The Ray adapter: a Trainable that trains units, a Searcher that asks the planner, a runner that joins them.
+
+Tune is a scheduler only: our own files are the truth, so nothing here is ever restored from a Tune snapshot. No other
+part of the project imports Ray.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read by Ray when it is imported.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+from silo_tune.tune.client import drive_from_client
+from silo_tune.tune.runner import RayRunner
+from silo_tune.tune.search import ChainSearch
+from silo_tune.tune.trainable import PruneRetrain
+
+__all__ = ["ChainSearch", "PruneRetrain", "RayRunner", "drive_from_client"]

@@ -1,0 +1,309 @@
+"""The cluster: how it is reached or started, what fits on it, what its nodes see, and the data in its object store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError
+from silo_tune.lease import is_running
+from silo_tune.run import Monitor
+from silo_tune.storage import Storage, StorageError
+from silo_tune.study import Cluster, Study
+from silo_tune.workspace import Workspace
+
+CONNECT_SECONDS = 5.0
+LOOK_SECONDS = 60.0
+# An autoscaler may need minutes to bring the first node.
+PATIENCE_SECONDS = 900.0
+SCRATCH = "silo-ray-"
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+
+
+# --- reaching it ---
+
+
+@contextlib.contextmanager
+def started_here(num_cpus: int | None, dashboard: bool, scratch: str) -> Iterator[str]:
+    """A cluster of this machine's own, reachable on loopback only; gives the address of its dashboard.
+
+    Raises:
+        RunFailed: Ray does not start.
+    """
+    # Large pages for the workers' heaps: 4 to 10 % less time per step of a convnet on a CPU.
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    try:
+        with _own_signals(), _on_loopback():
+            context = ray.init(
+                address="local", num_cpus=num_cpus, include_dashboard=dashboard, _temp_dir=scratch, **QUIET
+            )
+    except Exception as error:  # a machine that is too busy or too full: Ray raises many kinds
+        ray.shutdown()
+        raise RunFailed(
+            f"Ray did not start on this machine ({_first_line(error)}); run the same command again when it is less "
+            f"busy, or train without Ray by --local"
+        ) from error
+    try:
+        yield str(context.dashboard_url)
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """An existing cluster. Raises BadInput when none answers."""
+    _probe(address)
+    try:
+        with _own_signals():
+            ray.init(address=address, ignore_reinit_error=True, **QUIET)
+    except Exception as error:  # Ray raises many kinds here, and all of them mean the same to the user
+        raise BadInput(_no_answer(address, _first_line(error))) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """On Linux Ray serves even a machine's own cluster on all interfaces. Its switch for macOS keeps it on loopback."""
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    told = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and for this one
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if told is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = told
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts a SIGTERM handler of its own over the caller's; put the caller's back."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder for Ray's sockets and logs. It never cleans up; the folders of drivers that were killed go here."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+        pid = folder.name.removeprefix(SCRATCH).split("-")[0]
+        if pid.isdigit() and not is_running(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    prefix = f"{SCRATCH}{os.getpid()}-"  # short: the path of a socket has at most 107 characters
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as scratch:
+        yield scratch
+
+
+def _probe(address: str) -> None:
+    """Ask the host before Ray does: Ray waits a minute for one that is not there."""
+    place = address.removeprefix("ray://")
+    if place in ("auto", "local"):
+        return
+    host, colon, port = place.rpartition(":")
+    if not colon or not port.isdigit():
+        raise BadInput(f"--address takes auto, ray://HOST:PORT or HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BadInput(_no_answer(address, str(error))) from None
+
+
+def _no_answer(address: str, why: str) -> str:
+    return f"no Ray cluster answers at {address!r} ({why}); start one with `ray start --head`, or leave --address out"
+
+
+# --- what fits on it ---
+
+
+def slots(cluster: Cluster) -> int:
+    """Units that the nodes of now can train at once."""
+    return sum(_fit(cluster, node["Resources"]) for node in _alive())
+
+
+def require_slots(study: Study, patience: float, monitor: Monitor) -> int:
+    """Units that can train at once, when it is at least one.
+
+    Args:
+        study: says what a unit wants.
+        patience: seconds to wait for a node that an autoscaler may bring.
+        monitor: told that something is waited for.
+
+    Raises:
+        BadInput: no unit fits on any node.
+    """
+    until, told = time.monotonic() + patience, False
+    while not (found := slots(study.cluster)):
+        amounts = _amounts(study.cluster)
+        wanted, have = _shown(amounts), _have(list(amounts))
+        if time.monotonic() >= until:
+            raise BadInput(
+                f"[cluster] cpus_per_unit, gpus_per_unit, memory_per_unit_gb: a unit wants {wanted}; the cluster has "
+                f"{have}"
+            )
+        if not told:
+            monitor.notice(f"waiting for a node on which a unit fits: it wants {wanted}, the cluster has {have}")
+            told = True
+        ask_autoscaler(study.cluster, 1)
+        time.sleep(1.0)
+    return found
+
+
+def ask_autoscaler(cluster: Cluster, units: int) -> None:
+    """Ask for room for so many units at once; where there is no autoscaler nothing happens. Stands until asked anew."""
+    request_resources(bundles=[_amounts(cluster)] * units)
+
+
+def _amounts(cluster: Cluster) -> dict[str, float]:
+    amounts = {"CPU": float(cluster.cpus_per_unit), "GPU": cluster.gpus_per_unit, "memory": 0.0}
+    if cluster.memory_per_unit_gb is not None:
+        amounts["memory"] = cluster.memory_per_unit_gb * 2**30
+    return {name: amount for name, amount in amounts.items() if amount > 0}
+
+
+def _fit(cluster: Cluster, have: Mapping[str, float]) -> int:
+    return min(int(have.get(name, 0.0) / amount) for name, amount in _amounts(cluster).items())
+
+
+def _have(names: Sequence[str]) -> str:
+    nodes = [node["Resources"] for node in _alive()]
+    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in names}
+    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with at most {_shown(most)}"
+
+
+def _shown(amounts: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{amount / 2**30:.3g} GB of memory" if name == "memory" else f"{amount:g} {name}"
+        for name, amount in amounts.items()
+    )
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+# --- what its nodes see ---
+
+
+@contextlib.contextmanager
+def seen_everywhere(url: str) -> Iterator[str]:
+    """A file of the run that every node of the cluster can read; late nodes are to look for it themselves.
+
+    Raises:
+        BadInput: a node cannot read it; it is named, with the remedy.
+    """
+    storage = Storage(url)
+    for name in storage.names("lease"):
+        if name.startswith("seen-"):  # of a driver that was killed; the lease is ours
+            storage.delete(f"lease/{name}")
+    token = f"lease/seen-{uuid.uuid4().hex}"
+    storage.replace(token, b"every node must see this file\n")
+    try:
+        _require_seen(url, token)
+        yield token
+    finally:
+        with contextlib.suppress(StorageError):
+            storage.delete(token)
+
+
+def not_seen(url: str, nodes: Sequence[str]) -> str:
+    """What to say when nodes do not see the run."""
+    return (
+        f"the run {url} is not seen on {', '.join(nodes)}; put it where every node sees it, with --out: a shared file "
+        f"system at the same path, or object storage (s3://bucket/run)"
+    )
+
+
+def _look(url: str, token: str) -> str | None:
+    try:
+        return None if Storage(url).exists(token) else ""
+    except SiloTuneError as error:
+        return str(error)
+
+
+def _require_seen(url: str, token: str) -> None:
+    look: Any = ray.remote(num_cpus=0, max_retries=1)(_look)
+    asked = {
+        node["NodeID"]: (
+            node["NodeManagerAddress"],
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                url, token
+            ),
+        )
+        for node in _alive()
+    }
+    blind: dict[str, str] = {}
+    for node, (address, answer) in asked.items():
+        try:
+            found = ray.get(answer, timeout=LOOK_SECONDS)
+        except Exception as error:  # silo-tune is not installed there, or the node died since
+            if node not in {other["NodeID"] for other in _alive()}:
+                continue
+            found = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        if found is not None:
+            blind[f"{address} (node {node[:8]})"] = found
+    if blind:
+        reasons = "; ".join(f"{node}: {why}" for node, why in blind.items() if why)
+        raise BadInput(not_seen(url, list(blind)) + (f" ({reasons})" if reasons else ""))
+
+
+# --- the data ---
+
+
+def load_everywhere(study: Study, workspace: Workspace) -> tuple[Mapping[str, Any], Any]:
+    """Load the data once, into the object store, from which each node takes one copy.
+
+    A task does it: the driver imports neither torch nor the user's functions.
+    """
+
+    def load(place: Workspace) -> tuple[Any, Any]:
+        from silo_tune.cycle import enter
+        from silo_tune.data import facts, load_data
+
+        enter(place)
+        try:
+            dataset = load_data(place.data)
+            return facts(dataset, place.data), dataset
+        except SiloTuneError as error:
+            return error, None
+
+    # Where units train, but on none of their CPUs: if that node dies Ray loads the data again, while workers that wait
+    # for it may hold all CPUs.
+    node = next((node["NodeID"] for node in _alive() if _fit(study.cluster, node["Resources"])), None)
+    task: Any = ray.remote(num_cpus=0, num_returns=2, max_retries=-1)(load)
+    if node is not None:
+        task = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
+    found, dataset = task.remote(workspace)
+    known = ray.get(found)
+    if isinstance(known, SiloTuneError):
+        raise known
+    return known, dataset

@@ -1,0 +1,194 @@
+"""The Trainable: units of a run under `ChainSearch`, or one cycle in a Tuner of the user's own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+
+from silo_tune.errors import BadInput, SiloTuneError, unknown
+from silo_tune.run import default_run
+from silo_tune.storage import Storage
+from silo_tune.store import Run, unit_of
+from silo_tune.study import Study
+from silo_tune.tune.cluster import load_everywhere, not_seen
+from silo_tune.units import Unit, make_unit
+from silo_tune.workspace import Workspace
+
+# A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
+REPORT_SECONDS = 2.0
+# What the planner hears of a unit; the rest is in its result.json.
+HEARD = ("key", "status", "max_lr", "val_accuracy", "val_loss", "classes", "error", "train_seconds")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a run share: the workspace, and the decoded data (one copy per node, in the object store)."""
+
+    workspace: Workspace
+    dataset: Any  # an ObjectRef, or None to load the data in the worker
+    cycle: Unit | None = None  # without a peak; a trial's config gives it. None: the config is a whole unit
+    token: str | None = None  # a file of the run that every node must see; None where that is sure
+
+
+class PruneRetrain(tune.Trainable):
+    """Trains one prune-retrain cycle at one max_lr, from its parent's state.
+
+    Under `ChainSearch` the config holds `unit`, the canonical JSON of a `units.Unit`. A step trains whole epochs for
+    about `REPORT_SECONDS`; the last one has `done` and the outcome of the committed unit. Every state is in the run
+    folder, so a restarted trial goes on from there, and Tune's own checkpoints are empty.
+
+    In a Tuner of your own, with any scheduler and any search, take `PruneRetrain.for_cycle(…)`: the config holds
+    `max_lr`, a step is one epoch, and it reports what `stepwise.Stepwise.step` says. Checkpoints are whole states: a
+    trial that was paused, restarted or cloned goes on bit-identically. Nothing is written into a run.
+    """
+
+    @classmethod
+    def for_cycle(
+        cls, study: Study, arm: str | None = None, *, parent: str | None = None, out: str | None = None
+    ) -> Any:
+        """A Trainable for one cycle of a study, with the study's resources and data. Starts Ray if nobody has.
+
+        Args:
+            study: the study.
+            arm: whose profile, epochs and after-prune choice; that of `report.schedule` when left out.
+            parent: key of the unit to prune and retrain (`key` in the run's table), which also gives seed and cycle;
+                None trains the dense cycle 0 of the study's first seed.
+            out: the run that holds the parent; `runs/NAME` when left out.
+
+        Raises:
+            BadInput: no such arm or parent; the parent's weights are gone; the run is of another study or other data.
+        """
+        name = arm or study.report.schedule
+        if name not in study.arms:
+            raise BadInput(unknown("arm", name, study.arms))
+        run = Run(out or default_run(study))
+        cycle, seed = 0, study.replicates.seeds[0]
+        if parent is not None:
+            above = _parent(run, study, parent)
+            cycle, seed = above.cycle + 1, above.seed
+        elif study.dense.checkpoint is not None:
+            raise BadInput("dense.checkpoint: a pretrained cycle 0 is not trained; give a parent")
+        if cycle >= study.cycles:
+            raise BadInput(
+                f"unit {str(parent)[:12]} is of the last cycle of the study; raise `cycles` to go on from it"
+            )
+        unit = make_unit(study, study.settings(study.arms[name]), parent=parent, cycle=cycle, seed=seed, peak=None)
+        workspace = Workspace.of(study, run.url)
+        facts, dataset = load_everywhere(study, workspace)
+        if parent is not None:
+            run.check_data(facts)
+        return trainable_of(study, Shared(workspace, dataset, unit))
+
+    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        if shared is None:
+            raise BadInput(
+                "PruneRetrain needs its workspace: give the Tuner ChainSearch(study, out).trainable(), or "
+                "PruneRetrain.for_cycle(study)"
+            )
+        self._notices: list[str] = []
+        self._broken: SiloTuneError | None = None
+        self._cycle = shared.cycle
+        try:
+            self._worker = self._make_worker(shared)
+            self._begin(config)
+        except SiloTuneError as error:  # told by the first step: an exception here would only restart the actor
+            self._broken = error
+
+    def _make_worker(self, shared: Shared) -> Any:
+        from silo_tune.cycle import Worker
+        from silo_tune.data import load_data
+
+        workspace = shared.workspace
+        if shared.token is not None and not Storage(workspace.run).exists(shared.token):  # a node that joined late
+            raise BadInput(not_seen(workspace.run, [ray.util.get_node_ip_address()]))
+        dataset = None if shared.dataset is None else ray.get(shared.dataset)
+        if dataset is None:  # the node that held it died, and it could not be read again where Ray tried
+            dataset = load_data(workspace.data)
+        notice = self._notices.append if shared.cycle is None else logging.getLogger(__name__).warning
+        return Worker(workspace, dataset, notice)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next unit without a new process."""
+        if self._broken is None:
+            self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        from silo_tune.cycle import attempts
+        from silo_tune.stepwise import Stepwise, at_rate
+
+        if self._cycle is not None:
+            self._stepwise = Stepwise(self._worker, at_rate(self._cycle, config))
+            return
+        unit = Unit.from_spec(json.loads(config["unit"]))
+        self._progress = attempts(self._worker, unit, self._worker.workspace.max_failures)
+
+    def step(self) -> dict[str, Any]:
+        """Train for a while. Under `ChainSearch` bad input and failed storage are reported, not raised: trying again
+        would not help."""
+        if self._cycle is not None:
+            return self._one_epoch()
+        until = time.monotonic() + REPORT_SECONDS
+        report: dict[str, Any] = {"done": False}
+        try:
+            if self._broken is not None:
+                raise self._broken
+            while True:
+                log = next(self._progress)
+                report |= {"epoch": log.epoch, "train_loss": log.train_loss}
+                if time.monotonic() >= until:
+                    break
+        except StopIteration as end:
+            report = {"done": True, **{name: end.value.get(name) for name in HEARD}}
+        except SiloTuneError as error:
+            report = {"done": True, "stop": str(error), "exit_code": error.exit_code}
+        report["notices"], self._notices[:] = list(self._notices), []
+        return report
+
+    def _one_epoch(self) -> dict[str, Any]:
+        if self._broken is not None:
+            raise self._broken
+        return self._stepwise.step()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any] | None:
+        if self._cycle is None:
+            return {}
+        self._stepwise.save(checkpoint_dir)
+        return None
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        if self._cycle is not None and self._broken is None:
+            self._stepwise.load(checkpoint)
+
+
+def _parent(run: Run, study: Study, key: str) -> Unit:
+    """The unit that a trial starts from. Raises BadInput when it is not there, or not of this study."""
+    run.study()
+    run.check(study)
+    try:
+        result = run.result(key)
+    except ValueError:
+        raise BadInput(f"parent: {key!r} is no unit's key; take one from the column `key` of the table") from None
+    if result is None:
+        raise BadInput(f"parent: {run.url} has no unit {key[:12]}; take one from the column `key` of its table")
+    if run.units.read_state(result) is None:
+        raise BadInput(
+            f"parent: the weights of unit {key[:12]} are gone ({result['status']}, or swept when its chain was past "
+            f'it); a run with cluster.keep = "all" keeps them'
+        )
+    return unit_of(result)
+
+
+def trainable_of(study: Study, shared: Shared) -> Any:
+    """The Trainable with a study's resources and what its trials share."""
+    cluster = study.cluster
+    resources: dict[str, float] = {"cpu": cluster.cpus_per_unit, "gpu": cluster.gpus_per_unit}
+    if cluster.memory_per_unit_gb is not None:
+        resources["memory"] = cluster.memory_per_unit_gb * 2**30
+    return tune.with_resources(tune.with_parameters(PruneRetrain, shared=shared), resources)
