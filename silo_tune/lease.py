@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -15,6 +16,9 @@ from silo_tune.storage import Corrupt, Storage, StorageError, seal, unseal
 
 HEARTBEAT_SECONDS = 10.0
 LEASE_EXPIRES_SECONDS = 60.0
+LEASE = re.compile(r"\d{4,}\.json")
+# Storage that fails with one of these was writable, and will be again.
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 # Names of the drivers of this process that hold a run now.
 _active: set[str] = set()
@@ -68,7 +72,7 @@ def holder(storage: Storage) -> Holder | None:
 
 
 def _latest(storage: Storage) -> int:
-    found = [name for name in storage.names("lease") if re.fullmatch(r"\d{4,}\.json", name)]
+    found = [name for name in storage.names("lease") if LEASE.fullmatch(name)]
     return max((int(name.split(".")[0]) for name in found), default=0)
 
 
@@ -151,10 +155,19 @@ class Lease:
         except FileExistsError:
             return False
         except StorageError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING:
+                raise  # the run may well be there: it is the storage that must be mended
             raise BadInput(
                 f"cannot write to the run folder {self.storage.url!r} ({error.__cause__}); choose another --out"
             ) from None
+        self._remove_earlier(number)
         return True
+
+    def _remove_earlier(self, number: int) -> None:
+        """The leases of drivers that were killed."""
+        for name in self.storage.names("lease"):
+            if LEASE.fullmatch(name) and _number(name) <= number:
+                self.storage.delete(f"lease/{name}")
 
     def _refuse_twice(self) -> None:
         """Raises BadInput on storage that creates one name twice, as S3-like servers without conditional puts do."""

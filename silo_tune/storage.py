@@ -20,8 +20,12 @@ import fsspec
 from silo_tune.errors import BadInput, RunFailed
 
 RETRY_SECONDS = (0.2, 1.0, 3.0)
+# Clients of object stores have tried again themselves, for a minute or more, before they fail.
+CLIENT_RETRY_SECONDS = (1.0,)
 # Waiting does not help with these.
 FINAL = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT, errno.ENAMETOOLONG)
+# A reason of a failure may hold half a character: part of a file's name that is no Unicode. JSON reads it back so.
+LOOSE = "surrogatepass"
 # These are answers, not failures.
 ANSWERS = (FileNotFoundError, FileExistsError)
 REMEDIES = {
@@ -47,8 +51,8 @@ class Corrupt(Exception):
 def seal(body: Mapping[str, Any]) -> bytes:
     """JSON bytes of a table with the sha256 of its content, so that a flipped bit shows."""
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f'{text[:-1]}{", " if body else ""}"sha256": "{digest}"}}'.encode()
+    digest = hashlib.sha256(text.encode(errors=LOOSE)).hexdigest()
+    return f'{text[:-1]}{", " if body else ""}"sha256": "{digest}"}}'.encode(errors=LOOSE)
 
 
 def unseal(data: bytes) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def unseal(data: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Corrupt(f"not a sealed JSON table: {error}") from None
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    if hashlib.sha256(text.encode()).hexdigest() != claimed:
+    if hashlib.sha256(text.encode(errors=LOOSE)).hexdigest() != claimed:
         raise Corrupt("its checksum does not match its content")
     return body  # type: ignore[no-any-return]
 
@@ -179,7 +183,7 @@ def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
         assert isinstance(storage, Storage)
         # Clients of object stores have error classes of their own, not all of them an OSError.
         failures: type[Exception] = OSError if storage.local else Exception
-        for pause in (*RETRY_SECONDS, None):
+        for pause in (*(RETRY_SECONDS if storage.local else CLIENT_RETRY_SECONDS), None):
             try:
                 return operation(*args, **kwargs)
             except ANSWERS:

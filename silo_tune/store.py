@@ -6,6 +6,7 @@ the first writer wins. The lease only saves the work that two drivers of one run
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -17,7 +18,7 @@ from typing import Any
 
 import tomli_w
 
-from silo_tune.errors import BadInput, StudyError
+from silo_tune.errors import BadInput, RunFailed, StudyError
 from silo_tune.lease import Lease
 from silo_tune.storage import Corrupt, Storage, seal, unseal
 from silo_tune.study import OracleArm, Study, TuneArm
@@ -25,6 +26,7 @@ from silo_tune.study_file import parse_study
 from silo_tune.units import RECIPE, Unit
 
 FORMAT = 1
+STATE = re.compile(r"state-[0-9a-f]+\.safetensors")
 
 Notice = Callable[[str], None]
 
@@ -58,7 +60,7 @@ class UnitStore:
 
     def result(self, key: str) -> dict[str, Any] | None:
         """The committed result, or None. A corrupt one is moved aside, and the unit is as if never trained."""
-        return self._sealed(f"{self.folder(key)}/result.json", "the unit is trained again")
+        return self._of_unit(key, "result.json", "the unit is trained again")
 
     def commit(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a result; returns the one that stands, which is an earlier writer's if there was one."""
@@ -92,7 +94,7 @@ class UnitStore:
                 continue
             if hashlib.sha256(data).hexdigest() == claim["sha256"]:
                 return data
-            self._aside(f"{folder}/{claim['file']}", "the unit is trained again for its weights")
+            self._aside(f"{folder}/{claim['file']}", data, "the unit is trained again for its weights")
         return None
 
     def restate(self, result: Mapping[str, Any]) -> None:
@@ -108,7 +110,7 @@ class UnitStore:
     def _restated(self, key: str) -> Iterable[dict[str, Any]]:
         names = (re.fullmatch(r"restate-(\d+)\.json", name) for name in self.storage.names(self.folder(key)))
         for number in sorted(int(match[1]) for match in names if match):
-            found = self._sealed(f"{self.folder(key)}/restate-{number}.json", "it is ignored")
+            found = self._of_unit(key, f"restate-{number}.json", "it is ignored")
             if found is not None:
                 yield found
 
@@ -131,7 +133,7 @@ class UnitStore:
                 continue
             if hashlib.sha256(data).hexdigest()[:16] == name.removesuffix(".safetensors").split("-")[3]:
                 return data
-            self._aside(f"{self.folder(key)}/{name}", "the unit starts from an earlier state")
+            self._aside(f"{self.folder(key)}/{name}", data, "the unit starts from an earlier state")
         return None
 
     def discard_partial(self, key: str, data: bytes) -> None:
@@ -161,7 +163,7 @@ class UnitStore:
                     continue
                 if hashlib.sha256(data).hexdigest()[:16] == name.removesuffix(".safetensors").rsplit("-", 1)[1]:
                     return data
-                self._aside(f"{self.folder(key)}/{name}", "the rewind point is trained again")
+                self._aside(f"{self.folder(key)}/{name}", data, "the rewind point is trained again")
         return None
 
     def write_log(self, key: str, text: str) -> str:
@@ -183,18 +185,44 @@ class UnitStore:
             if name.startswith(("state-", "partial-")) or name.endswith(".tmp"):
                 self.storage.delete(f"{self.folder(key)}/{name}")
 
-    def _sealed(self, name: str, then: str) -> dict[str, Any] | None:
+    def _of_unit(self, key: str, file: str, then: str) -> dict[str, Any] | None:
+        """A sealed outcome of a unit. One that tells of another unit, or names a file elsewhere, counts as corrupt."""
+
+        def check(body: Mapping[str, Any]) -> None:
+            state = body.get("state")
+            if body.get("key") != key or (state is not None and not STATE.fullmatch(str(state["file"]))):
+                raise Corrupt("it is not of this unit")
+
+        return self._sealed(f"{self.folder(key)}/{file}", then, check)
+
+    def _sealed(
+        self, name: str, then: str, check: Callable[[Mapping[str, Any]], None] = lambda body: None
+    ) -> dict[str, Any] | None:
         try:
-            return unseal(self.storage.read(name))
+            data = self.storage.read(name)
         except FileNotFoundError:
             return None
+        try:
+            body = unseal(data)
+            check(body)
         except Corrupt as error:
-            self._aside(name, then, str(error))
-            return None
+            return None if self._aside(name, data, then, str(error)) else self._sealed(name, then, check)
+        return body
 
-    def _aside(self, name: str, then: str, why: str = "its checksum does not match") -> None:
+    def _aside(self, name: str, data: bytes, then: str, why: str = "its checksum does not match") -> bool:
+        """Move a corrupt file aside. False when another driver was faster to do so and has written a new one."""
         moved = self.storage.quarantine(name)
+        try:
+            found = self.storage.read(moved)
+        except FileNotFoundError:  # it was gone
+            return True
+        if found != data:  # the new one went aside
+            with contextlib.suppress(FileExistsError):
+                self.storage.create(name, found)
+            self.storage.delete(moved)
+            return False
         self.notice(f"{self.storage.shown(name)} is corrupt ({why}); moved to {moved.rsplit('/', 1)[-1]}, {then}")
+        return True
 
 
 class Run:
@@ -455,7 +483,8 @@ class Run:
         elif known["content"] != facts["content"]:
             raise BadInput(
                 f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "
-                f"{facts['content'][:12]}…; put the data back, or choose another --out"
+                f"{facts['content'][:12]}…; put the data back, or choose another --out (a damaged decoded copy counts "
+                f"as a change too: remove the folder that SILO_TUNE_CACHE names, ~/.cache/silo-tune if it names none)"
             )
 
     def data_facts(self) -> dict[str, Any] | None:
@@ -485,5 +514,15 @@ def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
 
 
 def unit_of(result: Mapping[str, Any]) -> Unit:
-    """The unit that a committed result is the outcome of."""
-    return Unit.from_spec(result["unit"])
+    """The unit that a committed result is the outcome of.
+
+    Raises:
+        RunFailed: its spec is not what its key stands for; to train it would run what whoever wrote the file wants.
+    """
+    unit = Unit.from_spec(result["unit"])
+    if unit.key != result["key"]:
+        raise RunFailed(
+            f"the result of unit {result['key'][:12]} tells of another unit; move its folder away and run the study "
+            f"again to train it anew"
+        )
+    return unit

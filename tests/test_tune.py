@@ -149,7 +149,8 @@ def test_a_driver_killed_on_ray_again_and_again_goes_on_to_the_same_table(refere
     file, folder = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table(replicates=SEEDS)))
     command = [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(folder)]
-    rng, kept = random.Random(0), {}
+    rng = random.Random(0)
+    kept: dict[str, float] = {}
     for units in (1, 6, 14):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(folder, units, process, 120)

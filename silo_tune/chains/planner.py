@@ -97,12 +97,15 @@ class Planner:
         self._order = 0
         self._touched: set[str] = set()
         self._replaying = True
+        # seed → the lowest cycle whose end is decided only now: no earlier session swept what it left behind.
+        self._unswept: dict[int, int] = {}
         self._resume_searches()
         for chain in list(self.chains.values()):
             self._advance(chain)
         self._replaying = False
         for seed in self._weights.used:
-            self._weights.forget(seed, self._held(seed), self._floor(seed), self._waiters)
+            floor = min(self._floor(seed), self._unswept.get(seed, self.study.cycles))
+            self._weights.forget(seed, self._held(seed), floor, self._waiters)
             self._sweep(seed)
 
     # --- ask and tell ---
@@ -296,6 +299,8 @@ class Planner:
             "closes": closes,
             "winner": winner["key"] if winner else None,
         }
+        if self._replaying and chain.decided is None:
+            self._unswept[chain.seed] = min(chain.cycle, self._unswept.get(chain.seed, chain.cycle))
         standing = chain.decided or self.journal.decide(body)
         if closes:
             self._close_cycle(chain, standing)
@@ -327,6 +332,11 @@ class Planner:
     def _close_cycle(self, chain: Chain, standing: Mapping[str, Any]) -> None:
         chain.open = False
         key = standing["winner"]
+        if key is not None and all(candidate.unit.key != key for candidate in chain.candidates):
+            raise BadInput(
+                f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with a winner that this study never "
+                f"asked for; choose another --out"
+            )
         leader = self._leader(chain) if chain.cycle > 0 else None
         if key is None and self._asks_again(chain):
             return
@@ -444,6 +454,8 @@ class Planner:
 
     def _release_weights(self, seeds: Iterable[int]) -> None:
         for seed in seeds:
+            if self._replaying:
+                self._unswept[seed] = 0
             if not self._searching(seed):
                 self._weights.shared.pop(seed, None)
             self._sweep(seed)
@@ -473,7 +485,7 @@ class Planner:
         """Keys whose weights are still needed: parents of open cycles, and the final state of every arm's chain."""
         held: set[str | None] = set()
         for chain in self._chains_of(seed):
-            if chain.trial is None and chain.closed and (not chain.active or chain.cycle == self.study.cycles):
+            if chain.trial is None and chain.closed:
                 held.add(chain.closed[-1])
             if not chain.active:
                 continue
