@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
@@ -211,6 +212,24 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+# --- why something on it died ---
+
+
+def reason_of(said: str) -> str:
+    """Why a worker died, in one sentence."""
+    if "low on memory" in said or "OutOfMemoryError" in said:
+        return (
+            "its worker was ended because the memory of its node was used up (cluster.memory_per_unit_gb keeps units "
+            "apart, a smaller cluster.max_concurrent or batch needs less)"
+        )
+    if "node has died" in said or "node was terminated" in said:
+        return "its node died"
+    if "connection error code 2" in said:
+        return "its worker was killed (the kernel does so when memory is used up) or crashed"
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Failure #")]
+    return f"its worker died ({lines[0].rstrip('.')})" if lines else "its worker died"
+
+
 # --- what its nodes see ---
 
 
@@ -299,11 +318,17 @@ def load_everywhere(study: Study, workspace: Workspace) -> tuple[Mapping[str, An
     # Where units train, but on none of their CPUs: if that node dies Ray loads the data again, while workers that wait
     # for it may hold all CPUs.
     node = next((node["NodeID"] for node in _alive() if _fit(study.cluster, node["Resources"])), None)
-    task: Any = ray.remote(num_cpus=0, num_returns=2, max_retries=-1)(load)
+    task: Any = ray.remote(num_cpus=0, num_returns=2, max_retries=3)(load)
     if node is not None:
         task = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
     found, dataset = task.remote(workspace)
-    known = ray.get(found)
+    try:
+        known = ray.get(found)
+    except RayError as error:
+        raise RunFailed(
+            f"the data could not be loaded on the cluster: {reason_of(str(error))}; see that it fits into a node's "
+            f"memory, and run the same command again"
+        ) from error
     if isinstance(known, SiloTuneError):
         raise known
     return known, dataset

@@ -19,7 +19,7 @@ from silo_tune.lease import Lease
 from silo_tune.run import Monitor
 from silo_tune.study import Study
 from silo_tune.tune import cluster
-from silo_tune.tune.search import ChainSearch, reason_of
+from silo_tune.tune.search import ChainSearch
 from silo_tune.tune.trainable import Shared
 from silo_tune.workspace import Workspace
 
@@ -86,7 +86,7 @@ class _RaySession:
             except RuntimeError as error:  # Tune knows not all deaths, and ends at that of a worker out of memory
                 if not isinstance(error.__cause__, RayError):
                     raise
-                search.bury_all(reason_of(str(error.__cause__)))
+                search.bury_all(cluster.reason_of(str(error.__cause__)))
             if search.error is not None:
                 raise search.error
             if search.cut_off or not search.suggested:

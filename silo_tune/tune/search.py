@@ -17,7 +17,7 @@ from silo_tune.lease import Lease
 from silo_tune.run import Monitor, check_tolerance, checkpoint_hash, default_run, environment, require_going
 from silo_tune.store import Run
 from silo_tune.study import Study
-from silo_tune.tune.cluster import ask_autoscaler, load_everywhere, slots
+from silo_tune.tune.cluster import ask_autoscaler, load_everywhere, reason_of, slots
 from silo_tune.tune.trainable import Shared, trainable_of
 from silo_tune.units import Unit, canonical_json
 from silo_tune.workspace import Workspace
@@ -274,18 +274,3 @@ class _Reports(Callback):
 def _said(trial: Any) -> str:
     """What Ray said of a trial's death: Tune writes it into a file of the driver's scratch folder."""
     return Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-
-
-def reason_of(said: str) -> str:
-    """Why a worker died, in one sentence."""
-    if "low on memory" in said or "OutOfMemoryError" in said:
-        return (
-            "its worker was ended because the memory of its node was used up (cluster.memory_per_unit_gb keeps units "
-            "apart, a smaller cluster.max_concurrent or batch needs less)"
-        )
-    if "node has died" in said or "node was terminated" in said:
-        return "its node died"
-    if "connection error code 2" in said:
-        return "its worker was killed (the kernel does so when memory is used up) or crashed"
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Failure #")]
-    return f"its worker died ({lines[0].rstrip('.')})" if lines else "its worker died"

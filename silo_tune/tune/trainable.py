@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
 from silo_tune.errors import BadInput, SiloTuneError, unknown
 from silo_tune.run import default_run
@@ -107,7 +109,10 @@ class PruneRetrain(tune.Trainable):
         workspace = shared.workspace
         if shared.token is not None and not Storage(workspace.run).exists(shared.token):  # a node that joined late
             raise BadInput(not_seen(workspace.run, [ray.util.get_node_ip_address()]))
-        dataset = None if shared.dataset is None else ray.get(shared.dataset)
+        dataset = None
+        if shared.dataset is not None:
+            with contextlib.suppress(RayError):
+                dataset = ray.get(shared.dataset)
         if dataset is None:  # the node that held it died, and it could not be read again where Ray tried
             dataset = load_data(workspace.data)
         notice = self._notices.append if shared.cycle is None else logging.getLogger(__name__).warning
