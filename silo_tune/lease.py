@@ -200,9 +200,18 @@ class Lease:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                if _latest(self.storage) > self.number:
+                if _latest(self.storage) > self.number or not self._is_mine():
                     self.lost.set()
                     return
                 self.storage.replace(self._name, self._data)
             except StorageError:
                 continue  # slow or absent storage: the next beat tries again, and a lost lease costs only work
+
+    def _is_mine(self) -> bool:
+        """After a long sleep another driver may have come and gone, and a third have taken the number anew."""
+        try:
+            return bool(unseal(self.storage.read(self._name))["attempt"] == self.attempt)
+        except FileNotFoundError:
+            return False
+        except (Corrupt, KeyError):
+            return True

@@ -306,6 +306,11 @@ class Run:
         """
         try:
             table = tomllib.loads(self.storage.read("study.toml").decode())
+            if not {"study", "run"} & set(table):
+                raise BadInput(
+                    f"{self.storage.shown('study.toml')} is a study and not the record of a run; name a run folder, as "
+                    f"runs/NAME"
+                )
             claimed = table["run"].pop("sha256", None)  # runs of earlier versions have none
             if claimed not in (None, _digest(table)):
                 raise ValueError("its checksum does not match its content")

@@ -483,7 +483,7 @@ def test_the_lease_of_a_driver_that_died_says_nothing_of_those_after_it(tmp_path
         session = Session(study(), run)
         with recorded(session.progress, run.storage, lease):
             session()
-    assert run.storage.names("lease") == ["0001.json"]
+    assert run.storage.names("lease") == []
     found = read_status(run.url)
     assert (found.driver, found.pid) == ("finished", None)
 

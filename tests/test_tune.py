@@ -46,7 +46,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def on_ray(study: Study, folder: Path, notes: Notes | None = None) -> Outcome:
-    return run_study(study, str(folder), runner=RayRunner(), monitor=notes)
+    return run_study(study, str(folder), runner=RayRunner(patience=0), monitor=notes)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -98,7 +98,10 @@ def _finish(console: Console, study: Study, outcome: Outcome) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     failed = outcome.frame[outcome.frame.status == "failed"]
     if any(((failed.arm == arm) & ((failed.seed == seed) | failed.trial.notna())).any() for arm, seed in outcome.ended):
-        raise RunFailed("chains ended because their units failed; the reasons are above and in the report")
+        raise RunFailed(
+            "chains ended because their units failed; the reasons are above and in the report: mend the cause, then "
+            "run the same command with --retry-failed"
+        )
 
 
 def write_report(url: str) -> str:

@@ -17,13 +17,14 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.utils import read_ray_address
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.lease import is_running
-from silo_tune.run import Monitor
+from silo_tune.run import Monitor, require_going
 from silo_tune.storage import Storage, StorageError
 from silo_tune.study import Cluster, Study
 from silo_tune.workspace import Workspace
@@ -67,13 +68,18 @@ def started_here(num_cpus: int | None, dashboard: bool, scratch: str) -> Iterato
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[None]:
-    """An existing cluster. Raises BadInput when none answers."""
+    """An existing cluster. Raises BadInput when none answers, or it does not take us."""
     _probe(address)
+    if ray.is_initialized():  # the caller's own connection
+        yield
+        return
     try:
         with _own_signals():
-            ray.init(address=address, ignore_reinit_error=True, **QUIET)
-    except Exception as error:  # Ray raises many kinds here, and all of them mean the same to the user
-        raise BadInput(_no_answer(address, _first_line(error))) from error
+            ray.init(address=address, **QUIET)
+    except ConnectionError as error:
+        raise BadInput(_no_answer(address, _last_line(error))) from error
+    except Exception as error:  # versions that differ, a token that is missing: Ray raises many kinds
+        raise BadInput(f"the Ray cluster at {address!r} did not take this driver: {_last_line(error)}") from error
     try:
         yield
     finally:
@@ -82,6 +88,11 @@ def connected(address: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 @contextlib.contextmanager
@@ -128,19 +139,26 @@ def scratch_folder() -> Iterator[str]:
 def _probe(address: str) -> None:
     """Ask the host before Ray does: Ray waits a minute for one that is not there."""
     place = address.removeprefix("ray://")
-    if place in ("auto", "local"):
-        return
+    if place == "auto":
+        place = os.environ.get("RAY_ADDRESS", "").removeprefix("ray://") or read_ray_address()
+        if ":" not in place:
+            return  # no cluster is known here; Ray says so at once
     host, colon, port = place.rpartition(":")
     if not colon or not port.isdigit():
         raise BadInput(f"--address takes auto, ray://HOST:PORT or HOST:PORT, got {address!r}")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise BadInput(_no_answer(address, str(error))) from None
 
 
 def _no_answer(address: str, why: str) -> str:
     return f"no Ray cluster answers at {address!r} ({why}); start one with `ray start --head`, or leave --address out"
+
+
+def is_connected() -> bool:
+    """Is this process connected to a cluster?"""
+    return bool(ray.is_initialized())
 
 
 # --- what fits on it ---
@@ -175,6 +193,7 @@ def require_slots(study: Study, patience: float, monitor: Monitor) -> int:
             monitor.notice(f"waiting for a node on which a unit fits: it wants {wanted}, the cluster has {have}")
             told = True
         ask_autoscaler(study.cluster, 1)
+        require_going(monitor)
         time.sleep(1.0)
     return found
 
@@ -234,15 +253,19 @@ def reason_of(said: str) -> str:
 
 
 @contextlib.contextmanager
-def seen_everywhere(url: str) -> Iterator[str]:
+def seen_everywhere(url: str, holding: bool) -> Iterator[str]:
     """A file of the run that every node of the cluster can read; late nodes are to look for it themselves.
+
+    Args:
+        url: of the run.
+        holding: is the run's lease ours? Then the files of drivers that were killed are removed.
 
     Raises:
         BadInput: a node cannot read it; it is named, with the remedy.
     """
     storage = Storage(url)
-    for name in storage.names("lease"):
-        if name.startswith("seen-"):  # of a driver that was killed; the lease is ours
+    for name in storage.names("lease") if holding else ():
+        if name.startswith("seen-"):
             storage.delete(f"lease/{name}")
     token = f"lease/seen-{uuid.uuid4().hex}"
     storage.replace(token, b"every node must see this file\n")
@@ -252,6 +275,17 @@ def seen_everywhere(url: str) -> Iterator[str]:
     finally:
         with contextlib.suppress(StorageError):
             storage.delete(token)
+
+
+@contextlib.contextmanager
+def shared_with_others(study: Study, url: str) -> Iterator[str]:
+    """A run on a cluster that is not its own: seen by every node, and nothing asked of its autoscaler afterwards."""
+    with seen_everywhere(url, holding=True) as token:
+        try:
+            yield token
+        finally:
+            with contextlib.suppress(Exception):  # the cluster may be gone
+                ask_autoscaler(study.cluster, 0)
 
 
 def not_seen(url: str, nodes: Sequence[str]) -> str:

@@ -37,12 +37,14 @@ class RayRunner:
         num_cpus: cores of a cluster that is started here; all when None.
         dashboard: of a cluster that is started here, on loopback; needs the package ray[default].
         trials_per_tuner: units that one Tuner trains.
+        patience: seconds to wait for a first node that fits, on a cluster that is not started here.
     """
 
     address: str | None = None
     num_cpus: int | None = None
     dashboard: bool = False
     trials_per_tuner: int = TRIALS_PER_TUNER
+    patience: float = cluster.PATIENCE_SECONDS
 
     @contextlib.contextmanager
     def open(self, study: Study, workspace: Workspace, monitor: Monitor) -> Iterator[_RaySession]:
@@ -50,15 +52,14 @@ class RayRunner:
             patience, token, own = 0.0, None, False
             if self.address is not None:
                 stack.enter_context(cluster.connected(self.address))
-                patience = cluster.PATIENCE_SECONDS
             elif not ray.is_initialized():
                 url = stack.enter_context(cluster.started_here(self.num_cpus, self.dashboard, scratch))
                 if self.dashboard:
                     monitor.notice(f"Ray's dashboard: http://{url}")
                 own = True
             if not own:
-                token = stack.enter_context(cluster.seen_everywhere(workspace.run))
-                stack.callback(cluster.ask_autoscaler, study.cluster, 0)
+                token = stack.enter_context(cluster.shared_with_others(study, workspace.run))
+                patience = self.patience
             found = cluster.require_slots(study, patience, monitor)
             facts, dataset = cluster.load_everywhere(study, workspace)
             shared = Shared(workspace, dataset, token=token)

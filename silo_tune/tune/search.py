@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from silo_tune.lease import Lease
 from silo_tune.run import Monitor, check_tolerance, checkpoint_hash, default_run, environment, require_going
 from silo_tune.store import Run
 from silo_tune.study import Study
-from silo_tune.tune.cluster import ask_autoscaler, load_everywhere, reason_of, slots
+from silo_tune.tune.cluster import (
+    ask_autoscaler,
+    is_connected,
+    load_everywhere,
+    reason_of,
+    shared_with_others,
+    slots,
+)
 from silo_tune.tune.trainable import Shared, trainable_of
 from silo_tune.units import Unit, canonical_json
 from silo_tune.workspace import Workspace
@@ -57,18 +65,22 @@ class ChainSearch(Searcher):
     def __init__(self, study: Study, out: str | None = None, monitor: Monitor | None = None) -> None:
         monitor = monitor or Monitor()
         run = Run(out or default_run(study), monitor.notice)
-        workspace, dataset = Workspace.of(study, run.url), None
+        shared = Shared(Workspace.of(study, run.url), None)
         with contextlib.ExitStack() as stack:
             lease = stack.enter_context(run.lease())
             run.check(study)
             planner = Planner(study, run, run.tests_from(study), checkpoint_hash(study), monitor.changed)
             if not planner.done:
-                facts, dataset = load_everywhere(study, workspace)
+                others, token = is_connected(), None
+                facts, dataset = load_everywhere(study, shared.workspace)
+                if others:
+                    token = stack.enter_context(shared_with_others(study, run.url))
+                shared = replace(shared, dataset=dataset, token=token)
                 check_tolerance(study, facts)
                 run.check_data(facts)
             run.accept(study, environment())
             own_lease = stack.pop_all()  # held until close(), unless something above refused the study
-        self._join(study, Shared(workspace, dataset), planner, lease, monitor, None)
+        self._join(study, shared, planner, lease, monitor, None)
         self._own_lease = own_lease
 
     @classmethod
@@ -146,12 +158,16 @@ class ChainSearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next unit, None while all that is left waits for units under way, FINISHED at the end."""
         try:
-            for lost in list(self._lost):
-                self.bury(lost, "its worker died")
-            self._lease.require()
-            require_going(self.monitor)
-        except RunFailed as error:
+            return self._suggested(trial_id)
+        except Exception as error:  # Tune would end in its own words
             self.error = error
+            return Searcher.FINISHED
+
+    def _suggested(self, trial_id: str) -> Any:
+        for lost in list(self._lost):
+            self.bury(lost, "its worker died")
+        self._lease.require()
+        require_going(self.monitor)
         if self.error is not None or self.planner.done or self.suggested == self._most:
             return Searcher.FINISHED
         if len(self._live) >= self._room():
@@ -265,7 +281,10 @@ class _Reports(Callback):
             self._search.error = problem
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        self._search.hear(trial.trial_id, result)
+        try:
+            self._search.hear(trial.trial_id, result)
+        except Exception as problem:
+            self._search.error = problem
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
