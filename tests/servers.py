@@ -15,7 +15,9 @@ from email import message_from_bytes
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from gcsfs.core import GCSFileSystem
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from s3fs import S3FileSystem
 from werkzeug.serving import BaseWSGIServer, make_server
 
 Environ = dict[str, Any]
@@ -86,6 +88,9 @@ class Front:
 
     def start(self) -> None:
         """Listen: at a free port the first time, at the same one later."""
+        if not self.port:  # fsspec keeps its clients, and with them the address of a server before this one
+            for client in (S3FileSystem, GCSFileSystem):
+                client.clear_instance_cache()
         self._server = make_server("127.0.0.1", self.port, self, threaded=True, request_handler=_Quiet)
         self.port = self._server.port
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
