@@ -121,6 +121,18 @@ def test_the_heartbeat_keeps_a_lease_young(place: Storage, monkeypatch: pytest.M
         assert place.age("lease/0001.json") < 5
 
 
+def test_a_driver_that_slept_while_others_came_and_went_does_not_take_their_number(
+    place: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.02)
+    with Lease(place) as sleeper:
+        until = time.monotonic() + 5
+        while not sleeper.lost.wait(0.1) and time.monotonic() < until:  # a beat may just be under way
+            held_elsewhere(place)  # the same number, of another driver
+        assert sleeper.lost.is_set()
+    assert b"another-machine" in place.read("lease/0001.json")
+
+
 def test_a_driver_learns_that_another_took_over(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.02)
     with Lease(place) as first:
