@@ -23,12 +23,14 @@ class Entry:
         line: one line for `silo-tune list`.
         args: names of the arguments that a study may give.
         smoke: arguments that make it small, for `--smoke`.
+        choices: the values that an argument may have, where they are a few words.
     """
 
     target: str
     line: str
     args: tuple[str, ...] = ()
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _NARROW = {"width": 4}  # ours: enough to see that a study runs
@@ -42,9 +44,10 @@ MODELS: dict[str, Entry] = {
     "resnet56": Entry("silo_tune.models.cifar_resnet:resnet56", "CIFAR ResNet, n = 9, 32×32", ("width",), _NARROW),
     "vgg19": Entry(
         "silo_tune.models.vgg:vgg19",
-        "VGG-19 with batch norm, 32×32 and up (head: linear or imagenet)",
+        "VGG-19 with batch norm, 32×32 and up (head: one linear layer, or the three of the ImageNet network)",
         ("width", "head"),
         _NARROW,
+        {"head": ("linear", "imagenet")},
     ),
     "densenet40": Entry(
         "silo_tune.models.densenet:densenet40",
@@ -63,12 +66,14 @@ MODELS: dict[str, Entry] = {
         "ImageNet ResNet-50, any image size (stem: imagenet or small)",
         ("width", "stem"),
         _NARROW,
+        {"stem": ("imagenet", "small")},
     ),
     "vit": Entry(
         "silo_tune.models.vit:vit",
         "vision transformer, any image size (patch that divides it; size: tiny, small or base)",
         ("patch", "size", "depth"),
         {"size": "tiny", "depth": 2},
+        {"size": ("tiny", "small", "base")},
     ),
 }
 TIMM_PREFIX = "timm:"
@@ -105,6 +110,14 @@ def check_name(kind: str, table: Mapping[str, Entry], name: str, args: Mapping[s
     if extra:
         takes = ", ".join(table[name].args) or "nothing"
         raise ValueError(f"{kind} {name!r} takes no {', '.join(map(repr, extra))}; it takes {takes}")
+    check_choices(table[name], args)
+
+
+def check_choices(entry: Entry, args: Mapping[str, Any]) -> None:
+    """Raises ValueError when an argument is not one of the words that it may be."""
+    for key, allowed in entry.choices.items():
+        if key in args and args[key] not in allowed:
+            raise ValueError(f"unknown {key} {args[key]!r}; choose from {', '.join(allowed)}")
 
 
 def target_of(table: Mapping[str, Entry], reference: Mapping[str, Any]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import nn
 
+from silo_tune import names
 from silo_tune.errors import BadInput
 
 
@@ -16,11 +15,12 @@ def whole(key: str, value: object, least: int = 1) -> int:
     return value
 
 
-def one_of(key: str, value: object, choices: Iterable[str]) -> str:
-    """The value. Raises BadInput unless it is one of the choices."""
-    known = sorted(choices)
-    if not isinstance(value, str) or value not in known:
-        raise BadInput(f"model.{key}: unknown value {value!r}; choose from {', '.join(known)}")
+def one_of(name: str, key: str, value: str) -> str:
+    """The value. Raises BadInput unless it is one of the words that the network's entry in `names` has for the key."""
+    try:
+        names.check_choices(names.MODELS[name], {key: value})
+    except ValueError as error:
+        raise BadInput(f"model: {error}") from None
     return value
 
 

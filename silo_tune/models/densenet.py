@@ -39,7 +39,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Three dense blocks of (depth − 4) / 3 layers with two transitions. No dropout: it is meant for augmented images."""
+    """Three dense blocks of (depth − 4) / 3 layers, two transitions. No dropout: it is meant for augmented images."""
 
     def __init__(self, depth: int, growth: int, channels: int, classes: int) -> None:
         super().__init__()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from silo_tune.errors import BadInput
 from silo_tune.models.arguments import he_normal, small_linears, whole
 
-# Channels, blocks, stride of the first block. The stem and the second stage have stride 1, not 2: a 32×32 image then ends
-# as 4×4 positions (as a 224×224 image ends as 7×7 in the network for ImageNet). The first stage does not expand.
+# Channels, blocks, stride of the first block. The stem and the second stage have stride 1, not 2: a 32×32 image then
+# ends as 4×4 positions (a 224×224 image ends as 7×7 in the network for ImageNet). The first stage does not expand.
 STAGES = ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
 STEM, LAST = 32, 1280
 

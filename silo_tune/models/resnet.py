@@ -1,4 +1,7 @@
-"""ResNet-50, the bottleneck network for ImageNet (He et al. 2016, table 1). Parameters are named as torchvision names them."""
+"""ResNet-50, the bottleneck network for ImageNet (He et al. 2016, table 1).
+
+Parameters have torchvision's names and shapes, so weights of that network fit.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,8 @@ class ResNet(nn.Module):
         width: channels of the stem and of the first stage's bottlenecks.
         channels: of an image.
         classes: number of outputs.
-        stem: "imagenet" is a 7×7 convolution of stride 2 and a 3×3 maximum of stride 2; "small", for small images, is a 3×3
-            convolution that keeps every position.
+        stem: "imagenet" is a 7×7 convolution of stride 2 and a 3×3 maximum of stride 2; "small", for small images, is a
+            3×3 convolution that keeps every position.
     """
 
     def __init__(self, width: int, channels: int, classes: int, stem: str) -> None:
@@ -70,4 +73,4 @@ def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Module:
 
 
 def resnet50(shape: tuple[int, int, int], classes: int, width: int = 64, stem: str = "imagenet") -> nn.Module:
-    return ResNet(whole("width", width), shape[2], classes, one_of("stem", stem, ("imagenet", "small")))
+    return ResNet(whole("width", width), shape[2], classes, one_of("resnet50", "stem", stem))

@@ -19,8 +19,8 @@ class VGG(nn.Module):
         width: channels of the first stage.
         channels: of an image.
         classes: number of outputs.
-        head: "linear" is one layer on the mean over positions, as is usual for 32×32 images; "imagenet" is the classifier of
-            the ImageNet network: 7×7 positions, two hidden layers of 64 · width units, dropout 0.5.
+        head: "linear" is one layer on the mean over positions, as is usual for 32×32 images; "imagenet" is the
+            classifier of the ImageNet network: 7×7 positions, two hidden layers of 64 · width units, dropout 0.5.
     """
 
     def __init__(self, width: int, channels: int, classes: int, head: str) -> None:
@@ -57,4 +57,4 @@ def _imagenet_head(inputs: int, hidden: int, classes: int) -> nn.Module:
 
 def vgg19(shape: tuple[int, int, int], classes: int, width: int = 64, head: str = "linear") -> nn.Module:
     sides_of("vgg19", shape, 32)
-    return VGG(whole("width", width), shape[2], classes, one_of("head", head, ("linear", "imagenet")))
+    return VGG(whole("width", width), shape[2], classes, one_of("vgg19", "head", head))

@@ -10,7 +10,7 @@ from torch import nn
 from silo_tune.errors import BadInput
 from silo_tune.models.arguments import one_of, whole
 
-# Width of a token and number of heads: base is ViT-B of Dosovitskiy et al. 2021, the others DeiT's (Touvron et al. 2021).
+# Width of a token, number of heads: ViT-B of Dosovitskiy et al. 2021; the smaller two are DeiT's (Touvron et al. 2021).
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 
 
@@ -32,7 +32,7 @@ def vit(shape: tuple[int, int, int], classes: int, patch: int = 16, size: str = 
     if common % whole("patch", patch):
         divisors = ", ".join(str(side) for side in range(1, common + 1) if common % side == 0)
         raise BadInput(f"model.patch: {patch} does not divide an image of {height}×{width}; choose from {divisors}")
-    width_of_token, heads = SIZES[one_of("size", size, SIZES)]
+    width_of_token, heads = SIZES[one_of("vit", "size", size)]
     made = VisionTransformer(
         img_size=(height, width),
         patch_size=patch,
