@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from silo_tune import names
 from silo_tune.errors import BadInput, Problems, StudyError, unknown
 from silo_tune.study import (
     SGD,
@@ -110,22 +111,28 @@ def _apply_set(table: dict[str, Any], change: str) -> None:
     table[last] = value
 
 
-SMOKE_IMAGES = {"train_images": 256, "val_images": 128, "test_images": 128}
+SMOKE_IMAGES = {"train_images": 64, "val_images": 64, "test_images": 64}
+SMOKE_BATCH = 32  # two steps an epoch: one for a ramp, one for what follows it
+SMOKE_SIDE = 32  # pixels; the least that every registered network takes
 
 
 def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The same study shrunk to seconds: 3 cycles, 2 seeds, 1 epoch, 3 grid points, few images, a coarse tolerance.
+    """The same study shrunk to seconds.
 
+    3 cycles, 2 seeds, 1 epoch, 3 grid points, few small images, a small form of the network, a coarse tolerance.
+    Pretrained weights keep their network and its image size, since they fit no other.
     What is wrong in the study stays wrong in the small one, for its check to tell.
     """
     small = dict(table)
     if isinstance(small.get("name"), str):
         small["name"] += "-smoke"
     small["cycles"] = _at_most(3, small.get("cycles"))
-    small |= _shrunk(table, "data", lambda data: {**data, **SMOKE_IMAGES})
+    small |= _shrunk(table, "data", _few_images)
+    if not _pretrained(table):
+        small |= _smoke_network(table.get("model"), small.get("data"))
     small |= _shrunk(table, "dense", lambda dense: _one_epoch(dense) if "checkpoint" not in dense else dense)
     small |= _shrunk(table, "prune", _early_rewind)
-    small |= _shrunk(table, "retrain", _one_epoch)
+    small |= _shrunk(table, "retrain", lambda part: _small_batch(_one_epoch(part)))
     small |= _shrunk(table, "replicates", _two_seeds)
     small |= _shrunk(table, "pilot", _smoke_pilot)
     small |= _shrunk(table, "arms", lambda arms: {name: _smoke_arm(arm) for name, arm in arms.items()})
@@ -149,6 +156,51 @@ def _at_most(most: int, value: Any) -> Any:
 
 def _one_epoch(part: Table) -> Table:
     return {**part, "epochs": _at_most(1, part["epochs"])} if "epochs" in part else part
+
+
+def _few_images(part: Table) -> Table:
+    return {**part, **{key: _at_most(count, part.get(key, count)) for key, count in SMOKE_IMAGES.items()}}
+
+
+def _small_batch(part: Table) -> Table:
+    return {**part, "batch": _at_most(SMOKE_BATCH, part.get("batch", SMOKE_BATCH))}
+
+
+def _pretrained(table: Mapping[str, Any]) -> bool:
+    dense = table.get("dense")
+    return isinstance(dense, Mapping) and "checkpoint" in dense
+
+
+def _smoke_network(model: Any, data: Any) -> Table:
+    """The small form of a registered network, and smaller images where the set takes a size."""
+    if isinstance(model, str):
+        model = {"name": model}
+    name = model.get("name") if isinstance(model, Mapping) else None
+    entry = names.MODELS.get(name) if isinstance(name, str) else None
+    if entry is None:
+        return {}  # timm's and a user's may be made for one size of image
+    nested = isinstance(model.get("args"), Mapping)
+    args = model["args"] if nested else model
+    smaller = {**args, **{key: _smaller(entry, key, args.get(key)) for key in entry.smoke}}
+    small: Table = {"model": {**model, "args": smaller} if nested else smaller}
+    if isinstance(data, Mapping) and "size" in data:
+        small["data"] = {**data, "size": _at_most(_side(args.get("patch")), data["size"])}
+    return small
+
+
+def _smaller(entry: names.Entry, key: str, written: Any) -> Any:
+    """The argument of the small form; never above what is written, and a mistake stays one."""
+    small = entry.smoke[key]
+    if written is None or written in entry.choices.get(key, ()):
+        return small
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (small, written))
+    return min(small, written) if numbers else written
+
+
+def _side(patch: Any) -> int:
+    """The least side of an image, from SMOKE_SIDE on, that a patch divides."""
+    whole = isinstance(patch, int) and patch > 0
+    return -(-SMOKE_SIDE // patch) * patch if whole else SMOKE_SIDE
 
 
 def _early_rewind(part: Table) -> Table:

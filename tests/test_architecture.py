@@ -19,7 +19,7 @@ ROOT = Path(silo_tune.__file__).parent.parent
 # A module imports from its own layer or a lower one.
 LAYERS = [
     {"errors"},
-    {"schedules", "names"},
+    {"schedules", "names", "recipes"},
     {"profiles"},
     {"study"},
     {"study_file", "units", "workspace", "storage", "snapshot"},
@@ -135,7 +135,7 @@ def test_analysis_imports_only_schedules_results_study_and_errors_and_a_replay_t
 
 
 def test_the_leaves_use_the_standard_library_alone() -> None:
-    for module in ("errors", "schedules", "profiles", "names"):
+    for module in ("errors", "schedules", "profiles", "names", "recipes"):
         targets = {i.target.split(".")[0] for i in OURS if i.module == module}
         assert targets - {"silo_tune"} <= set(sys.stdlib_module_names)
 
@@ -239,7 +239,7 @@ def test_the_plain_modules_load_without_torch_ray_and_pandas(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["run", "--help"], ["list", "schedules"], ["list", "models"], ["plan", "STUDY"]],
+    [["--help"], ["run", "--help"], ["list", "schedules"], ["list", "models"], ["list", "recipes"], ["plan", "STUDY"]],
     ids=" ".join,
 )
 def test_a_command_that_trains_nothing_loads_nothing_heavy(tmp_path: Path, argv: list[str]) -> None:
