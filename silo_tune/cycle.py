@@ -324,7 +324,9 @@ class Worker:
             return
         declared = trainer.max_lr * maximum_of(trainer.profile, trainer.total)
         if trainer.peak != declared:
-            raise Violation(f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}")
+            raise Violation(
+                f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
+            )
 
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""

@@ -325,6 +325,8 @@ def make_profile(name: str, args: Mapping[str, Any]) -> Profile:
 def resolve_profile(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """Canonical form that enters a unit's key: the kind and every argument, so that two spellings are one profile."""
     profile: Any = make_profile(name, args)
+    if isinstance(profile, Replay) and (profile.first, profile.last) == (0.0, 1.0):
+        return dict(profile.of)  # all of it is the shape itself
     later = [f.name for f in fields(profile) if f.metadata == ADDED and getattr(profile, f.name) == f.default]
     resolved = {key: value for key, value in asdict(profile).items() if key not in later}
     return {"name": PROFILES[name].kind, **resolved}

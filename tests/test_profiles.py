@@ -196,7 +196,7 @@ def test_two_spellings_of_one_profile_resolve_equal() -> None:
 def test_every_argument_of_a_profile_is_in_its_resolved_form(name: str) -> None:
     resolved = resolve_profile(name, {})
     kind = resolved.pop("name")
-    assert make_profile(kind, resolved) == make_profile(name, {})
+    assert curve(kind, 50, **resolved) == curve(name, 50)
 
 
 def test_an_unknown_profile_names_the_choices() -> None:
