@@ -225,7 +225,13 @@ def build(name: str, factory: type[Any], args: Mapping[str, Any]) -> Any:
     return factory(**args)
 
 
-KINDS = {"int": "a whole number", "float": "a number", "str": "a word", "tuple[float, ...]": "a list of numbers"}
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a word",
+    "tuple[float, ...]": "a list of numbers",
+    "Mapping[str, Any]": "a name or a table",
+}
 
 
 def _fits(kind: str, value: Any) -> bool:
@@ -233,6 +239,8 @@ def _fits(kind: str, value: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(_fits("float", item) for item in value)
     if kind == "str":
         return isinstance(value, str)
+    if kind == "Mapping[str, Any]":
+        return isinstance(value, (str, Mapping))
     wanted = int if kind == "int" else (int, float)
     return isinstance(value, wanted) and not isinstance(value, bool)
 

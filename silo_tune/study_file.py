@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from silo_tune import names
 from silo_tune.errors import BadInput, Problems, StudyError, unknown
+from silo_tune.presets import expand_presets
 from silo_tune.study import (
     SGD,
     AdamW,
@@ -65,21 +66,29 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
 
 def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
     """The Study of a table. Raises StudyError with every problem found."""
+    filled, problems = expand_presets(table)
     try:
-        return Study.model_validate(table)
+        study = Study.model_validate(filled)
     except ValidationError as error:
-        problems = list(_readable(error, table))
+        problems += _readable(error, filled)
         # Checks between sections need a whole study; those of names that arms give each other do not.
         told = {path for path, _ in problems}
         problems += [(path, message) for path, message in _reference_problems(table) if path not in told]
         raise StudyError(source, problems) from None
+    if problems:
+        raise StudyError(source, problems)
+    return study
 
 
 def _reference_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     arms, report = table.get("arms"), table.get("report")
     if not isinstance(arms, Mapping):
         return
-    schedules = [name for name, arm in arms.items() if isinstance(arm, Mapping) and arm.get("mode") == "schedule"]
+    schedules = [
+        name
+        for name, arm in arms.items()
+        if isinstance(arm, Mapping) and (arm.get("mode") == "schedule" or "preset" in arm)
+    ]
     for name, arm in arms.items():
         if not isinstance(arm, Mapping):
             continue
@@ -219,6 +228,8 @@ def _smoke_arm(arm: Any) -> Any:
     if not isinstance(arm, Mapping):
         return arm
     small = _early_rewind(_one_epoch(dict(arm)))
+    if str(arm.get("to", "")).endswith(" ep"):  # of the one epoch that the dense training has left
+        small["to"] = "1 it"
     grid = arm.get("grid")
     if isinstance(grid, Mapping) and "points" in grid:
         small["grid"] = {**grid, "points": _at_most(3, grid["points"])}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -88,8 +88,7 @@ class Unit:
     @property
     def spec(self) -> dict[str, Any]:
         """The canonical table that is hashed. Made anew each time: a planner holds many units."""
-        table = {field.name: getattr(self, field.name) for field in fields(self)}
-        return canonical({**table, "prune": None if self.prune is None else vars(self.prune)})  # type: ignore[no-any-return]
+        return canonical({**_told(self), "prune": None if self.prune is None else _told(self.prune)})  # type: ignore[no-any-return]
 
     @cached_property
     def key(self) -> str:
@@ -103,6 +102,12 @@ class Unit:
         if prune is not None:
             prune = PruneSpec(**{**prune, "skip": tuple(prune["skip"])})
         return cls(**{**spec, "prune": prune})
+
+
+def _told(part: Unit | PruneSpec) -> dict[str, Any]:
+    """Fields by name. One with a default was added later: it is told only where it differs, so that old keys stand."""
+    table = {field.name: (getattr(part, field.name), field.default) for field in fields(part)}
+    return {name: value for name, (value, default) in table.items() if default is MISSING or value != default}
 
 
 class UnitMaker:

@@ -19,14 +19,16 @@ ROOT = Path(silo_tune.__file__).parent.parent
 # A module imports from its own layer or a lower one.
 LAYERS = [
     {"errors"},
-    {"schedules", "names", "recipes"},
+    {"schedules", "names", "recipes", "sketch"},
     {"profiles"},
     {"study"},
-    {"study_file", "units", "workspace", "storage", "snapshot"},
+    {"units"},
+    {"presets"},
+    {"study_file", "workspace", "storage", "snapshot"},
     {"candidates", "lease"},
     {"store"},
     {"chains"},
-    {"results", "forecast"},
+    {"results", "forecast", "curves"},
     {"progress", "status", "view"},
     {"run"},
     {"data", "streams", "checkpoint", "criteria", "pruning"},
@@ -126,8 +128,8 @@ def test_only_the_front_door_imports_analysis() -> None:
     assert all(i.lazy for i in OURS if i.target.split(".")[0] == "analysis")
 
 
-def test_analysis_imports_only_schedules_results_study_and_errors_and_a_replay_the_search() -> None:
-    allowed = {f"silo_tune.{name}" for name in ("schedules", "results", "study", "errors")}
+def test_analysis_imports_only_schedules_results_study_curves_and_errors_and_a_replay_the_search() -> None:
+    allowed = {f"silo_tune.{name}" for name in ("schedules", "results", "study", "curves", "errors")}
     found = {i.target for i in ANALYSIS if i.target.split(".")[0] == "silo_tune" and own(i.module) != "replay"}
     assert found <= allowed
     searching = {i.target for i in ANALYSIS if i.target.startswith("silo_tune.") and own(i.module) == "replay"}
