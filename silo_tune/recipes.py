@@ -1,8 +1,8 @@
 """How each registered network is trained: optimizer, budget, profile, SILO's constants. Standard library only.
 
-A recipe is the one home of what a network is trained with by default. Every group of values says where it comes from, or
-"ours": of the paper's settings nothing is known here but what the authors' public scripts for ResNet-20 and VGG-19 on
-CIFAR-10 show.
+A recipe is the one home of what a network is trained with by default. Every group of values says where it comes from,
+or "ours": of the paper's settings nothing is known here but what the authors' public scripts for ResNet-20 and VGG-19
+on CIFAR-10 show.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "densenet40": _like_resnet20(1e-4, f"{_OURS}, weight decay of Huang et al. 2017"),
     "mobilenetv2": _like_resnet20(4e-5, f"{_OURS}, weight decay of Sandler et al. 2018"),
-    # Goyal et al. 2017 train with a peak of 0.1 for a batch of 256, 90 epochs with 5 of warm-up and drops at 30, 60 and 80.
-    # eps and eps + delta lie around that peak in ResNet-20's proportion.
+    # Goyal et al. 2017 train with a peak of 0.1 for a batch of 256, 90 epochs with 5 of warm-up and drops at 30, 60 and
+    # 80. eps and eps + delta lie around that peak in ResNet-20's proportion.
     "resnet50": Recipe(
         optimizer=_sgd(1e-4),
         batch=256,
