@@ -99,6 +99,9 @@ CRITERIA: dict[str, Entry] = {
     "random": Entry("silo_tune.criteria:random", "remove weights at random, by the replicate's seed"),
 }
 
+# Initial weights that every registered network can have instead of its own.
+INITS = ("xavier-normal",)
+
 TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA}
 
 

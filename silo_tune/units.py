@@ -84,6 +84,7 @@ class Unit:
     precision: str
     peak: Mapping[str, Any] | None
     prune: PruneSpec | None
+    evaluation: Mapping[str, Any] | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -128,6 +129,7 @@ class UnitMaker:
                 "optimizer": study.retrain.optimizer.model_dump(mode="json"),
                 "batch": study.retrain.batch,
                 "precision": study.retrain.precision,
+                "evaluation": study.evaluate.resolved(),
             }
         )
         dense = study.dense
