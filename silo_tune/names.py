@@ -29,6 +29,19 @@ class Entry:
     args: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class CriterionEntry(Entry):
+    """A criterion. Its arguments are counts.
+
+    Attributes:
+        granularity: what it scores, "weight" or "filter".
+        needs: what the parent's state must hold beside weights and masks: "previous", its weights before its last epoch.
+    """
+
+    granularity: str = "weight"
+    needs: tuple[str, ...] = ()
+
+
 MODELS: dict[str, Entry] = {
     "lenet-300-100": Entry("silo_tune.models:lenet_300_100", "two hidden layers of 300 and 100 units (any image size)"),
     "resnet8": Entry("silo_tune.models:resnet8", "CIFAR ResNet, n = 1, for 32×32 images", ("width",)),
@@ -54,9 +67,38 @@ DATA: dict[str, Entry] = {
     "folder": Entry("silo_tune.data:folder", "a folder of images, one subfolder per class (path)", ("size",)),
 }
 
-CRITERIA: dict[str, Entry] = {
-    "magnitude": Entry("silo_tune.criteria:magnitude", "|w|: remove the smallest weights"),
-    "random": Entry("silo_tune.criteria:random", "remove weights at random, by the replicate's seed"),
+CRITERIA: dict[str, CriterionEntry] = {
+    "magnitude": CriterionEntry("silo_tune.criteria:magnitude", "|w|: remove the smallest weights"),
+    "random": CriterionEntry("silo_tune.criteria:random", "remove weights at random, by the replicate's seed"),
+    "gradient": CriterionEntry("silo_tune.criteria:gradient", "|w·g|, g the mean gradient of the loss", ("images",)),
+    "last-change": CriterionEntry(
+        "silo_tune.criteria:last_change", "|Δw|, Δw the change over the parent's last epoch", needs=("previous",)
+    ),
+    "last-change-magnitude": CriterionEntry(
+        "silo_tune.criteria:last_change_magnitude", "|Δw|·|w|, Δw as in last-change", needs=("previous",)
+    ),
+    "snip": CriterionEntry(
+        "silo_tune.criteria:snip",
+        "connection sensitivity on one class-balanced batch (Lee et al. 2019)",
+        ("per_class",),
+    ),
+    "synflow": CriterionEntry("silo_tune.criteria:synflow", "synaptic flow, no data needed (Tanaka et al. 2020)"),
+    "lamp": CriterionEntry(
+        "silo_tune.criteria:lamp", "w² over the sum of the larger squares of its layer (Lee et al. 2021)"
+    ),
+    "l1-filter": CriterionEntry("silo_tune.criteria:l1_filter", "L1 norm of a filter", granularity="filter"),
+    "mean-activation": CriterionEntry(
+        "silo_tune.criteria:mean_activation", "mean activation of a filter", ("images",), granularity="filter"
+    ),
+    "entropy": CriterionEntry(
+        "silo_tune.criteria:entropy",
+        "entropy of a filter's activation over images",
+        ("images", "bins"),
+        granularity="filter",
+    ),
+    "random-filter": CriterionEntry(
+        "silo_tune.criteria:random_filter", "remove filters at random, by the replicate's seed", granularity="filter"
+    ),
 }
 
 TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA}
