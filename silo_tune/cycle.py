@@ -17,21 +17,18 @@ from torch import Tensor, nn
 
 import silo_tune
 from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
-from silo_tune.criteria import Scoring
 from silo_tune.data import DataSet, Split, split_rows
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
-from silo_tune.prune_step import FeedImages, next_masks, parent_masks
-from silo_tune.pruning import Granules, Masks, alive, apply_masks, full_masks
+from silo_tune.prune_step import Pruner
+from silo_tune.pruning import Masks, apply_masks, full_masks
 from silo_tune.run import cpu_name
 from silo_tune.schedules import RULES, PruneFacts
 from silo_tune.storage import Storage
 from silo_tune.store import UnitStore, new_attempt, unit_of
-from silo_tune.streams import stream
-from silo_tune.structure import Filters, removable
 from silo_tune.training import EpochLog, Trainer, Violation, evaluate
-from silo_tune.units import Unit, canonical_json
+from silo_tune.units import Unit
 from silo_tune.workspace import Workspace
 
 T = TypeVar("T")
@@ -95,9 +92,11 @@ class Worker:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
+        height, width, channels = dataset.train.shape[1:]
+        self.shape = (height, width, channels)
+        self.pruner = Pruner(workspace, self.shape)
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, Feed] = {}
-        self._removable: dict[str, Mapping[str, Filters]] = {}
 
     def run(self, unit: Unit) -> Progress:
         """Train one unit: yields after every epoch, returns the committed result.
@@ -151,61 +150,18 @@ class Worker:
         if unit.prune is None:
             if unit.checkpoint is not None and self.workspace.checkpoint not in (None, "timm"):
                 load_pretrained(model, str(self.workspace.checkpoint))
-            granules = self.granules(unit, model)
-            granules.kept(self.workspace.last_target)
-            return model, full_masks(granules.weights), None if unit.peak is None else float(unit.peak["value"])
-        masks, facts = self._prune(unit, model)
+            masks = full_masks(self.pruner.granules(unit, model).weights)
+            return model, masks, None if unit.peak is None else float(unit.peak["value"])
+        assert unit.parent is not None
+        masks, facts = self.pruner.prune(unit, model, self._state_of(unit.parent), self.feed(unit))
         self._after_prune(unit, model)
         apply_masks(dict(model.named_parameters()), masks)
         return model, masks, resolve_peak(unit, facts)
 
     def _fresh(self, unit: Unit, seed: int) -> nn.Module:
         pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
-        model = build_model(unit.model, self._shape(), self.dataset.classes, seed, pretrained)
+        model = build_model(unit.model, self.shape, self.dataset.classes, seed, pretrained)
         return model.to(self.device)
-
-    def _shape(self) -> tuple[int, int, int]:
-        height, width, channels = self.dataset.train.shape[1:]
-        return height, width, channels
-
-    def _prune(self, unit: Unit, model: nn.Module) -> tuple[Masks, PruneFacts]:
-        """Load the parent into the model and prune it; weights that go are zero afterwards."""
-        assert unit.prune is not None
-        assert unit.parent is not None
-        groups = self._state_of(unit.parent)
-        load_weights(model, groups["weights"])
-        granules = self.granules(unit, model)
-        granules.kept(self.workspace.last_target)
-        before = parent_masks(granules, groups.get("mask", {}))
-        norm_before = weight_norm(model)
-        scoring = Scoring(
-            granules.weights,
-            before,
-            model,
-            stream("criterion", unit.seed, unit.cycle, unit.repeat),
-            FeedImages(self.feed(unit), self._shape()),
-            groups.get("previous"),
-            granules.filters,
-        )
-        after = next_masks(unit.prune, granules, scoring)
-        apply_masks(granules.parameters, after)
-        share = 1.0 - alive(granules.counted(after)) / alive(before)
-        return after, PruneFacts(norm_before, weight_norm(model), share, unit.epochs)
-
-    def granules(self, unit: Unit, model: nn.Module) -> Granules:
-        """What the prunes of a unit's study count. What a network's structure allows is found once per worker."""
-        here = self.workspace if unit.prune is None else unit.prune
-        if here.granularity == "weight":
-            return Granules.of(model, here.skip, here.norm_scales)
-        name = canonical_json(unit.model)
-        if name not in self._removable:
-            self._removable[name] = removable(model, self._shape())
-        return Granules.of(model, here.skip, removable=self._removable[name])
-
-    def counts(self, unit: Unit, trainer: Trainer) -> tuple[int, int]:
-        """Prunable weights that are alive, and all there are; what must go with a filter is never counted."""
-        masks = self.granules(unit, trainer.model).counted(trainer.masks)
-        return alive(masks), sum(mask.numel() for mask in masks.values())
 
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
         assert unit.prune is not None
@@ -247,7 +203,7 @@ class Worker:
         return model, masks, max_lr
 
     def _state_of(self, key: str) -> dict[str, dict[str, Tensor]]:
-        """The state of a committed unit; one whose weights are gone, or lack what the criterion needs, is trained again."""
+        """The state of a committed unit; one that is gone, or lacks what the criterion needs, is trained again."""
         result = self.units.result(key)
         if result is None:
             raise RunFailed(f"the parent unit {key[:12]} is not committed; run the study again to train it anew")
@@ -331,7 +287,7 @@ class Worker:
 
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""
-        feed, (kept, total) = self.feed(unit), self.counts(unit, trainer)
+        feed, (kept, total) = self.feed(unit), self.pruner.counts(unit, trainer.model, trainer.masks)
         diverged, scores = trainer.diverged, _NO_SCORES
         if diverged is None:
             test, _ = evaluate(trainer.model, feed, feed.test)
@@ -381,11 +337,6 @@ def resolve_peak(unit: Unit, facts: PruneFacts) -> float:
     if "value" in unit.peak:
         return float(unit.peak["value"])
     return float(f"{RULES[unit.peak['rule']](facts, **unit.peak['args']):.12g}")
-
-
-def weight_norm(model: nn.Module) -> float:
-    """Euclidean norm of all weights and biases."""
-    return math.sqrt(sum(float(parameter.detach().double().square().sum()) for parameter in model.parameters()))
 
 
 def attempts(worker: Worker, unit: Unit, max_failures: int) -> Progress:

@@ -35,7 +35,7 @@ class CriterionEntry(Entry):
 
     Attributes:
         granularity: what it scores, "weight" or "filter".
-        needs: what the parent's state must hold beside weights and masks: "previous", its weights before its last epoch.
+        needs: what the parent's state must hold beside weights and masks: "previous", as its last epoch began.
     """
 
     granularity: str = "weight"

@@ -46,7 +46,7 @@ def _candidates(model: nn.Module, norm_scales: bool) -> Iterator[tuple[str, Tens
         prefix = f"{name}." if name else ""
         scale = norm_scales and isinstance(module, SCALES) and module.weight is not None
         if scale or isinstance(module, PRUNABLE):
-            yield f"{prefix}weight", module.weight  # type: ignore[misc]
+            yield f"{prefix}weight", module.weight
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             yield f"{prefix}in_proj_weight", module.in_proj_weight
 

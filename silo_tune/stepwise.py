@@ -79,7 +79,7 @@ class Stepwise:
             measured = evaluate(trainer.model, feed, feed.val)
             good = math.isfinite(measured[1])
             scores = measured if good else scores
-        kept, total = self._worker.counts(self._unit, trainer)
+        kept, total = self._worker.pruner.counts(self._unit, trainer.model, trainer.masks)
         pure = len(self._rates) == 1
         if trainer.finished and pure:
             self._worker.check(self._unit, trainer)

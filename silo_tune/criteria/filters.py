@@ -43,7 +43,8 @@ def _entropy(values: Tensor, bins: int) -> Tensor:
     width = (high - low).clamp_min(torch.finfo(values.dtype).tiny)
     place = ((values - low) / width * bins).long().clamp(0, bins - 1)
     shares = torch.nn.functional.one_hot(place, bins).double().mean(0)
-    return -torch.special.xlogy(shares, shares).sum(1)
+    entropies: Tensor = -torch.special.xlogy(shares, shares).sum(1)
+    return entropies
 
 
 def activations(scoring: Scoring, images: int) -> dict[str, Tensor]:
