@@ -78,6 +78,8 @@ class Trainer:
         max_lr: the peak.
         classes: number of classes, for the rule of divergence.
         snapshots: numbers of steps after which the weights are kept in `taken`.
+        keep_previous: keep the parameters as they are when the last epoch begins in `previous`. Partial states stand
+            between epochs, so a resumed training finds them as they were.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Trainer:
         max_lr: float,
         classes: int,
         snapshots: frozenset[int] = frozenset(),
+        keep_previous: bool = False,
     ) -> None:
         self.unit, self.model, self.masks, self.feed, self.max_lr = unit, model, masks, feed, max_lr
         self.parameters = dict(model.named_parameters())
@@ -98,6 +101,8 @@ class Trainer:
         self.total = self.steps_per_epoch * unit.epochs
         self.classes, self.limit = classes, DIVERGED_LOSS * math.log(classes)
         self.snapshots, self.taken = snapshots, dict[int, dict[str, Tensor]]()
+        self.keep_previous = keep_previous
+        self.previous: dict[str, Tensor] | None = None
         self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
         self.diverged: str | None = None
         # In the layout of their weights: multiplying is then one pass over memory.
@@ -119,6 +124,8 @@ class Trainer:
             Violation: a pruned weight is not zero.
         """
         began = time.perf_counter()
+        if self.keep_previous and self.epoch == self.unit.epochs - 1:
+            self.previous = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         where = (self.unit.seed, self.unit.cycle, self.unit.repeat, self.epoch)
         # Dropout and the like draw from the global stream: it too is a function of where the epoch stands.
         torch.manual_seed(stream_seed("noise", *where))

@@ -52,6 +52,7 @@ class PruneSpec:
         criterion, scope, granularity, skip: as in [prune].
         after_prune: "keep", "rewind" or "reinit".
         rewind_to: the rewind point when after_prune is "rewind", else None.
+        norm_scales: as in [prune].
     """
 
     target: float
@@ -61,6 +62,7 @@ class PruneSpec:
     skip: tuple[str, ...]
     after_prune: str
     rewind_to: str | None
+    norm_scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class UnitMaker:
                 "granularity": study.prune.granularity,
                 "after_prune": settings.after_prune,
                 "rewind_to": settings.rewind_to,
+                "norm_scales": study.prune.norm_scales,
             }
         )
         self._skip = study.prune.skip

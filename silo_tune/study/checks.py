@@ -25,6 +25,15 @@ def incomparable(study: Study, oracle: OracleArm, arm: ScheduleArm) -> str | Non
     return f"its {', '.join(differing)} differ from the Oracle's" if differing else None
 
 
+def prune_problems(study: Study) -> Iterator[tuple[str, str]]:
+    targets = study.prune.targets
+    if targets is not None and len(targets) < study.cycles - 1:
+        yield (
+            "prune.targets",
+            f"{len(targets)} targets for {study.cycles} cycles: give one for each of cycles 1 to {study.cycles - 1}",
+        )
+
+
 def arm_problems(study: Study) -> Iterator[tuple[str, str]]:
     if not study.arms:
         yield "arms", "a study needs at least one arm"
@@ -138,6 +147,11 @@ def dense_problems(study: Study) -> Iterator[tuple[str, str]]:
         return
     if study.dense.checkpoint == "timm" and not (study.model.name or "").startswith(names.TIMM_PREFIX):
         yield "dense.checkpoint", '"timm" needs a model named timm:NAME'
+    if "previous" in study.prune.criterion.needs:
+        yield (
+            "prune.criterion",
+            f"{study.prune.criterion.name!r} looks at the last epoch before a prune; a checkpoint in [dense] has none",
+        )
     for name, arm in study.arms.items():
         if arm.own_dense:
             yield f"arms.{name}.own_dense", "there is no dense training of its own beside a checkpoint"

@@ -10,7 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from silo_tune.errors import Problems
 from silo_tune.schedules import AdaptiveSchedule, Schedule, pruned_fractions
 from silo_tune.study.arms import Arm, ArmBase, OracleArm, Pilot, ScheduleArm, TuneArm
-from silo_tune.study.checks import arm_problems, dense_problems, incomparable, pilot_problems
+from silo_tune.study.checks import arm_problems, dense_problems, incomparable, pilot_problems, prune_problems
 from silo_tune.study.parts import (
     ARM_NAME,
     Cluster,
@@ -58,15 +58,16 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _cross(self) -> Study:
-        problems = [*arm_problems(self), *dense_problems(self), *pilot_problems(self)]
+        problems = list(prune_problems(self))  # the other checks need a target for every cycle
+        problems = problems or [*arm_problems(self), *dense_problems(self), *pilot_problems(self)]
         if problems:
             raise Problems(problems)
         return self
 
     @property
     def remaining(self) -> list[float]:
-        """Planned share of weights remaining at each cycle."""
-        return [(1.0 - self.prune.rate) ** cycle for cycle in range(self.cycles)]
+        """Planned share of weights, or of filters at that granularity, remaining at each cycle."""
+        return self.prune.remaining(self.cycles)
 
     @property
     def pruned(self) -> list[float]:
