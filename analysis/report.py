@@ -121,11 +121,19 @@ def _page(summary: Summary, ledger: Mapping[str, Any], svgs: Mapping[str, bytes]
     )
 
 
+def _pruning(study: Study) -> str:
+    if study.prune.rate is not None:
+        return f"pruning {percent(study.prune.rate, 0)} % of the remaining {study.prune.granularity}s each"
+    return (
+        f"leaving {', '.join(percent(share, 1) for share in study.remaining[1:])} % of the {study.prune.granularity}s"
+    )
+
+
 def _facts(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
     study = summary.study
     facts = [
         ("Judged schedule", summary.schedule),
-        ("Cycles", f"0 to {study.cycles - 1}, pruning {percent(study.prune.rate, 0)} % of the remaining weights each"),
+        ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
         ("Seeds", ", ".join(map(str, summary.seeds)) or DASH),
         ("Tolerance", f"{points(summary.tolerance, signed=False)} points"),
         ("Model and data", f"{study.model.name or study.model.function}, {study.data.name or study.data.function}"),

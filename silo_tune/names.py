@@ -33,6 +33,19 @@ class Entry:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class CriterionEntry(Entry):
+    """A criterion. Its arguments are counts.
+
+    Attributes:
+        granularity: what it scores, "weight" or "filter".
+        needs: what the parent's state must hold beside weights and masks: "previous", as its last epoch began.
+    """
+
+    granularity: str = "weight"
+    needs: tuple[str, ...] = ()
+
+
 _NARROW = {"width": 4}  # ours: enough to see that a study runs
 MODELS: dict[str, Entry] = {
     "lenet-300-100": Entry(
@@ -94,12 +107,55 @@ DATA: dict[str, Entry] = {
     "folder": Entry("silo_tune.data:folder", "a folder of images, one subfolder per class (path)", ("size",)),
 }
 
-CRITERIA: dict[str, Entry] = {
-    "magnitude": Entry("silo_tune.criteria:magnitude", "|w|: remove the smallest weights"),
-    "random": Entry("silo_tune.criteria:random", "remove weights at random, by the replicate's seed"),
+CRITERIA: dict[str, CriterionEntry] = {
+    "magnitude": CriterionEntry("silo_tune.criteria:magnitude", "|w|: remove the smallest weights"),
+    "random": CriterionEntry("silo_tune.criteria:random", "remove weights at random, by the replicate's seed"),
+    "gradient": CriterionEntry("silo_tune.criteria:gradient", "|w·g|, g the mean gradient of the loss", ("images",)),
+    "last-change": CriterionEntry(
+        "silo_tune.criteria:last_change", "|Δw|, Δw the change over the parent's last epoch", needs=("previous",)
+    ),
+    "last-change-magnitude": CriterionEntry(
+        "silo_tune.criteria:last_change_magnitude", "|Δw|·|w|, Δw as in last-change", needs=("previous",)
+    ),
+    "snip": CriterionEntry(
+        "silo_tune.criteria:snip",
+        "connection sensitivity on one class-balanced batch (Lee et al. 2019)",
+        ("per_class",),
+    ),
+    "synflow": CriterionEntry("silo_tune.criteria:synflow", "synaptic flow, no data needed (Tanaka et al. 2020)"),
+    "lamp": CriterionEntry(
+        "silo_tune.criteria:lamp", "w² over the sum of the larger squares of its layer (Lee et al. 2021)"
+    ),
+    "l1-filter": CriterionEntry("silo_tune.criteria:l1_filter", "L1 norm of a filter", granularity="filter"),
+    "mean-activation": CriterionEntry(
+        "silo_tune.criteria:mean_activation", "mean activation of a filter", ("images",), granularity="filter"
+    ),
+    "entropy": CriterionEntry(
+        "silo_tune.criteria:entropy",
+        "entropy of a filter's activation over images",
+        ("images", "bins"),
+        granularity="filter",
+    ),
+    "random-filter": CriterionEntry(
+        "silo_tune.criteria:random_filter", "remove filters at random, by the replicate's seed", granularity="filter"
+    ),
 }
 
-TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA}
+PIPELINES: dict[str, Entry] = {
+    "ice": Entry(
+        "silo_tune.pipelines:ice",
+        "ICE-Pruning: block by block",
+        ("ratio", "threshold", "freeze"),
+    ),
+    "while-training": Entry(
+        "silo_tune.pipelines:while_training", "the cycles are parts of one training (Roy et al. 2020)", ("over",)
+    ),
+}
+
+# Initial weights that every registered network can have instead of its own.
+INITS = ("xavier-normal",)
+
+TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA, "pipelines": PIPELINES}
 
 
 def check_name(kind: str, table: Mapping[str, Entry], name: str, args: Mapping[str, Any]) -> None:

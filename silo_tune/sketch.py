@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -30,4 +31,4 @@ def sketch(values: Sequence[float], height: int = 8, width: int = 1) -> list[str
 def sampled(values: Sequence[float], columns: int) -> list[float]:
     """The largest value of each of so many equal parts: no peak is lost."""
     edges = [i * len(values) // columns for i in range(columns + 1)]
-    return [max(values[a:b]) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [max(values[a:b]) for a, b in pairwise(edges) if b > a]

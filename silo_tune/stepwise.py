@@ -16,7 +16,6 @@ from typing import Any
 from silo_tune.checkpoint import pack, unpack
 from silo_tune.cycle import Worker
 from silo_tune.errors import BadInput
-from silo_tune.pruning import alive
 from silo_tune.training import evaluate
 from silo_tune.units import Unit
 
@@ -80,6 +79,7 @@ class Stepwise:
             measured = evaluate(trainer.model, feed, feed.val)
             good = math.isfinite(measured[1])
             scores = measured if good else scores
+        kept, total = self._worker.pruner.counts(self._unit, trainer.model, trainer.masks)
         pure = len(self._rates) == 1
         if trainer.finished and pure:
             self._worker.check(self._unit, trainer)
@@ -90,7 +90,7 @@ class Stepwise:
             "val_loss": scores[1],
             "status": "ok" if good else "diverged",
             "max_lr": self._rate,
-            "weights_remaining": alive(trainer.masks) / sum(mask.numel() for mask in trainer.masks.values()),
+            "weights_remaining": kept / total,
             "key": self._unit.key if pure else None,
             "done": trainer.finished,
         }

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from silo_tune import names
 from silo_tune.errors import BadInput, Problems, StudyError, unknown
-from silo_tune.presets import expand_presets
+from silo_tune.presets import expand_presets, fill_preset
 from silo_tune.study import (
     SGD,
     AdamW,
     Cluster,
     Data,
     Dense,
+    Evaluate,
     Grid,
     Guided,
     OracleArm,
@@ -30,6 +31,7 @@ from silo_tune.study import (
     Retrain,
     ScheduleArm,
     Study,
+    StudyPreset,
     TuneArm,
 )
 
@@ -57,6 +59,10 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
         raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{file}: not valid TOML: {error}") from None
+    for change in sets:
+        if change.startswith("preset"):  # before what it fills in can be shrunk
+            _apply_set(table, change)
+    table = _whole(table, str(file))
     if smoke:
         table = smoke_table(table)
     for change in sets:  # last: what is asked for by name wins over --smoke
@@ -66,6 +72,7 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
 
 def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
     """The Study of a table. Raises StudyError with every problem found."""
+    table = _whole(table, source)
     filled, problems = expand_presets(table)
     try:
         study = Study.model_validate(filled)
@@ -78,6 +85,14 @@ def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
     if problems:
         raise StudyError(source, problems)
     return study
+
+
+def _whole(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The table with its [preset] filled in. Raises StudyError for one that is unknown."""
+    try:
+        return fill_preset(table)
+    except ValueError as error:
+        raise StudyError(source, [("preset", str(error))]) from None
 
 
 def _reference_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -257,7 +272,7 @@ def _smoke_pilot(part: Table) -> Table:
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "data": Data, "dense": Dense, "prune": Prune, "retrain": Retrain, "replicates": Replicates, "report": Report,
-    "cluster": Cluster, "pilot": Pilot,
+    "cluster": Cluster, "pilot": Pilot, "evaluate": Evaluate, "preset": StudyPreset,
 }  # fmt: skip
 _TAGGED: dict[str, type[BaseModel]] = {
     "schedule": ScheduleArm,

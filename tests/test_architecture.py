@@ -31,9 +31,11 @@ LAYERS = [
     {"results", "forecast", "curves"},
     {"progress", "status", "view"},
     {"run"},
-    {"data", "streams", "checkpoint", "criteria", "pruning"},
+    {"data", "streams", "checkpoint", "structure", "criteria", "pruning"},
     {"feed", "models", "timm_models"},
     {"training"},
+    {"prune_step"},
+    {"pipelines"},
     {"cycle"},
     {"stepwise"},
     {"tune"},
@@ -175,6 +177,12 @@ def test_matplotlib_is_known_to_the_plots_alone() -> None:
 def test_optuna_is_known_to_the_candidates_alone() -> None:
     assert users(OURS, {"optuna"}) <= {"candidates", "optuna_export"}
     assert users(ANALYSIS, {"optuna"}) == set()
+
+
+def test_torch_pruning_is_known_to_the_structure_alone_and_waits_there() -> None:
+    assert users(OURS, {"torch_pruning"}) == {"structure"}
+    assert users(OURS, {"torch_pruning"}, lazy_too=False) == set()
+    assert users(ANALYSIS, {"torch_pruning"}) == set()
 
 
 def test_pandas_is_known_to_results_alone_and_waits_there() -> None:

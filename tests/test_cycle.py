@@ -290,7 +290,7 @@ def test_a_wrong_count_or_a_revived_weight_is_a_violation(bench: Bench, monkeypa
         return {name: ~mask for name, mask in masks.items()}
 
     for wrong, message in ((too_many, "were declared"), (revived, "back to life")):
-        monkeypatch.setattr("silo_tune.cycle.shrink", wrong)
+        monkeypatch.setattr("silo_tune.prune_step.shrink", wrong)
         with pytest.raises(Violation, match=message):
             bench.train(bench.unit(2, first))
 

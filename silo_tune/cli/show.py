@@ -22,7 +22,7 @@ def show(
     arm: Annotated[str, typer.Argument(metavar="ARM", help="An arm of the study.")],
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="FILE", help="The picture, .png or .svg; STUDY-ARM.png when left out."),
+        typer.Option("--out", metavar="FILE", help="The picture, .png or .svg; NAME-ARM.png when left out."),
     ] = None,
     sets: Sets = None,
     debug: Debug = False,
@@ -54,12 +54,8 @@ def _lines(curves: Curves) -> list[str]:
     lines = [*curves.words, ""]
     peaks = [peak for peak in curves.peaks if peak is not None]
     if peaks:
-        width = max(1, COLUMNS // len(peaks)) if len(peaks) < COLUMNS else 1
-        lines += [
-            f"max_lr over cycles {curves.cycles[0]} to {curves.cycles[-1]}",
-            *sketch(peaks, width=min(4, width)),
-            "",
-        ]
+        title = f"max_lr over cycles {curves.cycles[0]} to {curves.cycles[-1]}"
+        lines += [title, *sketch(peaks, width=min(4, max(1, COLUMNS // len(peaks)))), ""]
     top = max(peaks, default=1.0)
     unit = "" if peaks else ", in multiples of max_lr"
     lines += [f"learning rate inside a cycle{unit}", *sketch([top * x for x in sampled(curves.inside, COLUMNS)]), ""]

@@ -10,6 +10,7 @@ from torch import nn
 
 from silo_tune import names
 from silo_tune.errors import BadInput
+from silo_tune.models.initialise import INITIALISATIONS
 from silo_tune.streams import stream_seed
 
 
@@ -29,6 +30,7 @@ def build_model(
         BadInput: the network is unknown or cannot be built with these arguments.
     """
     args = {key: value for key, value in model.items() if key not in ("name", "function", "version")}
+    init = None if "function" in model else args.pop("init", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "function" in model:
@@ -37,6 +39,8 @@ def build_model(
             built = _timm(model["name"].removeprefix(names.TIMM_PREFIX), shape, classes, args, pretrained)
         else:
             built = names.resolve(names.MODELS[model["name"]].target)(shape=shape, classes=classes, **args)
+        if init is not None:
+            INITIALISATIONS[init](built)
     if any(module.weight.ndim == 4 for module in built.modules() if isinstance(module, nn.Conv2d)):
         built = built.to(memory_format=torch.channels_last)
     return built

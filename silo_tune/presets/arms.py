@@ -1,7 +1,7 @@
 """Presets: a published way to set the learning rate as peak schedule × profile × what happens after a prune.
 
-A preset is expanded when a study is read: what it leaves out comes from the study, what the study writes beside it wins,
-and the run records what it stood for. Standard library only.
+A preset is expanded when a study is read: what it leaves out comes from the study, what the study writes beside it
+wins, and the run records what it stood for.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _fine_tuning(setting: Setting, args: Args) -> Arm:
     end = make_profile(shape.pop("name"), shape)(total - 1, total)
     if end < LEAST_END:
         raise ValueError(
-            f"needs max_lr: the dense profile {setting.dense_profile['name']!r} ends near 0, which is no rate to train at"
+            f"needs max_lr: the dense profile {setting.dense_profile['name']!r} ends near 0, too low to train at"
         )
     return {"schedule": {"name": "constant", "max_lr": float(f"{rate * end:.12g}")}, "profile": "constant"}
 
@@ -266,7 +266,7 @@ PRESETS: dict[str, Preset] = {
     "fine-tuning": Preset(
         "constant at the last rate of the dense training", "as in Renda et al. 2020", ("max_lr",), _fine_tuning
     ),
-    "slr": Preset("cosine warm-up from 1/100, ÷10 twice; 0.1 as published", "Le & Hua 2021", ("max_lr",), _shaped(SLR, 0.1)),
+    "slr": Preset("cosine warm-up from 1/100, ÷10 twice", "Le & Hua 2021", ("max_lr",), _shaped(SLR, 0.1)),
     "clr": Preset("one-cycle with 10 % rising", "Le & Hua 2021", ("max_lr",), _shaped(CLR)),
     "llr": Preset("10 % cosine warm-up, linear to 0", "Zimmer et al. 2023", ("max_lr",), _shaped(LLR)),
     "allr": Preset(
@@ -275,7 +275,7 @@ PRESETS: dict[str, Preset] = {
         ("max_lr", "train_epochs"),
         _adaptive,
     ),
-    "ice": Preset("falling S over cycles, constant in each", "ICE-Pruning 2025", ("base", "delta", "beta", "p"), _falling),
+    "ice": Preset("falling S, constant in each cycle", "ICE-Pruning 2025", ("base", "delta", "beta", "p"), _falling),
     "constant-low": Preset("control: constant ε, the study's profile", "ours", CURVE, _low),
     "constant-high": Preset("control: constant ε + δ, the study's profile", "ours", CURVE, _high),
     "linear": Preset("control: straight ramp from ε to ε + δ while the S rises", "ours", (*CURVE, "over"), _linear),

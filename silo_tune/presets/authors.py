@@ -1,9 +1,9 @@
-"""The study preset "authors-2023": the authors' public scripts, with everything in them that a correct version would not
-repeat listed and switchable one by one.
+"""The study preset "authors-2023": the authors' public scripts, their deviations listed and switchable one by one.
 
-Read from `resnet_20_cifar_10.py` and `vgg_19_cifar_10.py` of the authors' repository (Martin1937/SILO on GitHub; no code
-of it is here). Two things cannot be switched: nothing is seeded there, and here every replicate is; and the mask there is
-read off the weights that are exactly zero, which gives the same mask unless a living weight becomes exactly zero.
+A deviation is what a correct version would not repeat. Read from `resnet_20_cifar_10.py` and `vgg_19_cifar_10.py` of
+the authors' repository (Martin1937/SILO on GitHub); no code of it is here. Two things cannot be switched. Nothing is
+seeded there, and here every replicate is. The mask there is read off the weights that are exactly zero, which gives the
+same mask unless a living weight becomes exactly zero.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ class Script:
 
 SCRIPTS = {
     "resnet20": Script(
-        "resnet20", 0.03, 0.04, 50, "warmup-drop", {"steps": 20_000, "drops": [25 / 50, 32 / 50]}, "last-change", "global"
+        "resnet20",
+        0.03,
+        0.04,
+        50,
+        "warmup-drop",
+        {"steps": 20_000, "drops": [25 / 50, 32 / 50]},
+        "last-change",
+        "global",
     ),
     "vgg19": Script(
         "vgg19",
@@ -192,11 +199,11 @@ DEVIATIONS: dict[str, Deviation] = {
         lambda script, run: {"model.init": "xavier-normal"},
     ),
     "norm-scales": Deviation(
-        "scales of batch norm are pruned: they are parameters named weight", lambda script, run: {"prune.norm_scales": True}
+        "scales of batch norm are pruned: they are parameters named weight",
+        lambda script, run: {"prune.norm_scales": True},
     ),
     "percentile-count": Deviation(
-        "a percentile decides, in which scales of batch norm and the classifier count twice (ResNet-20): the pruned share "
-        "is not exactly 20 %",
+        "a percentile decides, where batch norm scales and the classifier count twice (ResNet-20): not exactly 20 %",
         lambda script, run: {"prune.count": "percentile"},
     ),
     "pooled-test": Deviation(
@@ -210,7 +217,7 @@ DEVIATIONS: dict[str, Deviation] = {
         "max_lr of the last cycle of a run is that of the first cycles of the next", _leaked
     ),
     "ramp-in-steps": Deviation(
-        "the ramp counts steps and the drops epochs: ResNet-20 reaches 0.70 of max_lr in run 0 and less in later ones", _ramp
+        "the ramp counts steps and the drops epochs: ResNet-20 reaches 0.70 of max_lr in run 0, later less", _ramp
     ),
     "fixed-normalisation": Deviation(
         "images are normalised by fixed numbers, not by the training images of the replicate",
@@ -220,7 +227,8 @@ DEVIATIONS: dict[str, Deviation] = {
         "validation and test images are cropped and flipped at random", lambda script, run: {"evaluate.augment": True}
     ),
     "dropped-batch": Deviation(
-        "the last incomplete test batch is left out, but counted as wrong", lambda script, run: {"evaluate.drop_last": True}
+        "the last incomplete test batch is left out, but counted as wrong",
+        lambda script, run: {"evaluate.drop_last": True},
     ),
     "best-on-test": Deviation(
         "the accuracy told is the greatest over epochs on the test images, each before its epoch is trained",

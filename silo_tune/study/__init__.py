@@ -9,6 +9,7 @@ from silo_tune.study.parts import (
     CriterionRef,
     Data,
     Dense,
+    Evaluate,
     ModelRef,
     ProfileRef,
     Prune,
@@ -16,6 +17,7 @@ from silo_tune.study.parts import (
     Report,
     Retrain,
     ScheduleRef,
+    StudyPreset,
     expand,
 )
 
@@ -29,6 +31,7 @@ __all__ = [
     "CriterionRef",
     "Data",
     "Dense",
+    "Evaluate",
     "Grid",
     "Guided",
     "ModelRef",
@@ -42,6 +45,7 @@ __all__ = [
     "ScheduleArm",
     "ScheduleRef",
     "Study",
+    "StudyPreset",
     "TuneArm",
     "expand",
 ]
