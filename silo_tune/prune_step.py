@@ -13,7 +13,7 @@ from silo_tune.checkpoint import load_weights
 from silo_tune.criteria import Scoring
 from silo_tune.errors import BadInput
 from silo_tune.feed import Feed
-from silo_tune.pruning import Granules, Masks, alive, full_masks, shrink
+from silo_tune.pruning import Granules, Masks, alive, apply_masks, full_masks, shrink
 from silo_tune.schedules import PruneFacts
 from silo_tune.streams import stream
 from silo_tune.structure import Filters, removable

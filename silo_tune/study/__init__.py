@@ -6,18 +6,17 @@ from silo_tune.study.parts import (
     SGD,
     AdamW,
     Cluster,
-    CriterionRef,
     Data,
     Dense,
     ModelRef,
     ProfileRef,
-    Prune,
     Replicates,
     Report,
     Retrain,
     ScheduleRef,
     expand,
 )
+from silo_tune.study.prune import CriterionRef, Prune
 
 __all__ = [
     "SGD",

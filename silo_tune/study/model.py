@@ -18,11 +18,11 @@ from silo_tune.study.parts import (
     Dense,
     Frozen,
     ModelRef,
-    Prune,
     Replicates,
     Report,
     Retrain,
 )
+from silo_tune.study.prune import Prune
 
 
 class Study(Frozen):
