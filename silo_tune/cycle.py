@@ -21,6 +21,7 @@ from silo_tune.data import DataSet, Split, split_rows
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
+from silo_tune.profiles import maximum_of
 from silo_tune.prune_step import Pruner
 from silo_tune.pruning import Masks, apply_masks, full_masks
 from silo_tune.run import cpu_name
@@ -282,8 +283,13 @@ class Worker:
 
     def check(self, unit: Unit, trainer: Trainer) -> None:
         """Raises Violation when a finished training was given another peak than the unit's."""
-        if unit.epochs and trainer.diverged is None and trainer.peak != trainer.max_lr * trainer.profile.maximum:
-            raise Violation(f"the optimizer was given at most {trainer.peak}, not max_lr {trainer.max_lr}")
+        if not unit.epochs or trainer.diverged is not None:
+            return
+        declared = trainer.max_lr * maximum_of(trainer.profile, trainer.total)
+        if trainer.peak != declared:
+            raise Violation(
+                f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
+            )
 
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""

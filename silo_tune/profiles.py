@@ -1,6 +1,7 @@
 """Learning rate inside one cycle, as a multiplier of max_lr: pure functions of (step, total), standard library only.
 
-Every profile reaches its declared `maximum` (1.0) exactly, at some step of every budget of at least one step.
+Every profile reaches its declared `maximum` (1.0) exactly, at some step of every budget of at least one step; one that
+shows only a part of a longer shape declares None, and its maximum is what that part reaches (`maximum_of`).
 A linear warm-up of n = max(1, round(f·total)) steps has multiplier (step + 1) / n.
 """
 
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from silo_tune.errors import unknown
@@ -18,11 +20,18 @@ from silo_tune.schedules import build
 class Profile(Protocol):
     """A shape inside a cycle."""
 
-    maximum: ClassVar[float]
+    maximum: ClassVar[float | None]
 
     def __call__(self, step: int, total: int) -> float:
         """Multiplier of max_lr at `step` (0 … total − 1) of `total` optimizer steps."""
         ...
+
+
+def maximum_of(profile: Profile, total: int) -> float:
+    """Largest multiplier of a budget: as declared, or what the part that is shown reaches."""
+    if profile.maximum is not None:
+        return profile.maximum
+    return max(profile(step, total) for step in range(total))
 
 
 def _check(holds: bool, message: str) -> None:
@@ -43,32 +52,49 @@ def _drops_passed(drops: tuple[float, ...], step: int, total: int, warmup: int) 
     return sum(step >= max(warmup, round(drop * total)) for drop in drops)
 
 
+def _warm(step: int, n: int, shape: str) -> float:
+    share = (step + 1) / n
+    return share if shape == "linear" else 0.5 * (1.0 - math.cos(math.pi * share))
+
+
+def _check_warmup(warmup: float, shape: str) -> None:
+    _share("warmup", warmup)
+    _check(shape in ("linear", "cosine"), f"warmup_shape must be linear or cosine, got {shape!r}")
+
+
+# An argument that came later is told in the resolved form only where it is not at its default: old keys stand.
+ADDED = {"added": True}
+
+
 @dataclass(frozen=True)
 class WarmupDrop:
     """Linear warm-up, plateau, then a division by 1/`factor` at each of `drops` (shares of the budget).
 
     The default is the shape of the ResNet-20 experiments (20K/25K/30K iterations); `warmup-drop-vgg` is that of VGG-19
-    (10K/56K/84K of 112K).
+    (10K/56K/84K of 112K). The warm-up rises from `start` of the peak, in a straight line or half a cosine.
     """
 
     warmup: float = 2 / 3
     drops: tuple[float, ...] = (2 / 3, 5 / 6)
     factor: float = 0.1
+    warmup_shape: str = field(default="linear", metadata=ADDED)
+    start: float = field(default=0.0, metadata=ADDED)
 
     maximum: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "drops", tuple(self.drops))
-        _share("warmup", self.warmup)
+        _check_warmup(self.warmup, self.warmup_shape)
         for drop in self.drops:
             _share("each of drops", drop)
         _check(list(self.drops) == sorted(self.drops), f"drops must rise, got {list(self.drops)}")
         _check(0 < self.factor <= 1, f"factor must be in (0, 1], got {self.factor}")
+        _check(0 <= self.start < 1, f"start must be in [0, 1), got {self.start}")
 
     def __call__(self, step: int, total: int) -> float:
         n = warmup_steps(self.warmup, total)
         if step < n:
-            return (step + 1) / n
+            return self.start + (1.0 - self.start) * _warm(step, n, self.warmup_shape)
         return self.factor ** _drops_passed(self.drops, step, total, n)
 
 
@@ -125,16 +151,6 @@ class Triangular:
         top = (start + end - 1) // 2
         height = (step - start + 1) / (top - start + 1) if step <= top else (end - step) / (end - top)
         return self.low + (1.0 - self.low) * height
-
-
-def _warm(step: int, n: int, shape: str) -> float:
-    share = (step + 1) / n
-    return share if shape == "linear" else 0.5 * (1.0 - math.cos(math.pi * share))
-
-
-def _check_warmup(warmup: float, shape: str) -> None:
-    _share("warmup", warmup)
-    _check(shape in ("linear", "cosine"), f"warmup_shape must be linear or cosine, got {shape!r}")
 
 
 @dataclass(frozen=True)
@@ -202,6 +218,73 @@ class OneCycle:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """The part of a longer training's shape from share `first` to share `last` of its budget.
+
+    LR rewinding (Renda et al. 2020) replays the last t of the T epochs of the dense training: `first` = 1 − t/T.
+
+    Args:
+        of: the longer shape, a profile by name or as a table.
+        first, last: shares of its budget, first < last.
+    """
+
+    of: Mapping[str, Any]
+    first: float = 0.0
+    last: float = 1.0
+
+    maximum: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        _share("first", self.first)
+        _share("last", self.last)
+        _check(self.first < self.last, f"first {self.first} must be below last {self.last}")
+        given = {"name": self.of} if isinstance(self.of, str) else dict(self.of)
+        _check(isinstance(given.get("name"), str), f"of is a profile such as {{ name = 'step' }}, got {self.of!r}")
+        object.__setattr__(self, "of", resolve_profile(given.pop("name"), given))
+
+    def __call__(self, step: int, total: int) -> float:
+        whole = round(total / (self.last - self.first))
+        # Rounding may lay the part's last step one beyond the whole.
+        return self._whole(min(round(self.first * whole) + step, whole - 1), whole)
+
+    @cached_property
+    def _whole(self) -> Profile:
+        return make_profile(self.of["name"], {key: value for key, value in self.of.items() if key != "name"})
+
+
+@dataclass(frozen=True)
+class RampInSteps:
+    """A ramp of so many steps, whatever the budget, cut off by drops that are shares of the budget.
+
+    The peak is not reached where the first drop comes before the ramp's end. So in the authors' ResNet-20 script: its
+    ramp counts 20,000 steps, its drops come at epochs 25 and 32 of 50, and stand at 1/10 and 1/100 of max_lr. From
+    share `plateau` on the peak stands whatever the ramp has reached (their VGG-19 script: from epoch 14 of 160).
+    """
+
+    steps: int = 20_000
+    drops: tuple[float, ...] = (25 / 50, 32 / 50)
+    factor: float = 0.1
+    plateau: float = 1.0
+
+    maximum: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "drops", tuple(self.drops))
+        _check(self.steps >= 1, f"steps must be at least 1, got {self.steps}")
+        for drop in self.drops:
+            _share("each of drops", drop)
+        _check(list(self.drops) == sorted(self.drops), f"drops must rise, got {list(self.drops)}")
+        _check(0 < self.factor <= 1, f"factor must be in (0, 1], got {self.factor}")
+        _share("plateau", self.plateau)
+
+    def __call__(self, step: int, total: int) -> float:
+        passed = _drops_passed(self.drops, step, total, 1)
+        if passed or step >= round(self.plateau * total):
+            return self.factor**passed
+        return min(1.0, (step + 1) / self.steps)
+
+
+@dataclass(frozen=True)
 class Entry:
     """One named profile: canonical name, class, a line of description, and the arguments that the name fixes."""
 
@@ -227,6 +310,12 @@ PROFILES: dict[str, Entry] = {
     "cosine": Entry("cosine", Cosine, "half a cosine towards 0, optional warm-up", {}),
     "linear": Entry("linear", LinearDecay, "straight line towards 0, optional warm-up", {}),
     "one-cycle": Entry("one-cycle", OneCycle, "cosine rise, then cosine fall far below the start", {}),
+    "replay": Entry(
+        "replay", Replay, "a part of a longer shape, such as the end of the dense training's", {"of": "warmup-drop"}
+    ),
+    "ramp-in-steps": Entry(
+        "ramp-in-steps", RampInSteps, "a ramp of 20,000 steps that drops cut off (the authors' script)", {}
+    ),
 }
 
 
@@ -240,5 +329,9 @@ def make_profile(name: str, args: Mapping[str, Any]) -> Profile:
 
 def resolve_profile(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """Canonical form that enters a unit's key: the kind and every argument, so that two spellings are one profile."""
-    profile = make_profile(name, args)
-    return {"name": PROFILES[name].kind, **asdict(profile)}  # type: ignore[call-overload]
+    profile: Any = make_profile(name, args)
+    if isinstance(profile, Replay) and (profile.first, profile.last) == (0.0, 1.0):
+        return dict(profile.of)  # all of it is the shape itself
+    later = [f.name for f in fields(profile) if f.metadata == ADDED and getattr(profile, f.name) == f.default]
+    resolved = {key: value for key, value in asdict(profile).items() if key not in later}
+    return {"name": PROFILES[name].kind, **resolved}

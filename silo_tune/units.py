@@ -86,6 +86,7 @@ class Unit:
     precision: str
     peak: Mapping[str, Any] | None
     prune: PruneSpec | None
+    evaluation: Mapping[str, Any] | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -130,6 +131,7 @@ class UnitMaker:
                 "optimizer": study.retrain.optimizer.model_dump(mode="json"),
                 "batch": study.retrain.batch,
                 "precision": study.retrain.precision,
+                "evaluation": study.evaluate.resolved(),
             }
         )
         dense = study.dense

@@ -19,14 +19,16 @@ ROOT = Path(silo_tune.__file__).parent.parent
 # A module imports from its own layer or a lower one.
 LAYERS = [
     {"errors"},
-    {"schedules", "names"},
+    {"schedules", "names", "recipes", "sketch"},
     {"profiles"},
     {"study"},
-    {"study_file", "units", "workspace", "storage", "snapshot"},
+    {"units"},
+    {"presets"},
+    {"study_file", "workspace", "storage", "snapshot"},
     {"candidates", "lease"},
     {"store"},
     {"chains"},
-    {"results", "forecast"},
+    {"results", "forecast", "curves"},
     {"progress", "status", "view"},
     {"run"},
     {"data", "streams", "checkpoint", "structure", "criteria", "pruning"},
@@ -127,8 +129,8 @@ def test_only_the_front_door_imports_analysis() -> None:
     assert all(i.lazy for i in OURS if i.target.split(".")[0] == "analysis")
 
 
-def test_analysis_imports_only_schedules_results_study_and_errors_and_a_replay_the_search() -> None:
-    allowed = {f"silo_tune.{name}" for name in ("schedules", "results", "study", "errors")}
+def test_analysis_imports_only_schedules_results_study_curves_and_errors_and_a_replay_the_search() -> None:
+    allowed = {f"silo_tune.{name}" for name in ("schedules", "results", "study", "curves", "errors")}
     found = {i.target for i in ANALYSIS if i.target.split(".")[0] == "silo_tune" and own(i.module) != "replay"}
     assert found <= allowed
     searching = {i.target for i in ANALYSIS if i.target.startswith("silo_tune.") and own(i.module) == "replay"}
@@ -136,7 +138,7 @@ def test_analysis_imports_only_schedules_results_study_and_errors_and_a_replay_t
 
 
 def test_the_leaves_use_the_standard_library_alone() -> None:
-    for module in ("errors", "schedules", "profiles", "names"):
+    for module in ("errors", "schedules", "profiles", "names", "recipes"):
         targets = {i.target.split(".")[0] for i in OURS if i.module == module}
         assert targets - {"silo_tune"} <= set(sys.stdlib_module_names)
 
@@ -246,7 +248,7 @@ def test_the_plain_modules_load_without_torch_ray_and_pandas(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["run", "--help"], ["list", "schedules"], ["list", "models"], ["plan", "STUDY"]],
+    [["--help"], ["run", "--help"], ["list", "schedules"], ["list", "models"], ["list", "recipes"], ["plan", "STUDY"]],
     ids=" ".join,
 )
 def test_a_command_that_trains_nothing_loads_nothing_heavy(tmp_path: Path, argv: list[str]) -> None:

@@ -14,6 +14,7 @@ from silo_tune.profiles import (
     Profile,
     WarmupDrop,
     make_profile,
+    maximum_of,
     resolve_profile,
 )
 from silo_tune.units import canonical_json
@@ -34,7 +35,15 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("one-cycle", {"rising": 0.0}),
     ("one-cycle", {"rising": 1.0, "start_div": 1.0, "end_div": 1.0}),
     ("one-cycle", {"rising": 0.1, "start_div": 100.0, "end_div": 100.0}),
+    ("warmup-drop", {"warmup": 0.1, "warmup_shape": "cosine", "start": 0.01, "drops": [0.55, 0.775]}),
+    ("replay", {"of": "cosine", "first": 0.5}),
+    ("replay", {"of": {"name": "step", "drops": [0.3, 0.6]}, "first": 0.25, "last": 0.75}),
+    ("replay", {"of": {"name": "replay", "of": "one-cycle", "last": 0.5}, "first": 0.4}),
+    ("ramp-in-steps", {"steps": 70}),
+    ("ramp-in-steps", {"steps": 10, "drops": []}),
+    ("ramp-in-steps", {"plateau": 0.2}),
 ]
+PARTS = ("replay", "ramp-in-steps")  # what these reach depends on what they show
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in PROFILES] + VARIANTS
 
 
@@ -43,7 +52,8 @@ def test_every_profile_reaches_its_maximum_exactly_and_is_never_negative(name: s
     profile = make_profile(name, args)
     for total in range(1, 201):
         shape = [profile(step, total) for step in range(total)]
-        assert max(shape) == profile.maximum == 1.0
+        assert max(shape) == maximum_of(profile, total)
+        assert profile.maximum == 1.0 or (profile.maximum is None and name in PARTS)
         assert min(shape) >= 0.0
         assert all(math.isfinite(value) for value in shape)
 
@@ -123,6 +133,59 @@ def test_cosine_and_linear_fall_from_the_peak_towards_zero() -> None:
         assert shape[25] == pytest.approx(0.5)
 
 
+def curve(name: str, total: int, **args: Any) -> list[float]:
+    profile = make_profile(name, args)
+    return [profile(step, total) for step in range(total)]
+
+
+@pytest.mark.parametrize("of", ["warmup-drop", "warmup-drop-vgg", "step", "cosine", "one-cycle"])
+def test_a_replay_of_the_last_t_of_t_epochs_is_the_end_of_the_longer_shape(of: str) -> None:
+    per_epoch, epochs = 13, 12
+    whole = curve(of, epochs * per_epoch)
+    for kept in range(1, epochs + 1):
+        part = curve("replay", kept * per_epoch, of=of, first=float(f"{1 - kept / epochs:.12g}"))
+        assert part == whole[(epochs - kept) * per_epoch :]
+    assert curve("replay", 3 * per_epoch, of=of, first=0.5, last=0.75) == whole[6 * per_epoch : 9 * per_epoch]
+
+
+def test_parts_that_follow_each_other_make_the_whole() -> None:
+    parts = [curve("replay", 20, of="one-cycle", first=i / 5, last=(i + 1) / 5) for i in range(5)]
+    assert [value for part in parts for value in part] == curve("one-cycle", 100)
+
+
+def test_a_replay_after_the_last_drop_peaks_at_what_is_left() -> None:
+    profile = make_profile("replay", {"of": "step", "first": 0.8})
+    assert maximum_of(profile, 40) == pytest.approx(0.01)
+
+
+def test_slr_rises_from_a_hundredth_and_drops_twice() -> None:
+    shape = curve("warmup-drop", 200, warmup=0.1, warmup_shape="cosine", start=0.01, drops=[0.55, 0.775])
+    assert shape[0] == pytest.approx(0.01, abs=0.01)
+    assert shape[9] == pytest.approx(0.01 + 0.99 / 2)
+    assert shape[19:110] == [1.0] * 91
+    assert shape[110:155] == pytest.approx([0.1] * 45)
+    assert shape[155:] == pytest.approx([0.01] * 45)
+
+
+def test_a_ramp_in_steps_that_drops_cut_off_never_reaches_the_peak() -> None:
+    per_epoch = 563  # 36,000 images in batches of 64: the authors' first run
+    profile = make_profile("ramp-in-steps", {})
+    assert maximum_of(profile, 50 * per_epoch) == pytest.approx(0.70, abs=0.005)
+    shape = curve("ramp-in-steps", 50 * per_epoch)
+    assert shape[25 * per_epoch] == 0.1
+    assert shape[-1] == pytest.approx(0.01)
+    vgg = curve("ramp-in-steps", 160 * per_epoch, steps=10_000, plateau=14 / 160, drops=[80 / 160, 120 / 160])
+    assert vgg[14 * per_epoch - 1] == pytest.approx(0.79, abs=0.005)
+    assert vgg[14 * per_epoch] == vgg[80 * per_epoch - 1] == 1.0
+    assert vgg[80 * per_epoch] == 0.1
+
+
+def test_an_argument_that_came_later_is_told_only_where_it_is_used() -> None:
+    assert set(resolve_profile("warmup-drop", {})) == {"name", "warmup", "drops", "factor"}
+    assert resolve_profile("warmup-drop", {"start": 0.01})["start"] == 0.01
+    assert resolve_profile("warmup-drop", {"start": 0.0}) == resolve_profile("warmup-drop", {})
+
+
 def test_two_spellings_of_one_profile_resolve_equal() -> None:
     named = resolve_profile("warmup-drop-vgg", {})
     explicit = resolve_profile("warmup-drop", {"warmup": 10 / 112, "drops": [56 / 112, 84 / 112]})
@@ -130,13 +193,15 @@ def test_two_spellings_of_one_profile_resolve_equal() -> None:
     assert canonical_json(named) == canonical_json(explicit)
     assert resolve_profile("warmup-drop", {}) == resolve_profile("warmup-drop", {"factor": 0.1})
     assert named != resolve_profile("warmup-drop", {})
+    by_table = resolve_profile("replay", {"of": {"name": "warmup-drop", "factor": 0.1}})
+    assert by_table == resolve_profile("replay", {"of": "warmup-drop"})
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_argument_of_a_profile_is_in_its_resolved_form(name: str) -> None:
     resolved = resolve_profile(name, {})
     kind = resolved.pop("name")
-    assert make_profile(kind, resolved) == make_profile(name, {})
+    assert curve(kind, 50, **resolved) == curve(name, 50)
 
 
 def test_an_unknown_profile_names_the_choices() -> None:
@@ -163,6 +228,13 @@ def test_an_unknown_profile_names_the_choices() -> None:
         ("triangular", {"low": 1}, "low must be in"),
         ("one-cycle", {"start_div": 0.5}, "start_div must be at least 1"),
         ("one-cycle", {"end_div": 0}, "end_div must be at least 1"),
+        ("warmup-drop", {"start": 1}, "start must be in"),
+        ("replay", {"first": 0.6, "last": 0.5}, "first 0.6 must be below last 0.5"),
+        ("replay", {"of": "cosin"}, "unknown profile 'cosin'"),
+        ("replay", {"of": {"periods": 2}}, "of is a profile such as"),
+        ("replay", {"of": 3}, "of is a name or a table"),
+        ("ramp-in-steps", {"steps": 0}, "steps must be at least 1"),
+        ("ramp-in-steps", {"plateau": 2}, "plateau is a share"),
     ],
 )
 def test_wrong_arguments_name_what_is_wrong(name: str, args: dict[str, Any], words: str) -> None:

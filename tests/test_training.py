@@ -14,7 +14,7 @@ from silo_tune.checkpoint import copy_into, pack, unpack
 from silo_tune.data import DataSet, split_rows
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
-from silo_tune.profiles import PROFILES
+from silo_tune.profiles import PROFILES, maximum_of
 from silo_tune.pruning import full_masks, prunable, pruned_are_zero, shrink
 from silo_tune.training import Trainer, Violation, evaluate, make_optimizer
 from silo_tune.units import Unit, make_unit
@@ -148,7 +148,7 @@ def test_a_pruned_weight_that_comes_back_is_a_violation() -> None:
 def test_the_realised_peak_is_max_lr_exactly(profile: str) -> None:
     peak = 0.0317
     trainer = finish(trainer_of(unit_of(retrain={"profile": profile}), peak=peak))
-    assert trainer.peak == peak * trainer.profile.maximum
+    assert trainer.peak == peak * maximum_of(trainer.profile, trainer.total)
 
 
 def test_two_seeds_differ_and_one_repeats() -> None:

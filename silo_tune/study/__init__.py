@@ -8,12 +8,14 @@ from silo_tune.study.parts import (
     Cluster,
     Data,
     Dense,
+    Evaluate,
     ModelRef,
     ProfileRef,
     Replicates,
     Report,
     Retrain,
     ScheduleRef,
+    StudyPreset,
     expand,
 )
 from silo_tune.study.prune import CriterionRef, Prune
@@ -28,6 +30,7 @@ __all__ = [
     "CriterionRef",
     "Data",
     "Dense",
+    "Evaluate",
     "Grid",
     "Guided",
     "ModelRef",
@@ -41,6 +44,7 @@ __all__ = [
     "ScheduleArm",
     "ScheduleRef",
     "Study",
+    "StudyPreset",
     "TuneArm",
     "expand",
 ]

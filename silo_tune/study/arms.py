@@ -93,11 +93,12 @@ class ArmBase(Frozen):
 class ScheduleArm(ArmBase):
     """A fixed or adaptive peak schedule: one candidate per cycle.
 
-    A schedule that leaves its constants out is `open`: [pilot] finds them.
+    A schedule that leaves its constants out is `open`: [pilot] finds them. `preset` tells which one filled this arm in.
     """
 
     mode: Literal["schedule"]
     schedule: ScheduleRef
+    preset: str | None = None
 
     @property
     def open(self) -> bool:

@@ -16,11 +16,13 @@ from silo_tune.study.parts import (
     Cluster,
     Data,
     Dense,
+    Evaluate,
     Frozen,
     ModelRef,
     Replicates,
     Report,
     Retrain,
+    StudyPreset,
 )
 from silo_tune.study.prune import Prune
 
@@ -29,12 +31,14 @@ class Study(Frozen):
     """One study. `cycles` counts the dense one: cycles 0 … cycles − 1."""
 
     name: str
+    preset: StudyPreset | None = None
     cycles: int = Field(ge=1, le=1000)
     data: Data
     model: ModelRef
     dense: Dense
     prune: Prune = Prune()
     retrain: Retrain
+    evaluate: Evaluate = Evaluate()
     replicates: Replicates
     pilot: Pilot | None = None
     arms: dict[str, Arm]

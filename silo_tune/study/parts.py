@@ -81,10 +81,13 @@ class Named(Frozen):
 class ModelRef(Named):
     @classmethod
     def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
+        own = {key: value for key, value in args.items() if key != "init"}
+        if "init" in args and args["init"] not in names.INITS:
+            raise ValueError(unknown("init", str(args["init"]), names.INITS))
         if not name.startswith(names.TIMM_PREFIX):
             if name not in names.MODELS:
                 raise ValueError(unknown("model", name, [*names.MODELS, "timm:NAME"]))
-            names.check_name("model", names.MODELS, name, args)
+            names.check_name("model", names.MODELS, name, own)
 
 
 class ProfileRef(Named):
@@ -283,6 +286,39 @@ class Retrain(Frozen):
     profile: ProfileRef = ProfileRef(name="warmup-drop")
     optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = SGD()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class Evaluate(Frozen):
+    """[evaluate]: other ways to measure than every image once, as it is, at the end. Only for comparison with others.
+
+    Attributes:
+        augment: validation and test images are augmented as training images are.
+        drop_last: the last incomplete batch is left out, and its images count as wrong.
+        best_on_test: test accuracy is the greatest of those measured before each epoch.
+    """
+
+    augment: bool = False
+    drop_last: bool = False
+    best_on_test: bool = False
+
+    def resolved(self) -> dict[str, bool] | None:
+        """What enters a unit's key: nothing where everything is measured as usual."""
+        return self.model_dump() if self != Evaluate() else None
+
+
+class StudyPreset(Frozen):
+    """[preset]: what filled this study in; see `silo_tune.presets.authors`.
+
+    Attributes:
+        network: "resnet20" or "vgg19".
+        run: number of the script's run, from 0.
+        without: deviations that are switched off.
+    """
+
+    name: Literal["authors-2023"]
+    network: Literal["resnet20", "vgg19"] = "resnet20"
+    run: int = Field(default=0, ge=0, le=9)
+    without: Annotated[tuple[str, ...], LISTED] = ()
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**53)], ...], LISTED]
