@@ -56,7 +56,11 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"data.val_share": 1.0}, "data.val_share", "less than 1"),
     ({"data.val_share": 0}, "data.val_share", "greater than 0"),
     ({"data.augment": ["turn"]}, "data.augment.0", "unknown value 'turn'; choose from crop, flip"),
-    ({"model.name": "resnet9"}, "model", "unknown model 'resnet9'; choose from densenet40, lenet-300-100, mobilenetv2, resnet20"),
+    (
+        {"model.name": "resnet9"},
+        "model",
+        "unknown model 'resnet9'; choose from densenet40, lenet-300-100, mobilenetv2, resnet20",
+    ),
     ({"model.width": 8}, "model", "takes no 'width'"),
     ({"model": {"name": "vgg19", "head": "big"}}, "model", "unknown head 'big'; choose from linear, imagenet"),
     ({"dense.epochs": 0}, "dense.epochs", "greater than or equal to 1"),

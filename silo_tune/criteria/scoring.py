@@ -66,9 +66,9 @@ class Scoring:
         return self.images
 
     def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of so many training images, or all there are, drawn without replacement by the stream."""
+        """Batches of so many training images, or all there are: drawn without replacement by the stream, in order."""
         order = torch.randperm(len(self.training.labels), generator=self.generator)
-        return self.training.batches(order[:count], SCORE_BATCH)
+        return self.training.batches(order[:count].sort().values, SCORE_BATCH)
 
     def balanced(self, per_class: int) -> tuple[Tensor, Tensor]:
         """One batch with so many training images of each class, or all that a class has, drawn by the stream."""

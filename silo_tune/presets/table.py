@@ -9,7 +9,7 @@ from silo_tune.presets.arms import Setting, expand
 from silo_tune.recipes import RECIPES
 from silo_tune.schedules import pruned_fractions
 from silo_tune.study import ScheduleArm
-from silo_tune.study.parts import Prune
+from silo_tune.study.prune import Prune
 
 Table = dict[str, Any]
 Problem = tuple[str, str]

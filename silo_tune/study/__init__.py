@@ -6,13 +6,11 @@ from silo_tune.study.parts import (
     SGD,
     AdamW,
     Cluster,
-    CriterionRef,
     Data,
     Dense,
     Evaluate,
     ModelRef,
     ProfileRef,
-    Prune,
     Replicates,
     Report,
     Retrain,
@@ -20,6 +18,7 @@ from silo_tune.study.parts import (
     StudyPreset,
     expand,
 )
+from silo_tune.study.prune import CriterionRef, Prune
 
 __all__ = [
     "SGD",

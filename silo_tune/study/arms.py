@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
-from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Prune, Rate, ScheduleRef, Seeds, distinct
+from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct
 from silo_tune.study.pipelines import Ice, Pipeline
+from silo_tune.study.prune import Prune
 
 Sampler = Literal["gp", "tpe", "cmaes", "qmc", "random"]
 

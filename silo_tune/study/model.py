@@ -26,13 +26,13 @@ from silo_tune.study.parts import (
     Evaluate,
     Frozen,
     ModelRef,
-    Prune,
     Replicates,
     Report,
     Retrain,
     StudyPreset,
 )
 from silo_tune.study.pipelines import Pipeline
+from silo_tune.study.prune import Prune
 
 
 class Study(Frozen):
