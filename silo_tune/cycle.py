@@ -19,7 +19,7 @@ import silo_tune
 from silo_tune import names
 from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
 from silo_tune.criteria import Scoring
-from silo_tune.data import DataSet, Split, split_rows
+from silo_tune.data import DataSet, Split, StreamedSet, split_rows
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
@@ -87,11 +87,13 @@ class Worker:
 
     Args:
         workspace: where and how.
-        dataset: decoded images; arrays may be shared and read-only.
+        dataset: decoded images, whose arrays may be shared and read-only, or streams.
         notice: told of corrupt files and of re-trained weights that differ.
     """
 
-    def __init__(self, workspace: Workspace, dataset: DataSet, notice: Callable[[str], None] = lambda m: None) -> None:
+    def __init__(
+        self, workspace: Workspace, dataset: DataSet | StreamedSet, notice: Callable[[str], None] = lambda m: None
+    ) -> None:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
@@ -159,9 +161,8 @@ class Worker:
         return model, masks, resolve_peak(unit, facts)
 
     def _fresh(self, unit: Unit, seed: int) -> nn.Module:
-        height, width, channels = self.dataset.train.shape[1:]
         pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
-        model = build_model(unit.model, (height, width, channels), self.dataset.classes, seed, pretrained)
+        model = build_model(unit.model, self.dataset.shape, self.dataset.classes, seed, pretrained)
         return model.to(self.device)
 
     def _prune(self, unit: Unit, model: nn.Module) -> tuple[Masks, PruneFacts]:
@@ -324,7 +325,9 @@ class Worker:
             return
         declared = trainer.max_lr * maximum_of(trainer.profile, trainer.total)
         if trainer.peak != declared:
-            raise Violation(f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}")
+            raise Violation(
+                f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
+            )
 
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""

@@ -29,6 +29,23 @@ class Entry:
     args: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class DataEntry(Entry):
+    """A data set.
+
+    Attributes:
+        needs_path: there is nothing to read without a path.
+        streams: its images can be read as they are needed, instead of being held in memory.
+        stream: it is streamed unless the study says otherwise.
+        size: side of its images unless the study gives one; None leaves them as they are.
+    """
+
+    needs_path: bool = False
+    streams: bool = False
+    stream: bool = False
+    size: int | None = None
+
+
 MODELS: dict[str, Entry] = {
     "lenet-300-100": Entry("silo_tune.models:lenet_300_100", "two hidden layers of 300 and 100 units (any image size)"),
     "resnet8": Entry("silo_tune.models:resnet8", "CIFAR ResNet, n = 1, for 32×32 images", ("width",)),
@@ -38,20 +55,49 @@ MODELS: dict[str, Entry] = {
 }
 TIMM_PREFIX = "timm:"
 
-DATA: dict[str, Entry] = {
-    "digits": Entry("silo_tune.data:digits", "1,797 real 8×8 digits inside scikit-learn; nothing to download"),
-    "cifar10": Entry("silo_tune.data:cifar10", "CIFAR-10 through torchvision (path: where its files are or go)"),
-    "cifar100": Entry("silo_tune.data:cifar100", "CIFAR-100 through torchvision"),
-    "mnist": Entry("silo_tune.data:mnist", "MNIST through torchvision"),
-    "fashion-mnist": Entry(
-        "silo_tune.data:fashion_mnist", "Fashion-MNIST through torchvision, or a folder of its idx files"
+DATA: dict[str, DataEntry] = {
+    "digits": DataEntry(
+        "silo_tune.data.named:digits", "1,797 real 8×8 digits inside scikit-learn; nothing to download"
     ),
-    "huggingface": Entry(
-        "silo_tune.data:huggingface",
+    "cifar10": DataEntry(
+        "silo_tune.data.named:cifar10",
+        "CIFAR-10 through torchvision (path: where its files are or go), or Parquet (path: a directory, hf://datasets/…)",
+    ),
+    "cifar100": DataEntry("silo_tune.data.named:cifar100", "CIFAR-100, likewise"),
+    "mnist": DataEntry("silo_tune.data.named:mnist", "MNIST through torchvision"),
+    "fashion-mnist": DataEntry(
+        "silo_tune.data.named:fashion_mnist", "Fashion-MNIST through torchvision, or a folder of its idx files"
+    ),
+    "tiny-imagenet": DataEntry(
+        "silo_tune.data.folders:tiny_imagenet",
+        "Tiny-ImageNet (ImageNet-200), 64×64 (path: the folder tiny-imagenet-200, Parquet or a Hub id)",
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
+    ),
+    "imagenet": DataEntry(
+        "silo_tune.data.folders:imagenet",
+        "ImageNet, streamed, 224×224 (path: a folder with train/CLASS and val/CLASS, Parquet or a Hub id)",
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
+        stream=True,
+        size=224,
+    ),
+    "huggingface": DataEntry(
+        "silo_tune.data.parquet:huggingface",
         "Parquet in Hugging Face layout (path: a local directory or a Hub id)",
-        ("image_key", "label_key"),
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
     ),
-    "folder": Entry("silo_tune.data:folder", "a folder of images, one subfolder per class (path)", ("size",)),
+    "folder": DataEntry(
+        "silo_tune.data.folders:folder",
+        "a folder of images, one subfolder per class (path)",
+        ("size",),
+        needs_path=True,
+        streams=True,
+    ),
 }
 
 CRITERIA: dict[str, Entry] = {
