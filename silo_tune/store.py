@@ -476,7 +476,7 @@ class Run:
         """Write the data's content hash at first use, and hold later starts to it.
 
         Args:
-            facts: {"content": sha256, "streamed": …, "listing": …, "classes": …, "n_train": …, …} of the data as loaded.
+            facts: {"content": sha256, "streamed": …, "listing": …, "classes": …, "n_train": …, …} of the data.
 
         Raises:
             BadInput: the data is not what the run began with.

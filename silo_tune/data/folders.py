@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from silo_tune.data.images import SUFFIXES, Form
-from silo_tune.data.parquet import is_directory, listed
+from silo_tune.data.parquet import holds_parquet, is_directory, listed
 from silo_tune.data.sources import FileSource, Listed
 from silo_tune.errors import BadInput
 from silo_tune.study import Data
@@ -28,7 +28,7 @@ def tiny_imagenet(data: Data) -> Listed:
     The labels of the published test part are not known.
     """
     form = Form(data.size, rgb=True)  # some of its images are grey
-    if not _has_folder(data, "train"):
+    if not _holds_files(data):
         return listed(data, ("valid", "val"), form)
     root = _root(data)
     classes = _classes(root / "train")
@@ -42,7 +42,7 @@ def imagenet(data: Data) -> Listed:
     The shorter side is resized and the centre cropped, as timm's evaluation does.
     """
     form = Form(data.side, rgb=True, centre=True)
-    if not _has_folder(data, "train"):
+    if not _holds_files(data):
         return listed(data, ("validation", "val"), form)
     root = _root(data)
     classes = _classes(root / "train")
@@ -56,11 +56,17 @@ def _options(kind: str, form: Form) -> dict[str, object]:
     return {"kind": kind, "form": vars(form)}
 
 
-def _has_folder(data: Data, name: str) -> bool:
-    """Is the path a directory of image files, rather than of Parquet files or on the Hub?"""
+def _holds_files(data: Data) -> bool:
+    """Has the path image files in `train/`, rather than Parquet files, here or on the Hub?"""
     place = data.place()
     assert place is not None
-    return is_directory(place) and ((Path(place) / name).is_dir() or not Path(place).is_dir())
+    if not is_directory(place):
+        return False
+    if (_root(data) / "train").is_dir():
+        return True
+    if not holds_parquet(place):
+        raise BadInput(f"neither a folder 'train' nor train*.parquet in {place!r} (data.path)")
+    return False
 
 
 def _root(data: Data) -> Path:

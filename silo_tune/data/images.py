@@ -109,5 +109,5 @@ def _cropper(size: tuple[int, int]) -> Any:
 
 
 def _array(picture: Image) -> Pixels:
-    array = np.asarray(picture, dtype=np.uint8)
+    array = np.array(picture, dtype=np.uint8)  # a copy: Pillow's own memory cannot be written to, and torch warns
     return array if array.ndim == 3 else array[..., None]
