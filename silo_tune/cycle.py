@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import silo_tune
 from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
-from silo_tune.data import DataSet, Split, split_rows
+from silo_tune.data import DataSet, Split, StreamedSet, split_rows
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
@@ -86,17 +86,17 @@ class Worker:
 
     Args:
         workspace: where and how.
-        dataset: decoded images; arrays may be shared and read-only.
+        dataset: decoded images, whose arrays may be shared and read-only, or streams.
         notice: told of corrupt files and of re-trained weights that differ.
     """
 
-    def __init__(self, workspace: Workspace, dataset: DataSet, notice: Callable[[str], None] = lambda m: None) -> None:
+    def __init__(
+        self, workspace: Workspace, dataset: DataSet | StreamedSet, notice: Callable[[str], None] = lambda m: None
+    ) -> None:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
-        height, width, channels = dataset.train.shape[1:]
-        self.shape = (height, width, channels)
-        self.pruner = Pruner(workspace, self.shape)
+        self.pruner = Pruner(workspace, dataset.shape)
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, Feed] = {}
 
@@ -182,7 +182,7 @@ class Worker:
 
     def _fresh(self, unit: Unit, seed: int) -> nn.Module:
         pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
-        model = build_model(unit.model, self.shape, self.dataset.classes, seed, pretrained)
+        model = build_model(unit.model, self.dataset.shape, self.dataset.classes, seed, pretrained)
         return model.to(self.device)
 
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
