@@ -31,7 +31,7 @@ LAYERS = [
     {"run"},
     {"data", "streams", "checkpoint", "criteria", "pruning"},
     {"feed", "models", "timm_models"},
-    {"training"},
+    {"training", "spread"},
     {"cycle"},
     {"stepwise"},
     {"tune"},
