@@ -1,8 +1,10 @@
 """Do gradients and hidden representations narrow as weights are pruned? Spreads over cycles, relative to the dense one.
 
 All is on logarithms: per seed and cycle the log-ratio of a spread to that of the same chain's dense cycle, and per seed
-one number, the slope of log spread against log weights remaining by least squares over all its cycles. A slope of 0.5
-means that the spread falls as the root of the weights remaining; above 0 it narrows, below 0 it widens.
+one number, the slope of log spread against log weights remaining by least squares over its pruned cycles. A slope of
+0.5 means that the spread falls as the root of the weights remaining; above 0 it narrows, below 0 it widens. The dense
+cycle is no point of the line: it has its own budget, and how far a network is trained moves its gradients more than
+pruning does.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from analysis.stats import FloatArray, paired_interval
 from silo_tune.study import Study
 
 MEASURES = ("grad_spread", "activation_spread", "activation_spread_norm")
-# Ours: through fewer cycles, the dense one included, any two values draw a line.
+# Ours: through fewer pruned cycles any two values draw a line.
 FEWEST_CYCLES = 3
 # Ours: a t interval of two seeds rests on one degree of freedom.
 FEWEST_SEEDS = 3
@@ -99,8 +101,9 @@ def _slope(arm: str, measure: str, rows: pd.DataFrame) -> dict[str, Any]:
 
 def _slopes_of_seeds(rows: pd.DataFrame) -> Iterator[float]:
     for _, own in rows.groupby("seed"):
-        if own["cycle"].nunique() >= FEWEST_CYCLES:
-            yield slope_of(oracle.numbers(own, "weights_remaining"), oracle.numbers(own, "log_ratio"))
+        pruned = own[own["cycle"] > 0]
+        if len(pruned) >= FEWEST_CYCLES:
+            yield slope_of(oracle.numbers(pruned, "weights_remaining"), oracle.numbers(pruned, "log_ratio"))
 
 
 def slope_of(weights_remaining: FloatArray, log_ratio: FloatArray) -> float:

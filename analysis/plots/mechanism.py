@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.palette import INK, Look, looks
 from analysis.plots.axes import WIDTH, floats, percent, rate_axis, weights_axis
@@ -34,9 +35,9 @@ def spread_figure(summary: Summary) -> Figure | None:
         _panel(panel, summary.spreads[summary.spreads["measure"] == measure], style)
         panel.set_title(titles[measure])
         weights_axis(panel, summary, most=12 // len(measures))
-    panels[0].set_ylabel("spread / spread of the dense network")
+    panels[0].set_ylabel("relative to the dense network")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4)
     return figure
 
 
@@ -47,6 +48,11 @@ def _panel(axes: Axes, table: pd.DataFrame, style: dict[str, Look]) -> None:
         _line(axes, table[table["arm"] == arm].sort_values("cycle"), arm, style[arm])
     axes.set_yscale("log")
     rate_axis(axes.yaxis, most=6)
+    low, high = axes.get_ylim()
+    if high < 2 * low:  # so little of a decade has hardly a round rate in it
+        axes.set_yticks(
+            [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
+        )
 
 
 def _line(axes: Axes, rows: pd.DataFrame, arm: str, look: Look) -> list[Any]:

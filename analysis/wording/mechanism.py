@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from analysis.summary import Summary
 
 _ANSWERS = {"narrower": "yes", "wider": "no, they widen", "undetermined": "not settled"}
-_PLACES = {"activation_spread": "before normalisation", "activation_spread_norm": "after it"}
+_PLACES = {"activation_spread": "before normalisation ", "activation_spread_norm": "after it "}
 
 
 def mechanism_sentences(summary: Summary) -> Iterator[str]:
@@ -26,7 +26,7 @@ def mechanism_sentences(summary: Summary) -> Iterator[str]:
     yield (
         f"Do gradients narrow as weights are pruned? Under {summary.schedule}: {_ANSWERS[found['direction']]}. Their "
         f"spread over surviving weights goes as the weights remaining to the power {_power(found)}"
-        f"{_end(summary)}.{_too_few(found)}{_representations(own)}{_controls(summary)}"
+        f"{_end(summary)}.{_too_few(found)}{_longer(summary)}{_representations(own)}{_controls(summary)}"
     )
 
 
@@ -57,11 +57,18 @@ def _too_few(row: Any) -> str:
     return f" It takes at least {FEWEST_SEEDS} seeds to settle it." if row["n_seeds"] < FEWEST_SEEDS else ""
 
 
+def _longer(summary: Summary) -> str:
+    arm = summary.study.arms[summary.schedule]
+    if summary.study.settings(arm).after_prune != "keep":
+        return ""
+    return " Weights are kept after a prune: later cycles have been trained for longer, and that narrows them too."
+
+
 def _representations(own: pd.DataFrame) -> str:
     normalised = "activation_spread_norm" in own.index
-    places = _PLACES if normalised else {"activation_spread": "without normalisation"}
+    places = _PLACES if normalised else {"activation_spread": ""}
     found = [
-        f"{place} {own.loc[measure, 'direction']}, power {_power(own.loc[measure])}"
+        f"{place}{own.loc[measure, 'direction']}, power {_power(own.loc[measure])}"
         for measure, place in places.items()
         if measure in own.index
     ]
@@ -85,5 +92,5 @@ def missing_spreads(summary: Summary) -> Iterator[str]:
     if not (summary.spreads["arm"] == summary.schedule).any():
         why = "no spread relative to the dense cycle (made before spreads were measured, or no unit ended well)"
     else:
-        why = f"no seed with the {FEWEST_CYCLES} cycles that a slope takes"
+        why = f"no seed with the {FEWEST_CYCLES} pruned cycles that a slope takes"
     yield f"{summary.schedule} has {why}: whether gradients narrow is not answered."

@@ -85,6 +85,12 @@ def test_what_a_slope_says(powers: list[float], direction: str) -> None:
     assert found.loc[("silo", "grad_spread"), "direction"] == direction
 
 
+def test_the_dense_cycle_is_no_point_of_the_line() -> None:
+    frame = by_hand({"grad_spread": [0.5, 0.5, 0.5]})
+    frame.loc[frame["cycle"] == 0, "grad_spread"] *= 10
+    assert slopes(frame, study_of()).loc[("silo", "grad_spread"), "slope"] == pytest.approx(0.5)
+
+
 def test_ratios_are_to_the_dense_cycle_of_the_same_seed() -> None:
     table = spread_table(log_ratios(by_hand({"grad_spread": [0.5, 0.5, 1.0]}), study_of()))
     assert table["cycle"].tolist() == [0, 1, 2, 3]
@@ -103,18 +109,18 @@ def test_only_the_judged_schedule_and_the_controls_are_watched() -> None:
 # --- what is missing ---
 
 
-def test_a_seed_needs_three_cycles_and_a_dense_one() -> None:
+def test_a_seed_needs_three_pruned_cycles_and_a_dense_one() -> None:
     study, frame = study_of(), by_hand({"grad_spread": [0.4, 0.5, 0.6]})
     short = frame[(frame["seed"] != 1) | (frame["cycle"] < 2)]
     assert slopes(short, study).loc[("silo", "grad_spread"), "n_seeds"] == 2
     headless = frame[(frame["seed"] != 1) | (frame["cycle"] > 0)]
     assert slopes(headless, study).loc[("silo", "grad_spread"), "n_seeds"] == 2
-    assert len(slope_table(log_ratios(frame[frame["cycle"] < 2], study))) == 0
+    assert len(slope_table(log_ratios(frame[frame["cycle"] < 3], study))) == 0
 
 
 def test_a_diverged_cycle_is_left_out_of_the_slope() -> None:
     study = study_of(seeds=3, cycles=6)
-    frame = make_frame(study, spoil=lambda row: diverged() if row["cycle"] == 3 and row["seed"] == 1 else {})
+    frame = make_frame(study, spoil=lambda row: diverged() if row["cycle"] == 4 and row["seed"] == 1 else {})
     whole = summarise(make_frame(study), study).slopes.set_index(["arm", "measure"])
     cut = summarise(frame, study).slopes.set_index(["arm", "measure"])
     assert cut.loc[("silo", "grad_spread"), "n_seeds"] == 3
@@ -130,10 +136,10 @@ def test_a_run_made_before_spreads_were_measured_says_so() -> None:
 
 
 def test_too_few_cycles_are_said() -> None:
-    study = study_of(cycles=2)
+    study = study_of(cycles=3)
     found = summarise(make_frame(study), study)
     assert headline(found) == ""
-    assert any("no seed with the 3 cycles that a slope takes" in note for note in found.notes)
+    assert any("no seed with the 3 pruned cycles that a slope takes" in note for note in found.notes)
 
 
 # --- sentences and figure ---
@@ -166,12 +172,21 @@ def test_representations_before_and_after_normalisation_are_told_apart() -> None
     assert "before normalisation wider, power −0.30" in said
     assert "after it undetermined, power 0.02" in said
     bare = headline(summarise(without(by_hand(powers), "activation_spread_norm"), study_of()))
-    assert "Hidden representations: without normalisation wider, power −0.30" in bare
+    assert "Hidden representations: wider, power −0.30" in bare
 
 
 def test_controls_are_told_beside_the_schedule() -> None:
     both = pd.concat([by_hand({"grad_spread": [0.4, 0.5, 0.6]}, arm) for arm in ("silo", "low")], ignore_index=True)
     assert "Gradients under the controls: low narrower (0.50)." in headline(summarise(both, study_of()))
+
+
+@pytest.mark.parametrize(("after_prune", "said"), [("keep", True), ("rewind", False)])
+def test_that_longer_training_narrows_too_is_said_where_weights_are_kept(after_prune: str, said: bool) -> None:
+    silo = {**SCHEDULES["silo"], "after_prune": after_prune}
+    study = make_study({**SCHEDULES, "silo": silo}, seeds=3, cycles=4)
+    found = headline(summarise(by_hand({"grad_spread": [0.4, 0.5, 0.6]}), study))
+    assert found
+    assert ("trained for longer" in found) == said
 
 
 @pytest.mark.parametrize(("gone", "panels"), [((), 3), (("activation_spread_norm",), 2), (MEASURES[1:], 1)])
