@@ -103,6 +103,16 @@ def test_resnet50_computes_what_torchvisions_does_from_the_same_weights() -> Non
         assert torch.allclose(ours.eval()(images), theirs.eval()(images), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted(names.MODELS))
+def test_the_guide_tells_the_number_of_parameters(name: str) -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text(encoding="utf-8")
+    row = next(line for line in guide.splitlines() if line.startswith("| `") and f"`{name}`" in line)
+    with torch.device("meta"):
+        found = count(names.resolve(names.MODELS[name].target)(shape=CIFAR, classes=10))
+    assert f"{found:,}" in row
+    assert all(f"`{argument} = " in row for argument in names.MODELS[name].args)
+
+
 # --- laws of every entry ---
 
 

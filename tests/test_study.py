@@ -56,7 +56,11 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"data.val_share": 1.0}, "data.val_share", "less than 1"),
     ({"data.val_share": 0}, "data.val_share", "greater than 0"),
     ({"data.augment": ["turn"]}, "data.augment.0", "unknown value 'turn'; choose from crop, flip"),
-    ({"model.name": "resnet9"}, "model", "unknown model 'resnet9'; choose from densenet40, lenet-300-100, mobilenetv2, resnet20"),
+    (
+        {"model.name": "resnet9"},
+        "model",
+        "unknown model 'resnet9'; choose from densenet40, lenet-300-100, mobilenetv2, resnet20",
+    ),
     ({"model.width": 8}, "model", "takes no 'width'"),
     ({"model": {"name": "vgg19", "head": "big"}}, "model", "unknown head 'big'; choose from linear, imagenet"),
     ({"dense.epochs": 0}, "dense.epochs", "greater than or equal to 1"),
@@ -407,6 +411,14 @@ def test_pretrained_weights_keep_their_network_and_image_size(checkpoint: str | 
 def test_smoke_takes_the_small_form_however_the_network_is_written(name: str, form: Callable[[str], Any]) -> None:
     small = parse_study(smoke_table(table({"model": form(name)})))
     assert small.model.resolved() == {"name": name, **names.MODELS[name].smoke}
+
+
+def test_smoke_beside_a_set_takes_the_small_form_of_the_network_that_was_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, {"model": {"name": "resnet20", "width": 16}})
+    small = load_study(path, ["model.name=mobilenetv2"], smoke=True)
+    assert small.model.resolved() == {"name": "mobilenetv2", **names.MODELS["mobilenetv2"].smoke}
+    small = load_study(path, ["model.width=8"], smoke=True)
+    assert small.model.resolved() == {"name": "resnet20", "width": 8}
 
 
 @pytest.mark.parametrize("model", [{"name": "timm:resnet18"}, {"function": "a:b", "version": "1", "width": 9}])
