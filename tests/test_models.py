@@ -15,7 +15,9 @@ from silo_tune import names
 from silo_tune.errors import BadInput
 from silo_tune.models import build_model
 from silo_tune.pruning import prunable
-from tests.conftest import small_study
+from silo_tune.recipes import RECIPES
+from silo_tune.study_file import parse_study, smoke_table
+from tests.conftest import small_study, small_table
 from tests.test_cycle import Bench
 
 CIFAR = (32, 32, 3)
@@ -244,6 +246,28 @@ def test_a_vit_is_pruned_and_retrained_on_real_images(tmp_path: Path) -> None:
         assert torch.equal(weight == 0, ~mask)
         assert before[path].abs()[mask].min() >= before[path].abs()[~mask].max()  # by magnitude
     assert "pos_embed" not in state["mask"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(names.MODELS))
+def test_every_small_form_is_pruned_and_retrained_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    table = small_table(
+        data={"name": "huggingface", "path": str(cifar10), "augment": list(recipe.augment)},
+        model={"name": name},
+        dense=recipe.dense,
+        retrain=recipe.retrain,
+    )
+    bench = Bench(tmp_path / "run", parse_study(smoke_table(table)))
+    assert bench.dataset.train.shape[1:] == CIFAR
+    peak = {"value": recipe.eps}
+    dense = bench.unit(0, None, peak)
+    first = bench.unit(1, dense, peak)
+    results = [bench.train(unit) for unit in (dense, first)]  # which fails when a truth of the engine does not hold
+    assert [result["status"] for result in results] == ["ok", "ok"]
+    assert [result["steps"] for result in results] == [2, 2]
+    total = sum(mask.numel() for mask in bench.weights(dense)["mask"].values())
+    assert round(results[1]["weights_remaining"] * total) == round(0.8 * total)
 
 
 # --- other people's networks ---
