@@ -413,6 +413,14 @@ def test_smoke_takes_the_small_form_however_the_network_is_written(name: str, fo
     assert small.model.resolved() == {"name": name, **names.MODELS[name].smoke}
 
 
+def test_smoke_beside_a_set_takes_the_small_form_of_the_network_that_was_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, {"model": {"name": "resnet20", "width": 16}})
+    small = load_study(path, ["model.name=mobilenetv2"], smoke=True)
+    assert small.model.resolved() == {"name": "mobilenetv2", **names.MODELS["mobilenetv2"].smoke}
+    small = load_study(path, ["model.width=8"], smoke=True)
+    assert small.model.resolved() == {"name": "resnet20", "width": 8}
+
+
 @pytest.mark.parametrize("model", [{"name": "timm:resnet18"}, {"function": "a:b", "version": "1", "width": 9}])
 def test_smoke_leaves_other_networks_and_their_images_alone(model: dict[str, Any]) -> None:
     data = {"name": "folder", "path": "x", "size": 224}
