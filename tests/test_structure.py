@@ -117,7 +117,7 @@ def test_an_expansion_takes_its_depthwise_convolution_along() -> None:
     model = of("mobilenetv2")
     modules = dict(model.named_modules())
     for name, filters in removable(model, SHAPE).items():
-        assert modules[name.removesuffix(".weight")].groups == 1  # type: ignore[union-attr]
+        assert modules[name.removesuffix(".weight")].groups == 1
         depthwise = [part for part in filters.companions if dict(model.named_parameters())[part].ndim == 4]
         assert len(depthwise) <= 1
     assert not any(getattr(modules[name], "groups", 1) > 1 for name in found(model))
