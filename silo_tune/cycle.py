@@ -21,6 +21,7 @@ from silo_tune.data import DataSet, Split, split_rows
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
+from silo_tune.pipelines import Ice, carries, is_loop
 from silo_tune.profiles import maximum_of
 from silo_tune.prune_step import Pruner
 from silo_tune.pruning import Masks, apply_masks, full_masks
@@ -120,6 +121,19 @@ class Worker:
         """The result, not committed yet, and the bytes of its final state (none when it diverged)."""
         attempt = new_attempt()
         began = time.perf_counter()
+        trainer, max_lr = yield from self._looped(unit) if is_loop(unit) else self._retrained(unit, attempt)
+        self.check(unit, trainer)
+        outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
+        if outcome["status"] == "ok":
+            previous = {} if trainer.previous is None else {"previous": trainer.previous}
+            carried = {"optim": trainer.state()[0]["optim"]} if carries(unit) else {}
+            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **carried})
+            state = self.units.write_state(unit.key, attempt, data)
+        seconds = time.perf_counter() - began
+        return {**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data
+
+    def _retrained(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+        """One prune and one training, from its partial state if there is one."""
         trainer, max_lr = self._resumed(unit)
         saved = time.perf_counter()
         while not trainer.finished:
@@ -129,17 +143,24 @@ class Worker:
                 self.units.write_partial(unit.key, attempt, trainer.epoch, pack(*trainer.state()))
                 saved = time.perf_counter()
             yield log
-        self.check(unit, trainer)
-        outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
-        if outcome["status"] == "ok":
-            previous = {} if trainer.previous is None else {"previous": trainer.previous}
-            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous})
-            state = self.units.write_state(unit.key, attempt, data)
-        seconds = time.perf_counter() - began
-        return {**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data
+        return trainer, max_lr
+
+    def _looped(self, unit: Unit) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+        """A pipeline's own loop, from its parent: it leaves no partial states."""
+        assert unit.parent is not None
+        dense = self.units.result(self._dense_of(unit).key)
+        assert dense is not None
+        parent, model = self._state_of(unit.parent), self._fresh(unit, init_seed(unit.seed))
+        load_weights(model, parent["weights"])
+        feed, classes = self.feed(unit), self.dataset.classes
+        loop = Ice.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
+        yield from loop.walk()
+        return loop.trainer, loop.trainer.max_lr
 
     def start(self, unit: Unit) -> Trainer:
         """A trainer at the first step of a unit with a fixed peak, whatever was saved or committed of it."""
+        if is_loop(unit) or carries(unit):
+            raise BadInput("a cycle of a pipeline cannot be trained by itself; run its study")
         model, masks, max_lr = self._prepared(unit)
         return self._trainer(unit, model, masks, max_lr or 0.0, snapshots=frozenset())
 
@@ -270,6 +291,8 @@ class Worker:
             trainer = self._trainer(unit, model, masks, max_lr or 0.0)
             data = self.units.read_partial(unit.key)
             if data is None:
+                if carries(unit) and unit.parent is not None:
+                    trainer.carry_on(self._state_of(unit.parent)["optim"])
                 return trainer, max_lr
             try:
                 trainer.restore(*unpack(data))
@@ -283,7 +306,7 @@ class Worker:
 
     def check(self, unit: Unit, trainer: Trainer) -> None:
         """Raises Violation when a finished training was given another peak than the unit's."""
-        if not unit.epochs or trainer.diverged is not None:
+        if not trainer.step or trainer.diverged is not None:
             return
         declared = trainer.max_lr * maximum_of(trainer.profile, trainer.total)
         if trainer.peak != declared:
@@ -316,10 +339,10 @@ class Worker:
             "n_test": len(feed.test),
             "train_loss": trainer.train_loss if math.isfinite(trainer.train_loss) else None,
             "classes": self.dataset.classes,
-            "epochs": unit.epochs,
+            "epochs": trainer.epoch if is_loop(unit) else unit.epochs,
             "steps": trainer.step,
             "train_seconds": trainer.seconds,
-            "realised_peak_lr": trainer.peak if unit.epochs else None,
+            "realised_peak_lr": trainer.peak if trainer.step else None,
             "device": device_name(self.device),
             "threads": self.workspace.threads,
             "version": silo_tune.__version__,

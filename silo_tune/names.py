@@ -141,10 +141,21 @@ CRITERIA: dict[str, CriterionEntry] = {
     ),
 }
 
+PIPELINES: dict[str, Entry] = {
+    "ice": Entry(
+        "silo_tune.pipelines:ice",
+        "ICE-Pruning: block by block",
+        ("ratio", "threshold", "freeze"),
+    ),
+    "while-training": Entry(
+        "silo_tune.pipelines:while_training", "the cycles are parts of one training (Roy et al. 2020)", ("over",)
+    ),
+}
+
 # Initial weights that every registered network can have instead of its own.
 INITS = ("xavier-normal",)
 
-TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA}
+TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA, "pipelines": PIPELINES}
 
 
 def check_name(kind: str, table: Mapping[str, Entry], name: str, args: Mapping[str, Any]) -> None:

@@ -175,7 +175,7 @@ def shrink(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: fl
     if scope == "layerwise":
         counts = layer_counts([mask.numel() for mask in masks.values()], [int(m.sum()) for m in masks.values()], kept)
         return {
-            name: _top(scores[name].flatten(), masks[name].flatten(), count).view_as(masks[name])
+            name: top(scores[name].flatten(), masks[name].flatten(), count).view_as(masks[name])
             for (name, count) in zip(masks, counts, strict=True)
         }
     return _shrink_global(scores, masks, kept)
@@ -183,16 +183,16 @@ def shrink(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: fl
 
 def _shrink_global(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], kept: int) -> Masks:
     # Each layer's best one first, so that no layer dies; then the best of all others.
-    guarded = {name: _top(scores[name].flatten(), mask.flatten(), 1) for name, mask in masks.items()}
+    guarded = {name: top(scores[name].flatten(), mask.flatten(), 1) for name, mask in masks.items()}
     flat_guard = torch.cat([guarded[name] for name in masks])
     flat_scores = torch.cat([scores[name].flatten() for name in masks])
     flat_alive = torch.cat([masks[name].flatten() for name in masks])
-    rest = _top(flat_scores, flat_alive & ~flat_guard, kept - len(masks))
+    rest = top(flat_scores, flat_alive & ~flat_guard, kept - len(masks))
     parts = (flat_guard | rest).split([mask.numel() for mask in masks.values()])
     return {name: part.view_as(mask) for (name, mask), part in zip(masks.items(), parts, strict=True)}
 
 
-def _top(scores: Tensor, alive_: Tensor, count: int) -> Tensor:
+def top(scores: Tensor, alive_: Tensor, count: int) -> Tensor:
     """Mask of the `count` highest scores among the living; ties go to the earlier position."""
     positions = alive_.nonzero().squeeze(1)
     order = torch.sort(scores[positions], descending=True, stable=True).indices[:count]

@@ -197,16 +197,13 @@ def _pretrained(table: Mapping[str, Any]) -> bool:
 
 def _smoke_network(model: Any, data: Any) -> Table:
     """The small form of a registered network, and smaller images where the set takes a size."""
-    if isinstance(model, str):
-        model = {"name": model}
-    name = model.get("name") if isinstance(model, Mapping) else None
+    written: Table = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, Mapping) else {}
+    name, args = written.get("name"), written.get("args", written)
     entry = names.MODELS.get(name) if isinstance(name, str) else None
-    if entry is None:
+    if entry is None or not isinstance(args, Mapping):
         return {}  # timm's and a user's may be made for one size of image
-    nested = isinstance(model.get("args"), Mapping)
-    args = model["args"] if nested else model
     smaller = {**args, **{key: _smaller(entry, key, args.get(key)) for key in entry.smoke}}
-    small: Table = {"model": {**model, "args": smaller} if nested else smaller}
+    small: Table = {"model": {**written, "args": smaller} if "args" in written else smaller}
     if isinstance(data, Mapping) and "size" in data:
         small["data"] = {**data, "size": _at_most(_side(args.get("patch")), data["size"])}
     return small

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,13 +105,11 @@ class Trainer:
         self.previous: dict[str, Tensor] | None = None
         self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
         self.diverged: str | None = None
-        # In the layout of their weights: multiplying is then one pass over memory.
-        self._pairs = [(self.parameters[n], copy_into(self.parameters[n], m)) for n, m in masks.items()]
         device = feed.mean.device.type
         precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
         self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
         self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
-        apply_masks(self.parameters, masks)
+        self.remask(masks)
 
     @property
     def finished(self) -> bool:
@@ -176,6 +174,30 @@ class Trainer:
         elif not pruned_are_zero(self.parameters, self.masks):
             raise Violation(f"a pruned weight is not zero after epoch {self.epoch}")
 
+    # --- what a pipeline changes between epochs ---
+
+    def remask(self, masks: Masks) -> None:
+        """Go on with other masks; weights that go are zero at once."""
+        self.masks = masks
+        # In the layout of their weights: multiplying is then one pass over memory.
+        self._pairs = [(self.parameters[n], copy_into(self.parameters[n], m)) for n, m in masks.items()]
+        apply_masks(self.parameters, masks)
+
+    def freeze(self, layers: Iterable[str]) -> None:
+        """Leave the weights of these layers, and their biases, as they are."""
+        for name in layers:
+            for frozen in (name, f"{name.removesuffix('weight')}bias"):
+                if frozen in self.parameters:
+                    self.parameters[frozen].requires_grad_(False)
+
+    def carry_on(self, buffers: Mapping[str, Tensor]) -> None:
+        """Begin with the optimizer's buffers of an earlier part of the same training."""
+        for key, saved in buffers.items():
+            name, _, buffer = key.rpartition("/")
+            parameter = self.parameters[name]
+            like = parameter if saved.shape == parameter.shape else saved
+            self.optimizer.state[parameter][buffer] = copy_into(like.detach(), saved)
+
     # --- state ---
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
@@ -197,11 +219,7 @@ class Trainer:
             raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
         self._check_layout(groups, int(meta["epoch"]), int(meta["step"]))
         load_weights(self.model, groups["weights"])
-        for key, saved in groups.get("optim", {}).items():
-            name, _, buffer = key.rpartition("/")
-            parameter = self.parameters[name]
-            like = parameter if saved.shape == parameter.shape else saved
-            self.optimizer.state[parameter][buffer] = copy_into(like.detach(), saved)
+        self.carry_on(groups.get("optim", {}))
         self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
         self.seconds, self.peak, self.train_loss = (float(meta[k]) for k in ("seconds", "peak", "train_loss"))
 

@@ -35,6 +35,7 @@ LAYERS = [
     {"feed", "models", "timm_models"},
     {"training"},
     {"prune_step"},
+    {"pipelines"},
     {"cycle"},
     {"stepwise"},
     {"tune"},

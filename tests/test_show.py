@@ -18,7 +18,10 @@ from silo_tune.sketch import sampled, sketch
 from silo_tune.study_file import parse_study
 from tests.plain import study, table
 
-LONG = {"dense.epochs": 10, "retrain.epochs": 10, "cycles": 9}
+LONG = {
+    "dense.epochs": 10, "retrain.epochs": 10, "cycles": 9,
+    "prune.granularity": "filter", "prune.criterion": "l1-filter",
+}  # fmt: skip
 
 
 @pytest.fixture

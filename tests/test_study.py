@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import random
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
+from silo_tune import names
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.study import OracleArm, ScheduleArm, Study, expand
 from silo_tune.study_file import load_study, parse_study, smoke_table
@@ -55,8 +56,13 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"data.val_share": 1.0}, "data.val_share", "less than 1"),
     ({"data.val_share": 0}, "data.val_share", "greater than 0"),
     ({"data.augment": ["turn"]}, "data.augment.0", "unknown value 'turn'; choose from crop, flip"),
-    ({"model.name": "resnet9"}, "model", "unknown model 'resnet9'; choose from lenet-300-100, resnet20"),
+    (
+        {"model.name": "resnet9"},
+        "model",
+        "unknown model 'resnet9'; choose from densenet40, lenet-300-100, mobilenetv2, resnet20",
+    ),
     ({"model.width": 8}, "model", "takes no 'width'"),
+    ({"model": {"name": "vgg19", "head": "big"}}, "model", "unknown head 'big'; choose from linear, imagenet"),
     ({"dense.epochs": 0}, "dense.epochs", "greater than or equal to 1"),
     ({"dense.epochs": None}, "dense", "give epochs and max_lr, or a checkpoint"),
     ({"dense.max_lr": 0}, "dense.max_lr", "greater than 0"),
@@ -361,25 +367,57 @@ def test_smoke_shrinks_a_study_to_seconds(tmp_path: Path) -> None:
     small = load_study(written(tmp_path, changes), smoke=True)
     assert (small.name, small.cycles, small.replicates.seeds) == ("tiny-smoke", 3, (3, 4))
     assert small.dense.epochs == small.retrain.epochs == small.arms["silo"].epochs == 1
-    assert (small.data.train_images, small.data.val_images, small.data.test_images) == (256, 128, 128)
+    assert (small.data.train_images, small.data.val_images, small.data.test_images) == (64, 64, 64)
+    assert small.retrain.batch == 32
     greedy = small.arms["greedy"]
     assert isinstance(greedy, OracleArm)
     assert greedy.grid is not None
     assert greedy.grid.points == 3
-    assert small.report.tolerance >= 2 / 128
+    assert small.report.tolerance >= 2 / 64
     assert small.prune == study(changes).prune
 
 
 def test_smoke_never_makes_a_study_larger(tmp_path: Path) -> None:
     changes = {"cycles": 2, "replicates.seeds": [7], "arms.greedy.grid": {"low": 0.1, "high": 0.1, "points": 1}}
-    small = load_study(written(tmp_path, {**changes, "report.tolerance": 0.2}), smoke=True)
+    changes |= {"report.tolerance": 0.2, "data.train_images": 30, "retrain.batch": 8}
+    changes |= {"model": {"name": "densenet40", "growth": 2, "depth": 100}}
+    small = load_study(written(tmp_path, changes), smoke=True)
     assert (small.cycles, small.replicates.seeds, small.report.tolerance) == (2, (7,), 0.2)
+    assert (small.data.train_images, small.data.val_images, small.retrain.batch) == (30, 64, 8)
+    assert small.model.args == {"growth": 2, "depth": names.MODELS["densenet40"].smoke["depth"]}
 
 
 def test_smoke_keeps_a_checkpoint() -> None:
     small = parse_study(smoke_table(table({"dense": {"checkpoint": "w.safetensors"}})))
     assert small.dense.checkpoint == "w.safetensors"
     assert small.dense.epochs is None
+
+
+@pytest.mark.parametrize("checkpoint", ["w.safetensors", None])
+def test_pretrained_weights_keep_their_network_and_image_size(checkpoint: str | None) -> None:
+    dense = {"checkpoint": checkpoint} if checkpoint else {"epochs": 9, "max_lr": 0.1}
+    data = {"name": "folder", "path": "x", "size": 224}
+    model = {"name": "vit", "patch": 14, "size": "small"}
+    small = parse_study(smoke_table(table({"dense": dense, "data": data, "model": model})))
+    if checkpoint:
+        assert (small.model.args, small.data.size) == ({"patch": 14, "size": "small"}, 224)
+    else:
+        assert small.model.args == {"patch": 14, "size": "tiny", "depth": 2}
+        assert small.data.size == 42  # the least from 32 on that the patch divides
+
+
+@pytest.mark.parametrize("name", sorted(names.MODELS))
+@pytest.mark.parametrize("form", [str, lambda name: {"name": name}, lambda name: {"name": name, "args": {}}])
+def test_smoke_takes_the_small_form_however_the_network_is_written(name: str, form: Callable[[str], Any]) -> None:
+    small = parse_study(smoke_table(table({"model": form(name)})))
+    assert small.model.resolved() == {"name": name, **names.MODELS[name].smoke}
+
+
+@pytest.mark.parametrize("model", [{"name": "timm:resnet18"}, {"function": "a:b", "version": "1", "width": 9}])
+def test_smoke_leaves_other_networks_and_their_images_alone(model: dict[str, Any]) -> None:
+    data = {"name": "folder", "path": "x", "size": 224}
+    small = parse_study(smoke_table(table({"model": model, "data": data})))
+    assert (small.model.resolved(), small.data.size) == (model, 224)
 
 
 def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch(tmp_path: Path) -> None:
@@ -405,6 +443,18 @@ def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch(tmp_path:
         {"report": "x"},
         {"name": None},
         {"replicates": None},
+        {"model": None},
+        {"model": ["vit"]},
+        {"model": {"name": ["vit"]}},
+        {"model": {"name": "vit", "size": "huge"}},
+        {"model": {"name": "vit", "size": 3}},
+        {"model": {"name": "resnet50", "stem": "none"}},
+        {"model": {"name": "resnet8", "depth": 3}},
+        {"model": {"name": "resnet8", "args": 3}},
+        {"data.train_images": "all"},
+        {"retrain.batch": "all"},
+        {"retrain.batch": 0},
+        {"data.size": 64},
     ],
 )
 def test_smoke_reports_the_same_mistakes_as_the_study_itself(tmp_path: Path, changes: Mapping[str, Any]) -> None:

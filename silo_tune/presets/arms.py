@@ -28,6 +28,7 @@ class Setting:
     """What a preset may know of its study.
 
     Attributes:
+        cycles: of the study, the dense one included.
         epochs: of this arm's retraining.
         dense_epochs, dense_max_lr: of the dense training; None beside a checkpoint.
         dense_profile: its shape, as a table.
@@ -37,6 +38,7 @@ class Setting:
         tuned: does a [pilot] find the constants that are left out?
     """
 
+    cycles: int
     epochs: int
     dense_epochs: int | None
     dense_max_lr: float | None
@@ -239,6 +241,29 @@ def _fine_tuning(setting: Setting, args: Args) -> Arm:
     return {"schedule": {"name": "constant", "max_lr": float(f"{rate * end:.12g}")}, "profile": "constant"}
 
 
+# --- pipelines ---
+
+
+def _ice(setting: Setting, args: Args) -> Arm:
+    curve = {key: value for key, value in args.items() if key in ICE_CURVE}
+    options = {key: value for key, value in args.items() if key not in ICE_CURVE}
+    return {**_falling(setting, curve), "epochs": 1, "after_prune": "keep", "pipeline": {"name": "ice", **options}}
+
+
+def _while_training(setting: Setting, args: Args) -> Arm:
+    rate = args.get("max_lr", setting.dense_max_lr)
+    if rate is None:
+        raise ValueError("needs max_lr: [dense] is a checkpoint, so there is no peak to take over")
+    return {
+        "schedule": {"name": "constant", "max_lr": rate},
+        "profile": dict(setting.dense_profile),
+        "after_prune": "keep",
+        "own_dense": True,
+        "pipeline": {"name": "while-training", "over": args.get("over", setting.cycles)},
+    }
+
+
+ICE_CURVE = ("base", "delta", "beta", "p")
 CURVE = ("eps", "delta", "beta", "q", "midpoint")
 PRESETS: dict[str, Preset] = {
     "silo": Preset("S-curve over cycles, the study's profile", "Liu et al. 2023", CURVE, _silo),
@@ -275,7 +300,19 @@ PRESETS: dict[str, Preset] = {
         ("max_lr", "train_epochs"),
         _adaptive,
     ),
-    "ice": Preset("falling S, constant in each cycle", "ICE-Pruning 2025", ("base", "delta", "beta", "p"), _falling),
+    "ice": Preset("falling S, constant in each cycle", "ICE-Pruning 2025", ICE_CURVE, _falling),
+    "ice-pruning": Preset(
+        "the pipeline: block by block, fine-tuned an epoch where needed, falling S",
+        "ICE-Pruning 2025 (its threshold and frozen share here are ours)",
+        (*ICE_CURVE, "ratio", "threshold", "freeze"),
+        _ice,
+    ),
+    "while-training": Preset(
+        "the pipeline: filters pruned at the cycles of one training",
+        "Roy et al. 2020 (abstract; the moments are ours)",
+        ("max_lr", "over"),
+        _while_training,
+    ),
     "constant-low": Preset("control: constant ε, the study's profile", "ours", CURVE, _low),
     "constant-high": Preset("control: constant ε + δ, the study's profile", "ours", CURVE, _high),
     "linear": Preset("control: straight ramp from ε to ε + δ while the S rises", "ours", (*CURVE, "over"), _linear),

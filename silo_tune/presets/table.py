@@ -50,6 +50,7 @@ def setting_of(table: Mapping[str, Any], arm: Mapping[str, Any]) -> Setting:
     dense, retrain = _section(table, "dense"), _section(table, "retrain")
     epochs = arm.get("epochs", retrain.get("epochs"))
     return Setting(
+        cycles=_number(table.get("cycles"), int) or 2,
         epochs=epochs if isinstance(epochs, int) else 1,
         dense_epochs=_number(dense.get("epochs"), int),
         dense_max_lr=_number(dense.get("max_lr"), int, float),

@@ -10,7 +10,14 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from silo_tune.errors import Problems
 from silo_tune.schedules import AdaptiveSchedule, Schedule, pruned_fractions
 from silo_tune.study.arms import Arm, ArmBase, OracleArm, Pilot, ScheduleArm, TuneArm
-from silo_tune.study.checks import arm_problems, dense_problems, incomparable, pilot_problems, prune_problems
+from silo_tune.study.checks import (
+    arm_problems,
+    dense_problems,
+    incomparable,
+    pilot_problems,
+    pipeline_problems,
+    prune_problems,
+)
 from silo_tune.study.parts import (
     ARM_NAME,
     Cluster,
@@ -24,6 +31,7 @@ from silo_tune.study.parts import (
     Retrain,
     StudyPreset,
 )
+from silo_tune.study.pipelines import Pipeline
 from silo_tune.study.prune import Prune
 
 
@@ -59,7 +67,8 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _cross(self) -> Study:
         problems = list(prune_problems(self))  # the other checks need a target for every cycle
-        problems = problems or [*arm_problems(self), *dense_problems(self), *pilot_problems(self)]
+        checks = (arm_problems, dense_problems, pilot_problems, pipeline_problems)
+        problems = problems or [problem for check in checks for problem in check(self)]
         if problems:
             raise Problems(problems)
         return self
@@ -103,6 +112,7 @@ class Study(Frozen):
             after_prune=after,
             rewind_to=(arm.rewind_to or self.prune.rewind_to) if after == "rewind" else None,
             own_dense=arm.own_dense,
+            pipeline=getattr(arm, "pipeline", None),
         )
 
     def tests_of(self, oracle: str) -> tuple[str, ...]:
@@ -126,3 +136,4 @@ class ArmSettings(Frozen):
     after_prune: Literal["keep", "rewind", "reinit"]
     rewind_to: str | None
     own_dense: bool
+    pipeline: Pipeline | None = None
