@@ -67,11 +67,14 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _scrambled(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode with random weights: a normalisation at its start would hide what its bias does."""
+    """A copy in evaluation mode with other weights and statistics: at its start a normalisation's shift is 0."""
     trial = copy.deepcopy(model).cpu().float().eval()
     with torch.no_grad():
         for parameter in trial.parameters():
             parameter.add_(0.1 * _noise(parameter.shape))
+        for buffer in trial.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(0.1 * _noise(buffer.shape).abs())  # a variance stays above 0
     return trial
 
 

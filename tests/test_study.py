@@ -31,6 +31,7 @@ def problems(changes: Mapping[str, Any]) -> dict[str, str]:
 
 # --- what is refused, where, and how ---
 
+FILTERS = {"granularity": "filter", "criterion": "l1-filter"}
 BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"cycels": 4}, "cycels", "unknown key; choose from arms, cluster, cycles, data"),
     ({"cycles": 0}, "cycles", "greater than or equal to 1"),
@@ -75,9 +76,34 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"prune.rate": 0}, "prune.rate", "greater than 0"),
     ({"prune.rate": 1}, "prune.rate", "less than 1"),
     ({"prune.rate": -0.2}, "prune.rate", "greater than 0"),
-    ({"prune.criterion": "magnitudes"}, "prune.criterion", "unknown criterion 'magnitudes'; choose from magnitude"),
+    ({"prune.criterion": "magnitudes"}, "prune.criterion", "unknown criterion 'magnitudes'; choose from entropy, grad"),
+    ({"prune.criterion": {"name": "snip", "images": 5}}, "prune.criterion", "takes no 'images'; it takes per_class"),
+    ({"prune.criterion": {"name": "snip", "per_class": 0}}, "prune.criterion", "per_class is a count of at least 1"),
+    ({"prune.criterion": {"name": "gradient", "images": 0.5}}, "prune.criterion", "at least 1, got 0.5"),
     ({"prune.scope": "local"}, "prune.scope", "unknown value 'local'; choose from global, layerwise"),
-    ({"prune.granularity": "filter"}, "prune.granularity", "choose from weight"),
+    ({"prune.granularity": "channel"}, "prune.granularity", "choose from filter, weight"),
+    (
+        {"prune.granularity": "filter"},
+        "prune.criterion",
+        "choose from entropy, l1-filter, mean-activation, ",
+    ),
+    (
+        {"prune.criterion": "l1-filter"},
+        "prune.criterion",
+        "scores filters, and granularity is 'weight'",
+    ),
+    ({"prune": {**FILTERS, "norm_scales": True}}, "prune.norm_scales", "it prunes single weights"),
+    ({"prune.targets": [0.5, 0.4, 0.3]}, "prune.targets", "give rate or targets, not both"),
+    ({"prune": {"targets": []}}, "prune.targets", "each below the one before; got []"),
+    ({"prune": {"targets": [0.5, 0.5, 0.3]}}, "prune.targets", "each below the one before"),
+    ({"prune": {"targets": [1.0, 0.5, 0.3]}}, "prune.targets.0", "less than 1"),
+    ({"prune": {"targets": [0.5, 0.3, 0.0]}}, "prune.targets.2", "greater than 0"),
+    ({"prune": {"targets": [0.5, 0.3]}}, "prune.targets", "2 targets for 4 cycles: give one for each of cycles 1 to 3"),
+    (
+        {"dense": {"checkpoint": "w.safetensors"}, "prune.criterion": "last-change"},
+        "prune.criterion",
+        "'last-change' looks at the last epoch before a prune; a checkpoint in [dense] has none",
+    ),
     ({"prune.after_prune": "reset"}, "prune.after_prune", "choose from keep, reinit, rewind"),
     ({"prune.rewind_to": "5 epochs"}, "prune.rewind_to", '"K ep"'),
     ({"prune.rewind_to": "0 ep"}, "prune.rewind_to", '"K ep"'),
@@ -286,6 +312,31 @@ def test_random_studies_survive_writing_and_reading() -> None:
         made = study({**chosen, "dense.max_lr": rng.uniform(1e-6, 10), "prune.rewind_to": f"{rng.randint(1, 2)} ep"})
         text = tomli_w.dumps(made.model_dump(mode="json", exclude_none=True))
         assert parse_study(tomllib.loads(text)) == made
+
+
+# --- targets ---
+
+
+def test_targets_are_the_shares_that_remain() -> None:
+    made = study({"prune": {"targets": [0.5, 0.2, 0.1]}})
+    assert made.remaining == [1.0, 0.5, 0.2, 0.1]
+    assert made.pruned == pytest.approx([0.0, 0.5, 0.8, 0.9])
+    assert made.prune.rate is None
+
+
+def test_more_targets_than_cycles_wait_for_more_cycles() -> None:
+    assert study({"prune": {"targets": [0.5, 0.2, 0.1, 0.05]}}).remaining == [1.0, 0.5, 0.2, 0.1]
+
+
+def test_a_study_with_targets_survives_its_own_dump() -> None:
+    for changes in ({"prune": {"targets": [0.5, 0.2, 0.1]}}, {}):
+        made = study(changes)
+        assert parse_study(made.model_dump(mode="json", exclude_none=True)) == made
+
+
+def test_smoke_keeps_targets() -> None:
+    small = parse_study(smoke_table(table({"prune": {"targets": [0.5, 0.2, 0.1]}})))
+    assert small.remaining == [1.0, 0.5, 0.2]
 
 
 # --- files, --set, smoke ---

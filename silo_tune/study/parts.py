@@ -277,6 +277,7 @@ def expand(path: str) -> str:
 
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SGD(Frozen):

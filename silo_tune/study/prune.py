@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from silo_tune import names
 from silo_tune.errors import Problems
-from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, Named
+from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, Named, Share
 
 
 class CriterionRef(Named):
@@ -29,7 +29,6 @@ class CriterionRef(Named):
 
 # Share of the remaining weights that a cycle removes, as in the authors' scripts.
 DEFAULT_RATE = 0.2
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Prune(Frozen):
