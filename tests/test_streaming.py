@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import resource
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,21 +84,35 @@ def make_imagenet(root: Path) -> Data:
     return Data(name="imagenet", path=str(root), size=14)
 
 
-def make_parquet(root: Path) -> Data:
+def write_parquet(root: Path, parts: Mapping[str, slice]) -> None:
+    """Real images in Hugging Face layout; the training part in two files."""
     images, labels = real_images(200)
     root.mkdir(parents=True, exist_ok=True)
-    for file, rows in (
-        ("train-0-of-2", slice(0, 90)),
-        ("train-1-of-2", slice(90, 150)),
-        ("test-0-of-1", slice(150, 200)),
-    ):
-        first, _, last = file.rpartition("-of-")
-        part, number = first.split("-")
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    for name, rows in parts.items():
         items = [{"bytes": encoded(image), "path": None} for image in images[rows]]
-        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         table = pa.table({"image": pa.array(items, kind), "label": labels[rows]})
-        pq.write_table(table, root / f"{part}-{int(number):05d}-of-{int(last):05d}.parquet")
+        pq.write_table(table, root / f"{name}.parquet")
+
+
+TRAIN = {"train-00000-of-00002": slice(0, 90), "train-00001-of-00002": slice(90, 150)}
+
+
+def make_parquet(root: Path) -> Data:
+    write_parquet(root, {**TRAIN, "test-00000-of-00001": slice(150, 200)})
     return Data(name="huggingface", path=str(root))
+
+
+def make_tiny_imagenet_of_the_hub(root: Path) -> Data:
+    write_parquet(root / "data", {**TRAIN, "valid-00000-of-00001": slice(150, 200)})
+    return Data(name="tiny-imagenet", path=str(root))
+
+
+def make_imagenet_of_the_hub(root: Path) -> Data:
+    """Beside its parts there is a test part without labels."""
+    parts = {"validation-00000-of-00001": slice(150, 200), "test-00000-of-00001": slice(0, 9)}
+    write_parquet(root / "data", {**TRAIN, **parts})
+    return Data(name="imagenet", path=str(root), size=14)
 
 
 MAKERS: dict[str, Callable[[Path], Data]] = {
@@ -105,6 +120,8 @@ MAKERS: dict[str, Callable[[Path], Data]] = {
     "tiny-imagenet": make_tiny_imagenet,
     "imagenet": make_imagenet,
     "huggingface": make_parquet,
+    "tiny-imagenet of the Hub": make_tiny_imagenet_of_the_hub,
+    "imagenet of the Hub": make_imagenet_of_the_hub,
 }
 
 
@@ -119,7 +136,7 @@ def _own_home_of_datasets(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 def test_every_set_that_can_be_streamed_is_tested_here() -> None:
     from silo_tune import names
 
-    assert set(MAKERS) == {name for name, entry in names.DATA.items() if entry.streams}
+    assert {maker.split(" ")[0] for maker in MAKERS} == {name for name, entry in names.DATA.items() if entry.streams}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -419,6 +436,20 @@ def test_cifar_is_also_read_from_parquet_and_a_pool_has_no_test_part(tmp_path: P
     assert len(load_data(Data(name="cifar100", path=str(tmp_path))).train) == 150
     imagenet = open_data(Data(name="imagenet", path=str(tmp_path), size=8, pool=False, stream=True))
     assert imagenet.test is None  # its validation files would be it
+
+
+def test_files_that_another_package_groups_otherwise_are_refused(tmp_path: Path) -> None:
+    data = with_(make_parquet(tmp_path / "set"), stream=True)
+    (tmp_path / "set" / "train-00000-of-00002.parquet").rename(tmp_path / "set" / "trainer.parquet")
+    with pytest.raises(BadInput, match=r"finds other parts below .*data\.stream = false"):
+        open_data(data)
+    assert len(load_data(data).train) == 150
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(BadInput, match=r"pip install 'silo-tune\[hub\]'"):
+        open_data(with_(make_parquet(tmp_path / "set"), stream=True))
 
 
 # --- memory ---

@@ -90,7 +90,7 @@ def _source(root: Path, files: list[Path], image_key: str | None, label_key: str
         _column(pq.read_schema(file).names, image, (), file)
         labels.append(np.asarray(pq.read_table(file, columns=[label]).column(label).to_pylist(), dtype=np.int64))
     paths = tuple(os.path.abspath(file) for file in files)
-    return ParquetSource(os.path.abspath(root), paths, image, label, np.concatenate(labels))
+    return ParquetSource(os.path.abspath(root), paths, image, np.concatenate(labels))
 
 
 def _column(columns: list[str], asked: str | None, usual: tuple[str, ...], file: Path) -> str:

@@ -98,14 +98,13 @@ class ParquetSource:
     Attributes:
         root: the folder that holds the files of all parts.
         paths: the files of this part, absolute.
-        image_key, label_key: columns.
+        image_key: column of the images, each with its `bytes`.
         labels: (N,) int64.
     """
 
     root: str
     paths: tuple[str, ...]
     image_key: str
-    label_key: str
     labels: Labels
 
     def name(self, row: int) -> str:
@@ -127,13 +126,8 @@ class ParquetSource:
 
     def opened(self) -> Callable[[int], bytes]:
         require_seen(self.root)
-        reader = timm_reader(self.root, self.paths, self.image_key, self.label_key)
-
-        def read(row: int) -> bytes:
-            with reader[row][0] as file:
-                return file.read()  # type: ignore[no-any-return]
-
-        return read
+        rows = rows_of(self.root, self.paths, self.image_key)
+        return lambda row: rows[row][self.image_key]["bytes"]  # type: ignore[no-any-return]
 
 
 def require_seen(root: str) -> None:
@@ -146,8 +140,10 @@ def require_seen(root: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def timm_reader(root: str, paths: tuple[str, ...], image_key: str, label_key: str) -> Any:
-    """timm's reader of the part that these Parquet files are, through the package `datasets`.
+def rows_of(root: str, paths: tuple[str, ...], image_key: str) -> Any:
+    """Encoded images of these Parquet files by row, through the package `datasets`.
+
+    It writes them once into a cache of its own, which it maps into memory: Parquet itself gives no single row.
 
     Raises:
         BadInput: the package is missing, or it groups the files otherwise.
@@ -158,14 +154,13 @@ def timm_reader(root: str, paths: tuple[str, ...], image_key: str, label_key: st
         raise BadInput(
             "data.stream: reading Parquet files as they are needed takes an extra: pip install 'silo-tune[hub]'"
         ) from None
-    from timm.data.readers.reader_hfds import ReaderHfds
-
     datasets.disable_progress_bars()
     ours = [os.path.realpath(path) for path in paths]
     grouped = datasets.load_dataset_builder(root).config.data_files or {}
     for split, theirs in grouped.items():
         if [os.path.realpath(str(path)) for path in theirs] == ours:
-            return ReaderHfds(root, split=str(split), input_key=image_key, target_key=label_key)
+            rows = datasets.load_dataset(root, split=str(split)).select_columns([image_key])
+            return rows.cast_column(image_key, datasets.Image(decode=False))
     raise BadInput(
         f"data.stream: the package datasets finds other parts below {root!r} ({', '.join(map(str, grouped))}) than the "
         f"files {os.path.basename(paths[0])} …; keep only the Parquet files of this set there, or set "
