@@ -62,7 +62,7 @@ def _longer(summary: Summary) -> str:
     if summary.study.settings(arm).after_prune != "keep":
         return ""
     return (
-        " Weights are kept after a prune: later cycles have been trained for longer, which narrows gradients as well."
+        " Weights are kept after a prune: later cycles have trained for longer, which narrows gradients as well."
     )
 
 
