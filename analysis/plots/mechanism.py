@@ -50,9 +50,8 @@ def _panel(axes: Axes, table: pd.DataFrame, style: dict[str, Look]) -> None:
     rate_axis(axes.yaxis, most=6)
     low, high = axes.get_ylim()
     if high < 2 * low:  # so little of a decade has hardly a round rate in it
-        axes.set_yticks(
-            [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
-        )
+        ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+        axes.set_yticks([tick for tick in ticks if low <= tick <= high])
 
 
 def _line(axes: Axes, rows: pd.DataFrame, arm: str, look: Look) -> list[Any]:

@@ -186,7 +186,7 @@ def test_that_longer_training_narrows_too_is_said_where_weights_are_kept(after_p
     study = make_study({**SCHEDULES, "silo": silo}, seeds=3, cycles=4)
     found = headline(summarise(by_hand({"grad_spread": [0.4, 0.5, 0.6]}), study))
     assert found
-    assert ("trained for longer" in found) == said
+    assert ("have trained for longer" in found) == said
 
 
 @pytest.mark.parametrize(("gone", "panels"), [((), 3), (("activation_spread_norm",), 2), (MEASURES[1:], 1)])
