@@ -100,7 +100,6 @@ def test_spreads_come_from_the_results_that_have_them(tmp_path: Path, made: Stud
     assert frame["activation_spread_norm"].isna().all()
 
 
-
 def test_a_cell_is_null_where_there_is_nothing(frame: pd.DataFrame) -> None:
     for name in ("trial", "error", *SPREADS):
         assert frame[name].isna().all()

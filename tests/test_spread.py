@@ -69,6 +69,7 @@ def test_a_masked_weight_does_not_count() -> None:
     model = net(linear([0.0, 0.0], [0.0, 0.0]))
     one = [(images([2.0, 6.0]), torch.tensor([0]))]
     assert spreads(model, all_alive(model), one).grad_spread == pytest.approx(math.sqrt(5))
+    assert spreads(model, all_alive(model), one * 3).grad_spread == pytest.approx(math.sqrt(5))  # a mean over images
     masks = {"1.weight": torch.tensor([[True, False], [True, False]])}
     assert spreads(model, masks, one).grad_spread == pytest.approx(1.0)  # as a zero it would be sqrt(1/2)
 
