@@ -95,7 +95,8 @@ def fill_preset(table: Mapping[str, Any]) -> Table:
         return dict(table)
     if asked["name"] != NAME:
         raise ValueError(unknown("preset of a study", str(asked["name"]), [NAME]))
-    network, run, without = asked.get("network", "resnet20"), asked.get("run", 0), asked.get("without", [])
+    network, without = asked.get("network", "resnet20"), asked.get("without", [])
+    run: Any = asked.get("run", 0)
     if network not in SCRIPTS:
         raise ValueError(unknown("network", str(network), SCRIPTS))
     for name in without:
