@@ -77,6 +77,8 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
         "oracles-compared": summary.compared,
+        "spreads": summary.spreads,
+        "spread-slopes": summary.slopes,
         "searches": points_table(summary.searches),
         "cost": summary.cost,
         "diverged-and-failed": summary.troubles,
@@ -196,6 +198,12 @@ CAPTIONS = {
         "Left, within one Oracle's cycle: its best rate on validation against the schedule's own rate, from the same "
         "weights. Right, between chains: the greedy Oracle's arm against the schedule's arm. "
         "Above 0 the Oracle is better.",
+    ),
+    "spread": (
+        "Spread of gradients and representations",
+        "Standard deviations at the end of every cycle, relative to the dense network: geometric mean over seeds and "
+        "one standard deviation of the logarithm. Gradients: of the loss, over surviving weights. Representations: of "
+        "the hidden layers, mean over layers. Below 1 they are narrower than in the dense network.",
     ),
     "cost": (
         "Cost",

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,16 +18,17 @@ from torch import Tensor, nn
 
 import silo_tune
 from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
-from silo_tune.data import DataSet, Split, split_rows
+from silo_tune.data import DataSet, Split, StreamedSet, split_rows
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
 from silo_tune.pipelines import Ice, carries, is_loop
 from silo_tune.profiles import maximum_of
 from silo_tune.prune_step import Pruner
-from silo_tune.pruning import Masks, apply_masks, full_masks
+from silo_tune.pruning import Masks, alive, apply_masks, full_masks
 from silo_tune.run import cpu_name
 from silo_tune.schedules import RULES, PruneFacts
+from silo_tune.spread import Spreads, measure
 from silo_tune.storage import Storage
 from silo_tune.store import UnitStore, new_attempt, unit_of
 from silo_tune.training import EpochLog, Trainer, Violation, evaluate
@@ -86,17 +88,17 @@ class Worker:
 
     Args:
         workspace: where and how.
-        dataset: decoded images; arrays may be shared and read-only.
+        dataset: decoded images, whose arrays may be shared and read-only, or streams.
         notice: told of corrupt files and of re-trained weights that differ.
     """
 
-    def __init__(self, workspace: Workspace, dataset: DataSet, notice: Callable[[str], None] = lambda m: None) -> None:
+    def __init__(
+        self, workspace: Workspace, dataset: DataSet | StreamedSet, notice: Callable[[str], None] = lambda m: None
+    ) -> None:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
-        height, width, channels = dataset.train.shape[1:]
-        self.shape = (height, width, channels)
-        self.pruner = Pruner(workspace, self.shape)
+        self.pruner = Pruner(workspace, dataset.shape)
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, Feed] = {}
 
@@ -182,7 +184,7 @@ class Worker:
 
     def _fresh(self, unit: Unit, seed: int) -> nn.Module:
         pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
-        model = build_model(unit.model, self.shape, self.dataset.classes, seed, pretrained)
+        model = build_model(unit.model, self.dataset.shape, self.dataset.classes, seed, pretrained)
         return model.to(self.device)
 
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
@@ -316,13 +318,16 @@ class Worker:
 
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""
-        feed, (kept, total) = self.feed(unit), self.pruner.counts(unit, trainer.model, trainer.masks)
-        diverged, scores = trainer.diverged, _NO_SCORES
+        feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
+        diverged, scores, spreads = trainer.diverged, _NO_SCORES, Spreads()
         if diverged is None:
             test, _ = evaluate(trainer.model, feed, feed.test)
             scores = (*evaluate(trainer.model, feed, feed.val), test)
             if scores[1] is None or not math.isfinite(scores[1]):
                 diverged, scores = "validation loss not finite", _NO_SCORES
+        if diverged is None:
+            spreads = measure(trainer.model, counted, feed, unit.seed, unit.batch)
+        kept, total = alive(counted), sum(mask.numel() for mask in counted.values())
         return {
             "format": 1,
             "key": unit.key,
@@ -343,6 +348,7 @@ class Worker:
             "steps": trainer.step,
             "train_seconds": trainer.seconds,
             "realised_peak_lr": trainer.peak if trainer.step else None,
+            **asdict(spreads),
             "device": device_name(self.device),
             "threads": self.workspace.threads,
             "version": silo_tune.__version__,

@@ -1,7 +1,8 @@
-"""Batches from one decoded copy in memory: gathered, augmented and normalised as tensors, on the training device."""
+"""Batches from one decoded copy in memory, or from a stream: augmented and normalised on the training device."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,22 +12,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from silo_tune.data import DataSet, Labels, Pixels, Split
+from silo_tune.data import DataSet, Labels, Pixels, Split, StreamedSet
+from silo_tune.data.sources import Stream
 
 # Batches are made in chunks of about this many pixels: few large operations for small images, little memory for large.
 CHUNK_PIXELS = 1 << 20
+# Evaluation takes 512 images up to 64×64 at a time (ours), and fewer larger ones: 512 of 224×224 are 300 MB as floats,
+# and a network's first layers hold several times that.
+EVALUATION_PIXELS = 512 * 64 * 64 * 3
 
 
 @dataclass
 class Part:
-    """Images and labels of one part, as rows of a shared set."""
+    """Images and labels of one part, as rows of a shared set.
 
-    images: Tensor
+    Attributes:
+        images: uint8 (N, H, W, C) of the whole set, or a stream of them.
+        labels: (N,) int64 of the whole set.
+        rows: those that belong to the part.
+    """
+
+    images: Tensor | Stream
     labels: Tensor
     rows: Tensor
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def values(self) -> int:
+        """Numbers of one image."""
+        return math.prod(self.images.shape[1:])
+
+    def pixels(self, rows: Tensor, chunk: int, seeds: Tensor | None = None) -> Iterator[Tensor]:
+        """Images (B, H, W, C) of rows in their order, `chunk` at a time; of a stream, cropped at random by seeds."""
+        if isinstance(self.images, Tensor):
+            for chosen in rows.split(chunk):
+                yield self.images.index_select(0, chosen)
+            return
+        from silo_tune.data.streaming import read  # imports timm, which takes seconds
+
+        for pixels in read(self.images, rows, chunk, seeds):
+            yield pixels.to(self.labels.device)
 
 
 @dataclass
@@ -34,7 +61,7 @@ class Feed:
     """The three parts of one replicate's data, on one device.
 
     Attributes:
-        train, val, test: uint8 images (N, H, W, C), labels and the rows that belong to the part.
+        train, val, test: images, labels and the rows that belong to the part.
         mean, scale: per channel (C,), of the training rows only: normalised = (pixel − mean) · scale.
         augmentation: the resolved augmentation table.
     """
@@ -47,14 +74,16 @@ class Feed:
     augmentation: Mapping[str, Any]
 
     @classmethod
-    def make(cls, dataset: DataSet, split: Split, augmentation: Mapping[str, Any], device: torch.device) -> Feed:
-        """Tensors over the arrays of a data set, without copying them on the CPU."""
-        images, labels = (_tensor(array).to(device) for array in (dataset.train, dataset.train_labels))
+    def make(
+        cls, dataset: DataSet | StreamedSet, split: Split, augmentation: Mapping[str, Any], device: torch.device
+    ) -> Feed:
+        """Tensors over the arrays of a data set, without copying them on the CPU; streams as they are."""
+        images, labels = _images(dataset.train, device), _tensor(dataset.train_labels).to(device)
         test_images, test_labels = images, labels
         if not split.test_in_train:
             assert dataset.test is not None
             assert dataset.test_labels is not None
-            test_images, test_labels = (_tensor(array).to(device) for array in (dataset.test, dataset.test_labels))
+            test_images, test_labels = _images(dataset.test, device), _tensor(dataset.test_labels).to(device)
         mean, std = channel_statistics(dataset.train, split.train)
         rows = [_tensor(part).to(device) for part in (split.train, split.val, split.test)]
         return cls(
@@ -77,21 +106,22 @@ class Feed:
         shuffled = part.rows[torch.randperm(count, generator=order).to(part.rows.device)]
         draws = self._draws(count, augment)
         used = min(count, self.steps(batch) * batch)
-        chunk = batch * max(1, CHUNK_PIXELS // (batch * part.images[0].numel()))
-        for start in range(0, used, chunk):
-            stop = min(start + chunk, used)
-            rows = shuffled[start:stop]
-            pixels = part.images.index_select(0, rows)
+        seeds, start = draws.pop("rrc", None), 0
+        chunk = batch * max(1, CHUNK_PIXELS // (batch * part.values))
+        for pixels in part.pixels(shuffled[:used], chunk, seeds):
+            stop = start + len(pixels)
             pixels = self._augmented(pixels, {name: draw[start:stop] for name, draw in draws.items()})
             images = self.normalised(pixels)
-            labels = part.labels.index_select(0, rows)
+            labels = part.labels.index_select(0, shuffled[start:stop])
             for first in range(0, stop - start, batch):
                 yield images[first : first + batch], labels[first : first + batch]
+            start = stop
 
-    def batches(self, part: Part, batch: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image of a part once, in order, without augmentation."""
-        for rows in part.rows.split(batch):
-            yield self.normalised(part.images.index_select(0, rows)), part.labels.index_select(0, rows)
+    def batches(self, part: Part, batch: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image of a part once, in order, without augmentation; as many at a time as memory allows."""
+        batch = batch or max(1, min(512, EVALUATION_PIXELS // part.values))
+        for rows, pixels in zip(part.rows.split(batch), part.pixels(part.rows, batch), strict=True):
+            yield self.normalised(pixels), part.labels.index_select(0, rows)
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Float images (B, C, H, W) of uint8 pixels (B, H, W, C); the memory is channels_last, as it was stored."""
@@ -104,6 +134,8 @@ class Feed:
             draws["crop"] = torch.randint(0, side, (count, 2), generator=generator).to(device)
         if "flip" in names:
             draws["flip"] = (torch.rand(count, generator=generator) < 0.5).to(device)
+        if "rrc" in names:
+            draws["rrc"] = torch.randint(2**62, (count,), generator=generator)
         return draws
 
     def _augmented(self, pixels: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
@@ -129,8 +161,22 @@ def random_crop(pixels: Tensor, offsets: Tensor, padding: int) -> Tensor:
     return crops.permute(0, 2, 3, 1).contiguous()
 
 
-def channel_statistics(images: Pixels, rows: Labels) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Mean and standard deviation per channel, in grey levels, from exact integer counts; a flat channel has std 1."""
+def channel_statistics(images: Pixels | Stream, rows: Labels) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Mean and standard deviation per channel, in grey levels, from exact integer sums; a flat channel has std 1."""
+    if isinstance(images, Stream):
+        from silo_tune.data.streaming import moments_of
+
+        sums = moments_of(images, rows).sum(0)
+        first, second, total = sums[:, 0], sums[:, 1], np.int64(len(rows) * math.prod(images.image[:2]))
+    else:
+        first, second, total = _sums(images, rows)
+    mean = first / total
+    std = np.sqrt(np.maximum(second / total - mean**2, 0.0))
+    return mean, np.where(std > 0, std, 1.0)
+
+
+def _sums(images: Pixels, rows: Labels) -> tuple[Labels, Labels, np.int64]:
+    """Per channel the sums of grey levels and of their squares, and how many there are."""
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), dtype=np.int64)
     for chunk in np.array_split(rows, max(1, len(rows) // 4096)):
@@ -138,10 +184,11 @@ def channel_statistics(images: Pixels, rows: Labels) -> tuple[np.ndarray[Any, An
         for channel in range(channels):
             counts[channel] += np.bincount(pixels[:, channel], minlength=256)
     levels = np.arange(256)
-    total = counts.sum(1)
-    mean = (counts @ levels) / total
-    std = np.sqrt(np.maximum((counts @ levels**2) / total - mean**2, 0.0))
-    return mean, np.where(std > 0, std, 1.0)
+    return counts @ levels, counts @ levels**2, counts.sum(1)[0]
+
+
+def _images(images: Pixels | Stream, device: torch.device) -> Tensor | Stream:
+    return images if isinstance(images, Stream) else _tensor(images).to(device)
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> Tensor:

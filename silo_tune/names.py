@@ -46,6 +46,23 @@ class CriterionEntry(Entry):
     needs: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class DataEntry(Entry):
+    """A data set.
+
+    Attributes:
+        needs_path: there is nothing to read without a path.
+        streams: its images can be read as they are needed, instead of being held in memory.
+        stream: it is streamed unless the study says otherwise.
+        size: side of its images unless the study gives one; None leaves them as they are.
+    """
+
+    needs_path: bool = False
+    streams: bool = False
+    stream: bool = False
+    size: int | None = None
+
+
 _NARROW = {"width": 4}  # ours: enough to see that a study runs
 MODELS: dict[str, Entry] = {
     "lenet-300-100": Entry(
@@ -91,20 +108,49 @@ MODELS: dict[str, Entry] = {
 }
 TIMM_PREFIX = "timm:"
 
-DATA: dict[str, Entry] = {
-    "digits": Entry("silo_tune.data:digits", "1,797 real 8×8 digits inside scikit-learn; nothing to download"),
-    "cifar10": Entry("silo_tune.data:cifar10", "CIFAR-10 through torchvision (path: where its files are or go)"),
-    "cifar100": Entry("silo_tune.data:cifar100", "CIFAR-100 through torchvision"),
-    "mnist": Entry("silo_tune.data:mnist", "MNIST through torchvision"),
-    "fashion-mnist": Entry(
-        "silo_tune.data:fashion_mnist", "Fashion-MNIST through torchvision, or a folder of its idx files"
+DATA: dict[str, DataEntry] = {
+    "digits": DataEntry(
+        "silo_tune.data.named:digits", "1,797 real 8×8 digits inside scikit-learn; nothing to download"
     ),
-    "huggingface": Entry(
-        "silo_tune.data:huggingface",
+    "cifar10": DataEntry(
+        "silo_tune.data.named:cifar10",
+        "CIFAR-10 through torchvision (path: where its files are or go), or Parquet (path: a directory, hf://datasets/…)",
+    ),
+    "cifar100": DataEntry("silo_tune.data.named:cifar100", "CIFAR-100, likewise"),
+    "mnist": DataEntry("silo_tune.data.named:mnist", "MNIST through torchvision"),
+    "fashion-mnist": DataEntry(
+        "silo_tune.data.named:fashion_mnist", "Fashion-MNIST through torchvision, or a folder of its idx files"
+    ),
+    "tiny-imagenet": DataEntry(
+        "silo_tune.data.folders:tiny_imagenet",
+        "Tiny-ImageNet (ImageNet-200), 64×64 (path: the folder tiny-imagenet-200, Parquet or a Hub id)",
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
+    ),
+    "imagenet": DataEntry(
+        "silo_tune.data.folders:imagenet",
+        "ImageNet, streamed, 224×224 (path: a folder with train/CLASS and val/CLASS, Parquet or a Hub id)",
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
+        stream=True,
+        size=224,
+    ),
+    "huggingface": DataEntry(
+        "silo_tune.data.parquet:huggingface",
         "Parquet in Hugging Face layout (path: a local directory or a Hub id)",
-        ("image_key", "label_key"),
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
     ),
-    "folder": Entry("silo_tune.data:folder", "a folder of images, one subfolder per class (path)", ("size",)),
+    "folder": DataEntry(
+        "silo_tune.data.folders:folder",
+        "a folder of images, one subfolder per class (path)",
+        ("size",),
+        needs_path=True,
+        streams=True,
+    ),
 }
 
 CRITERIA: dict[str, CriterionEntry] = {
@@ -141,21 +187,10 @@ CRITERIA: dict[str, CriterionEntry] = {
     ),
 }
 
-PIPELINES: dict[str, Entry] = {
-    "ice": Entry(
-        "silo_tune.pipelines:ice",
-        "ICE-Pruning: block by block",
-        ("ratio", "threshold", "freeze"),
-    ),
-    "while-training": Entry(
-        "silo_tune.pipelines:while_training", "the cycles are parts of one training (Roy et al. 2020)", ("over",)
-    ),
-}
-
 # Initial weights that every registered network can have instead of its own.
 INITS = ("xavier-normal",)
 
-TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA, "pipelines": PIPELINES}
+TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA}
 
 
 def check_name(kind: str, table: Mapping[str, Entry], name: str, args: Mapping[str, Any]) -> None:

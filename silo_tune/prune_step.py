@@ -68,10 +68,9 @@ class Pruner:
             self._removable[name] = removable(model, self.shape)
         return self._removable[name]
 
-    def counts(self, unit: Unit, model: nn.Module, masks: Mapping[str, Tensor]) -> tuple[int, int]:
-        """Prunable weights that are alive, and all there are; what goes along with a filter is never counted."""
-        counted = self.granules(unit, model).counted(masks)
-        return alive(counted), sum(mask.numel() for mask in counted.values())
+    def counted(self, unit: Unit, model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
+        """The masks of the prunable weights; what goes along with a filter is never counted."""
+        return self.granules(unit, model).counted(masks)
 
     def prune(
         self, unit: Unit, model: nn.Module, parent: Mapping[str, Mapping[str, Tensor]], feed: Feed

@@ -111,9 +111,9 @@ class LocalRunner:
     @contextlib.contextmanager
     def open(self, study: Study, workspace: Workspace, monitor: Monitor) -> Iterator[_LocalSession]:
         from silo_tune.cycle import Worker
-        from silo_tune.data import facts, load_data
+        from silo_tune.data import facts, open_data
 
-        dataset = load_data(study.data)
+        dataset = open_data(study.data)
         worker = Worker(workspace, dataset)
         yield _LocalSession(facts(dataset, study.data), worker, workspace.max_failures)
 

@@ -16,6 +16,7 @@ from typing import Any
 from silo_tune.checkpoint import pack, unpack
 from silo_tune.cycle import Worker
 from silo_tune.errors import BadInput
+from silo_tune.pruning import alive
 from silo_tune.training import evaluate
 from silo_tune.units import Unit
 
@@ -79,7 +80,7 @@ class Stepwise:
             measured = evaluate(trainer.model, feed, feed.val)
             good = math.isfinite(measured[1])
             scores = measured if good else scores
-        kept, total = self._worker.pruner.counts(self._unit, trainer.model, trainer.masks)
+        counted = self._worker.pruner.counted(self._unit, trainer.model, trainer.masks)
         pure = len(self._rates) == 1
         if trainer.finished and pure:
             self._worker.check(self._unit, trainer)
@@ -90,7 +91,7 @@ class Stepwise:
             "val_loss": scores[1],
             "status": "ok" if good else "diverged",
             "max_lr": self._rate,
-            "weights_remaining": kept / total,
+            "weights_remaining": alive(counted) / sum(mask.numel() for mask in counted.values()),
             "key": self._unit.key if pure else None,
             "done": trainer.finished,
         }

@@ -21,7 +21,7 @@ import tomli_w
 from silo_tune.errors import BadInput, RunFailed, StudyError
 from silo_tune.lease import Lease
 from silo_tune.storage import Corrupt, Storage, seal, unseal
-from silo_tune.study import OracleArm, Study, TuneArm
+from silo_tune.study import Data, OracleArm, Study, TuneArm
 from silo_tune.study_file import parse_study
 from silo_tune.units import RECIPE, Unit
 
@@ -427,7 +427,7 @@ class Run:
     def _is_additive(self, path: tuple[str, ...], before: Study, after: Study) -> bool:
         if path[0] == "cluster":
             return path[1] != "cpus_per_unit"
-        if path[0] == "report" or path in (("data", "path"), ("data", "download")):
+        if path[0] == "report" or (path[0] == "data" and path[1] in Data.PLACE):
             return True
         if path == ("prune", "targets"):
             old, new = before.prune.targets, after.prune.targets
@@ -480,7 +480,7 @@ class Run:
         """Write the data's content hash at first use, and hold later starts to it.
 
         Args:
-            facts: {"content": sha256, "classes": …, "n_train": …, …} of the data as loaded.
+            facts: {"content": sha256, "streamed": …, "listing": …, "classes": …, "n_train": …, …} of the data.
 
         Raises:
             BadInput: the data is not what the run began with.
@@ -489,7 +489,7 @@ class Run:
         recorded = self.recorded()
         if known is None or recorded is None or not self._started(recorded[0]):
             self.storage.replace("data.json", seal(facts))
-        elif known["content"] != facts["content"]:
+        elif not _same_data(known, facts):
             raise BadInput(
                 f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "
                 f"{facts['content'][:12]}…; put the data back, or choose another --out (a damaged decoded copy counts "
@@ -508,6 +508,13 @@ class Run:
             BadInput: the folder cannot be written.
         """
         return Lease(self.storage)
+
+
+def _same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Is it the data that was recorded? Read in another way than then, its files speak for its pixels."""
+    if known.get("streamed", False) == facts.get("streamed", False):
+        return bool(known["content"] == facts["content"])
+    return known.get("listing") is not None and known["listing"] == facts["listing"]
 
 
 def _digest(table: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{file}: not valid TOML: {error}") from None
     for change in sets:
-        if change.startswith("preset"):  # before what it fills in can be shrunk
+        if change.startswith(("preset", "model")):  # before what it fills in, or this network, can be shrunk
             _apply_set(table, change)
     table = _whole(table, str(file))
     if smoke:

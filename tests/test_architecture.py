@@ -33,7 +33,7 @@ LAYERS = [
     {"run"},
     {"data", "streams", "checkpoint", "structure", "criteria", "pruning"},
     {"feed", "models", "timm_models"},
-    {"training"},
+    {"training", "spread"},
     {"prune_step"},
     {"pipelines"},
     {"cycle"},

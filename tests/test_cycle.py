@@ -84,6 +84,17 @@ def test_a_chain_of_units(bench: Bench) -> None:
             assert not weights[~masks[1][name]].any()
 
 
+def test_spreads_are_measured_at_the_end_of_a_unit_and_are_null_where_it_diverged(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    result = bench.train(dense)
+    assert result["grad_spread"] > 0
+    assert result["activation_spread"] > 0
+    assert result["activation_spread_norm"] is None  # the network normalises nothing
+    lost = bench.train(bench.unit(1, dense, {"value": 1e6}))
+    assert lost["status"] == "diverged"
+    assert lost["grad_spread"] is lost["activation_spread"] is None
+
+
 def test_a_committed_unit_is_not_trained_again(bench: Bench) -> None:
     dense = bench.unit(0, None)
     first = bench.train(dense)

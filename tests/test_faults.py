@@ -19,7 +19,7 @@ import tomli_w
 
 from silo_tune.checkpoint import pack, unpack
 from silo_tune.cycle import drain
-from silo_tune.data import _cached
+from silo_tune.data.cache import cached
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.results import load_run
 from silo_tune.run import Outcome
@@ -214,7 +214,7 @@ def test_a_cache_of_decoded_images_that_does_not_fit_is_done_without(
     source.touch()
     monkeypatch.setenv("SILO_TUNE_CACHE", str(disk / "cache"))
     decoded = {"train": np.zeros(16 << 20, dtype=np.uint8)}
-    assert _cached([source], {}, lambda: decoded) is decoded
+    assert cached([source], {}, lambda: decoded) is decoded
     assert [path for path in disk.rglob("*") if path.is_file()] == []  # what was written of it gives its room back
 
 

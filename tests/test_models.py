@@ -15,7 +15,9 @@ from silo_tune import names
 from silo_tune.errors import BadInput
 from silo_tune.models import build_model
 from silo_tune.pruning import prunable
-from tests.conftest import small_study
+from silo_tune.recipes import RECIPES
+from silo_tune.study_file import parse_study, smoke_table
+from tests.conftest import small_study, small_table
 from tests.test_cycle import Bench
 
 CIFAR = (32, 32, 3)
@@ -101,6 +103,16 @@ def test_resnet50_computes_what_torchvisions_does_from_the_same_weights() -> Non
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(ours.eval()(images), theirs.eval()(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(names.MODELS))
+def test_the_guide_tells_the_number_of_parameters(name: str) -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text(encoding="utf-8")
+    row = next(line for line in guide.splitlines() if line.startswith("| `") and f"`{name}`" in line)
+    with torch.device("meta"):
+        found = count(names.resolve(names.MODELS[name].target)(shape=CIFAR, classes=10))
+    assert f"{found:,}" in row
+    assert all(f"`{argument} = " in row for argument in names.MODELS[name].args)
 
 
 # --- laws of every entry ---
@@ -234,6 +246,28 @@ def test_a_vit_is_pruned_and_retrained_on_real_images(tmp_path: Path) -> None:
         assert torch.equal(weight == 0, ~mask)
         assert before[path].abs()[mask].min() >= before[path].abs()[~mask].max()  # by magnitude
     assert "pos_embed" not in state["mask"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(names.MODELS))
+def test_every_small_form_is_pruned_and_retrained_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    table = small_table(
+        data={"name": "huggingface", "path": str(cifar10), "augment": list(recipe.augment)},
+        model={"name": name},
+        dense=recipe.dense,
+        retrain=recipe.retrain,
+    )
+    bench = Bench(tmp_path / "run", parse_study(smoke_table(table)))
+    assert bench.dataset.train.shape[1:] == CIFAR
+    peak = {"value": recipe.eps}
+    dense = bench.unit(0, None, peak)
+    first = bench.unit(1, dense, peak)
+    results = [bench.train(unit) for unit in (dense, first)]  # which fails when a truth of the engine does not hold
+    assert [result["status"] for result in results] == ["ok", "ok"]
+    assert [result["steps"] for result in results] == [2, 2]
+    total = sum(mask.numel() for mask in bench.weights(dense)["mask"].values())
+    assert round(results[1]["weights_remaining"] * total) == round(0.8 * total)
 
 
 # --- other people's networks ---

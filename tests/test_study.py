@@ -54,9 +54,20 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"data": {"function": "m.f", "version": "1"}}, "data", 'is written "package.module:name"'),
     ({"data.size": 32}, "data", "data set 'digits' takes no 'size'; it takes nothing"),
     ({"data": {"name": "folder"}}, "data", "needs a path"),
+    ({"data": {"name": "imagenet"}}, "data", "needs a path"),
+    ({"data.stream": True}, "data", "data set 'digits' is held in memory; those that can be streamed are folder"),
+    ({"data": {"function": "m:f", "version": "1", "stream": True}}, "data", "a function's images are held in memory"),
+    ({"data.workers": 2}, "data", "workers read a streamed set; set stream = true"),
+    ({"data.workers": -1}, "data.workers", "greater than or equal to 0"),
+    ({"data.augment": ["rrc"]}, "data", '"rrc" crops the images as they are on disk'),
+    (
+        {"data": {"name": "imagenet", "path": "x", "augment": ["rrc", "crop"]}},
+        "data",
+        '"crop" and "rrc" are two ways to crop; choose one',
+    ),
     ({"data.val_share": 1.0}, "data.val_share", "less than 1"),
     ({"data.val_share": 0}, "data.val_share", "greater than 0"),
-    ({"data.augment": ["turn"]}, "data.augment.0", "unknown value 'turn'; choose from crop, flip"),
+    ({"data.augment": ["turn"]}, "data.augment.0", "unknown value 'turn'; choose from crop, flip, rrc"),
     (
         {"model.name": "resnet9"},
         "model",
@@ -462,6 +473,14 @@ def test_pretrained_weights_keep_their_network_and_image_size(checkpoint: str | 
 def test_smoke_takes_the_small_form_however_the_network_is_written(name: str, form: Callable[[str], Any]) -> None:
     small = parse_study(smoke_table(table({"model": form(name)})))
     assert small.model.resolved() == {"name": name, **names.MODELS[name].smoke}
+
+
+def test_smoke_beside_a_set_takes_the_small_form_of_the_network_that_was_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, {"model": {"name": "resnet20", "width": 16}})
+    small = load_study(path, ["model.name=mobilenetv2"], smoke=True)
+    assert small.model.resolved() == {"name": "mobilenetv2", **names.MODELS["mobilenetv2"].smoke}
+    small = load_study(path, ["model.width=8"], smoke=True)
+    assert small.model.resolved() == {"name": "resnet20", "width": 8}
 
 
 @pytest.mark.parametrize("model", [{"name": "timm:resnet18"}, {"function": "a:b", "version": "1", "width": 9}])

@@ -230,6 +230,7 @@ def test_evaluate_counts() -> None:
     accuracy, loss = evaluate(trainer.model, trainer.feed, trainer.feed.val)
     trainer.model.eval()
     part = trainer.feed.val
+    assert isinstance(part.images, torch.Tensor)
     logits = trainer.model(trainer.feed.normalised(part.images[part.rows]))
     labels = part.labels[part.rows]
     assert accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))

@@ -24,6 +24,7 @@ from silo_tune.study_file import parse_study
 from silo_tune.tune import ChainSearch, RayRunner
 from tests.conftest import example, small_study, small_table
 from tests.test_run import Notes, assert_same_table, committed, local, wait_for
+from tests.test_streaming import make_folder, study_of, with_
 
 SEEDS = {"seeds": [0, 1]}
 
@@ -58,6 +59,13 @@ def test_ray_gives_the_same_table_with_any_number_of_workers(
     assert_same_table(outcome.frame, reference.frame)
     assert outcome.counts.trained == reference.counts.trained
     assert on_ray(study, tmp_path / "run").counts.trained == 0
+
+
+def test_ray_gives_the_same_table_of_a_streamed_set(cluster: None, tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "set")
+    memory = local(study_of(data), tmp_path / "memory")
+    streamed = on_ray(study_of(with_(data, stream=True, workers=1)), tmp_path / "streamed")
+    assert_same_table(streamed.frame, memory.frame)
 
 
 def killer_study(marker: Path) -> Study:

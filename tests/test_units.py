@@ -94,6 +94,7 @@ def test_the_key_is_the_sha256_of_canonical_json_written_by_hand() -> None:
         {"cycles": 25},
         {"data.path": "elsewhere"},
         {"data.download": False},
+        {"data.pool": False},
         {"cluster": {"device": "cuda", "gpus_per_unit": 1, "cpus_per_unit": 4, "max_concurrent": 3, "keep": "all"}},
         {"replicates.seeds": [0, 5, 6]},
         {"report": {"tolerance": 0.1, "title": "x"}},
@@ -112,6 +113,14 @@ def test_the_key_is_the_sha256_of_canonical_json_written_by_hand() -> None:
 )
 def test_a_key_does_not_change_with_what_cannot_change_the_unit(changes: Mapping[str, Any]) -> None:
     assert unit(changes).key == unit().key
+
+
+def test_how_images_are_read_is_not_in_the_key_and_their_size_is() -> None:
+    def key(**more: Any) -> str:
+        return unit({"data": {"name": "imagenet", "path": "a", **more}}).key
+
+    assert key() == key(size=224) == key(stream=False) == key(stream=True, workers=3, path="b")
+    assert len({key(), key(size=64), key(augment=["rrc"]), key(augment=["rrc", "flip"])}) == 4
 
 
 def test_a_key_does_not_hold_the_arm() -> None:
@@ -199,6 +208,7 @@ def test_a_key_changes_with_every_resolved_value(name: str) -> None:
         {"data": {"name": "mnist"}},
         {"data.val_share": 0.3},
         {"data.split_seed": 1},
+        {"data.pool": True},
         {"data.train_images": 100},
         {"data.test_images": 100},
         {"data.augment": ["flip"]},

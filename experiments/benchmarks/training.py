@@ -342,7 +342,8 @@ def memory(bench: Bench) -> tuple[str, list[str]]:
     def copies(given: DataSet, seed: int) -> bool:
         split = split_rows(given, bench.study.data, seed)
         feed = Feed.make(given, split, bench.unit.augmentation, torch.device("cpu"))
-        return not np.shares_memory(feed.train.images.numpy(), dataset.train)
+        images = feed.train.images
+        return not (isinstance(images, torch.Tensor) and np.shares_memory(images.numpy(), dataset.train))
 
     if any(copies(dataset, seed) for seed in (0, 1)):
         copied.append(f"missed: a replicate's feed copies the images of {bench.case.images}")

@@ -155,13 +155,18 @@ class _UserSchedule:
 
 
 class Data(Frozen):
-    """[data]: which images, how they are split and augmented. `path` and `download` never enter a unit's key."""
+    """[data]: which images, how they are split and augmented.
+
+    How they are reached (`path`, `download`, `stream`, `workers`) changes no number and never enters a unit's key.
+    """
 
     name: str | None = None
     function: str | None = None
     version: str | None = None
     path: str | None = None
     download: bool = True
+    stream: bool | None = None
+    workers: int = Field(default=0, ge=0)
     image_key: str | None = None
     label_key: str | None = None
     size: int | None = Field(default=None, ge=1)
@@ -169,15 +174,16 @@ class Data(Frozen):
     val_share: float = Field(default=0.2, gt=0, lt=1)
     test_share: float = Field(default=0.2, gt=0, lt=1)
     split_seed: int = Field(default=0, ge=0)
+    pool: bool = False
     train_images: int | None = Field(default=None, ge=1)
     val_images: int | None = Field(default=None, ge=1)
     test_images: int | None = Field(default=None, ge=1)
-    augment: Annotated[tuple[Literal["crop", "flip"], ...], LISTED] = ()
+    augment: Annotated[tuple[Literal["crop", "flip", "rrc"], ...], LISTED] = ()
     crop_padding: int = Field(default=4, ge=1, le=64)
 
-    PLACE: ClassVar[tuple[str, ...]] = ("path", "download")
+    PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers")
     SPLIT: ClassVar[tuple[str, ...]] = (
-        "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images",
+        "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool",
     )  # fmt: skip
     AUGMENT: ClassVar[tuple[str, ...]] = ("augment", "crop_padding")
 
@@ -193,18 +199,53 @@ class Data(Frozen):
             raise ValueError("a function needs a version; change it when the function changes its data")
         if self.name is not None:
             names.check_name("data set", names.DATA, self.name, {**given, **self.args})
-        if self.name in ("huggingface", "folder") and not self.path:
+        if self._entry.needs_path and not self.path:
             raise ValueError(f"data set {self.name!r} needs a path")
+        self._check_streaming()
         return self
+
+    def _check_streaming(self) -> None:
+        if self.stream and not self._entry.streams:
+            able = ", ".join(sorted(name for name, entry in names.DATA.items() if entry.streams))
+            what = "a function's images are" if self.name is None else f"data set {self.name!r} is"
+            raise ValueError(f"stream: {what} held in memory; those that can be streamed are {able}")
+        if self.workers and not self.streamed:
+            raise ValueError("workers read a streamed set; set stream = true, or leave workers out")
+        if "rrc" in self.augment and not self.streamed:
+            raise ValueError(
+                'augment: "rrc" crops the images as they are on disk, which a set in memory no longer has; set '
+                'stream = true where the set can be streamed, or take "crop"'
+            )
+        if {"rrc", "crop"} <= set(self.augment):
+            raise ValueError('augment: "crop" and "rrc" are two ways to crop; choose one')
+
+    @property
+    def _entry(self) -> names.DataEntry:
+        """The set's line in the table; a function's is one that has nothing."""
+        return names.DataEntry("", "") if self.name is None else names.DATA[self.name]
+
+    @property
+    def streamed(self) -> bool:
+        """Are images read as they are needed?"""
+        return self._entry.stream if self.stream is None else self.stream
+
+    @property
+    def side(self) -> int | None:
+        """Side that images are resized to; None leaves them as they are."""
+        return self._entry.size if self.size is None else self.size
 
     def source(self) -> dict[str, Any]:
         """The part of the data's identity that says which images; no path."""
         dump = self.model_dump(mode="json", exclude_none=True)
+        if self.side is not None:
+            dump["size"] = self.side
         return {key: value for key, value in dump.items() if key not in (*self.PLACE, *self.SPLIT, *self.AUGMENT)}
 
     def split(self) -> dict[str, Any]:
         """The part that says how they are split."""
-        return {key: value for key in self.SPLIT if (value := getattr(self, key)) is not None}
+        found = {key: getattr(self, key) for key in self.SPLIT}
+        # A choice that came later is told only where it is made: older keys stand.
+        return {key: value for key, value in found.items() if value is not None and (key, value) != ("pool", False)}
 
     def augmentation(self) -> dict[str, Any]:
         """The part that says how training batches are augmented."""

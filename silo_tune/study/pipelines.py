@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from silo_tune.study.parts import Frozen, Share
+from silo_tune.study.parts import Frozen
+from silo_tune.study.prune import Share
 
 
 class Ice(Frozen):
@@ -19,6 +20,8 @@ class Ice(Frozen):
             fine-tuning (0.01 is ours).
         freeze: share of the layers that fine-tuning leaves alone: those that a probe changed least (0 is ours).
     """
+
+    line: ClassVar[str] = "ICE-Pruning: block by block, fine-tuned where needed, falling S"
 
     name: Literal["ice"]
     ratio: Share | None = None
@@ -33,6 +36,8 @@ class WhileTraining(Frozen):
         over: parts of the training, cycle 0 included; each is as long as a cycle of this arm.
     """
 
+    line: ClassVar[str] = "filters pruned while training: the cycles are parts of one training (Roy et al. 2020)"
+
     name: Literal["while-training"]
     over: int = Field(ge=2)
 
@@ -41,6 +46,7 @@ def _by_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+PIPELINES: dict[str, type[Ice] | type[WhileTraining]] = {"ice": Ice, "while-training": WhileTraining}
 Pipeline = Annotated[Annotated[Ice | WhileTraining, Field(discriminator="name")], BeforeValidator(_by_name)]
 
 

@@ -340,11 +340,11 @@ def load_everywhere(study: Study, workspace: Workspace) -> tuple[Mapping[str, An
 
     def load(place: Workspace) -> tuple[Any, Any]:
         from silo_tune.cycle import enter
-        from silo_tune.data import facts, load_data
+        from silo_tune.data import facts, open_data
 
         enter(place)
         try:
-            dataset = load_data(place.data)
+            dataset = open_data(place.data)
             return facts(dataset, place.data), dataset
         except SiloTuneError as error:
             return error, None

@@ -104,7 +104,7 @@ class PruneRetrain(tune.Trainable):
 
     def _make_worker(self, shared: Shared) -> Any:
         from silo_tune.cycle import Worker
-        from silo_tune.data import load_data
+        from silo_tune.data import open_data
 
         workspace = shared.workspace
         if shared.token is not None and not Storage(workspace.run).exists(shared.token):  # a node that joined late
@@ -114,7 +114,7 @@ class PruneRetrain(tune.Trainable):
             with contextlib.suppress(RayError):
                 dataset = ray.get(shared.dataset)
         if dataset is None:  # the node that held it died, and it could not be read again where Ray tried
-            dataset = load_data(workspace.data)
+            dataset = open_data(workspace.data)
         notice = self._notices.append if shared.cycle is None else logging.getLogger(__name__).warning
         return Worker(workspace, dataset, notice)
 

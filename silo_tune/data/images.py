@@ -1,0 +1,113 @@
+"""From the bytes of one image to its pixels; the same function serves sets in memory and streamed ones."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from silo_tune.data.sets import Pixels
+from silo_tune.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an image becomes pixels.
+
+    Attributes:
+        size: side of the square that it is resized to; None leaves it as it is.
+        rgb: three channels, even for a grey image. A resized image always has three.
+        centre: resize the shorter side and crop the centre, as timm's evaluation does; otherwise the whole image is
+            stretched to the square.
+    """
+
+    size: int | None = None
+    rgb: bool = False
+    centre: bool = False
+
+    @property
+    def shape(self) -> Shape | None:
+        """(H, W, C) of every image, when the form says it."""
+        return None if self.size is None else (self.size, self.size, 3)
+
+    def decode(self, name: str, data: bytes) -> Pixels:
+        """Pixels (H, W, C) of an encoded image. Raises BadInput that names it when it cannot be read."""
+        with _opened(name, data) as image:
+            picture = image if image.mode in ("L", "RGB") and not self.rgb else image.convert("RGB")
+            return _array(self._resized(picture))
+
+    def _resized(self, picture: Image) -> Image:
+        from PIL import Image
+
+        if self.size is None:
+            return picture
+        picture = picture.convert("RGB")
+        if self.centre:
+            return _evaluation(self.size)(picture)  # type: ignore[no-any-return]
+        return picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
+
+
+def random_resized_crop(name: str, data: bytes, shape: Shape, seed: int) -> Pixels:
+    """A random part of an encoded image, resized to `shape`: timm's, with its own ranges of area and aspect.
+
+    It is a function of the image and the seed alone. Raises BadInput that names the image when it cannot be read.
+    """
+    with _opened(name, data) as image:
+        picture = image.convert("RGB" if shape[2] == 3 else "L")
+        with _drawn_from(seed):
+            return _array(_cropper(shape[:2])(picture))
+
+
+@contextmanager
+def _opened(name: str, data: bytes) -> Iterator[Image]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow calls some broken files a syntax error
+        raise BadInput(f"data: {name!r} is not a readable image: {error}") from error
+
+
+@contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    """timm draws from the generator of `random`: seed it for one image, and put it back."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+
+
+@lru_cache
+def _evaluation(size: int) -> Any:
+    from timm.data.transforms_factory import create_transform
+    from torchvision.transforms import Compose
+
+    # The last step would make a tensor of it; what comes before gives an image.
+    return Compose(create_transform((3, size, size), is_training=False, use_prefetcher=True).transforms[:-1])
+
+
+@lru_cache
+def _cropper(size: tuple[int, int]) -> Any:
+    from timm.data.transforms import RandomResizedCropAndInterpolation
+
+    return RandomResizedCropAndInterpolation(size)
+
+
+def _array(picture: Image) -> Pixels:
+    array = np.array(picture, dtype=np.uint8)  # a copy: Pillow's own memory cannot be written to, and torch warns
+    return array if array.ndim == 3 else array[..., None]

@@ -1,0 +1,115 @@
+"""A study's data, loaded into memory or opened as streams, and what is recorded of it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from silo_tune import names
+from silo_tune.data.sets import DataSet, StreamedSet, split_rows
+from silo_tune.data.sources import Listed
+from silo_tune.errors import BadInput
+from silo_tune.study import Data
+
+T = TypeVar("T")
+
+
+def open_data(data: Data) -> DataSet | StreamedSet:
+    """The study's data as it asks for it: decoded into memory, or as streams.
+
+    Raises:
+        BadInput: it is not there, or not in the shape that its name promises.
+    """
+    if not data.streamed:
+        return load_data(data)
+    found = _found(data)
+    if not isinstance(found, Listed):
+        raise BadInput(f"data.stream: {data.name!r} at {data.place()!r} cannot be streamed; set data.stream = false")
+    return _reading(data, lambda: _measured(found.streamed(data.workers, data.pool), data))
+
+
+def load_data(data: Data) -> DataSet:
+    """Load and decode the study's data into memory, even if it asks for streams.
+
+    Raises:
+        BadInput: it is not there, or not in the shape that its name promises.
+    """
+    found = _of_user(data.function, data.args) if data.function is not None else _found(data)
+    loaded = found if isinstance(found, DataSet) else _reading(data, found.decoded)
+    return loaded.pooled() if data.pool else loaded
+
+
+def _found(data: Data) -> DataSet | Listed:
+    assert data.name is not None
+    make = names.resolve(names.DATA[data.name].target)
+    return _reading(data, lambda: make(data))  # type: ignore[no-any-return]
+
+
+def _reading(data: Data, read: Callable[[], T]) -> T:
+    """What `read` gives. Raises BadInput for whatever reading a data set can raise."""
+    try:
+        return read()
+    except BadInput:
+        raise
+    except MemoryError as error:
+        raise BadInput(
+            f"data set {data.name!r} does not fit into this machine's memory ({error}); it is held there decoded, as "
+            f"one byte for each pixel and channel: take a larger machine, a smaller data.size, or data.stream where "
+            f"the set can be streamed"
+        ) from error
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"data set {data.name!r} cannot be read from {data.place() or 'its default place'}: {error}"
+        ) from error
+
+
+def _measured(found: StreamedSet, data: Data) -> StreamedSet:
+    """With the sums of all training images, when all of them train: each worker then need not read them first."""
+    from silo_tune.data.streaming import moments_of
+
+    if data.train_images is not None:
+        return found
+    moments = moments_of(found.train, np.arange(len(found.train), dtype=np.int64))
+    return replace(found, train=replace(found.train, moments=moments))
+
+
+def _of_user(function: str, args: Mapping[str, Any]) -> DataSet:
+    """What a user's function gives. Raises BadInput when it raises, saying where, or gives anything but a data set."""
+    make = names.resolve(function)
+    try:
+        made = make(**args)
+    except BadInput:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise BadInput(
+            f"data: {function} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        ) from error
+    try:
+        return made if isinstance(made, DataSet) else DataSet(*made)
+    except BadInput as error:
+        raise BadInput(f"data: {function}: {error}") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise BadInput(
+            f"data: {function} must give a DataSet, or its fields in order (train, train_labels, test, test_labels, "
+            f"classes); it gave {type(made).__name__}: {error}"
+        ) from error
+
+
+def facts(dataset: DataSet | StreamedSet, data: Data) -> dict[str, Any]:
+    """What RUN/data.json records."""
+    split = split_rows(dataset, data, seed=0)
+    return {
+        "content": dataset.content(),
+        "streamed": isinstance(dataset, StreamedSet),
+        "listing": dataset.listing,
+        "classes": dataset.classes,
+        "shape": list(dataset.shape),
+        "n_train": len(split.train),
+        "n_val": len(split.val),
+        "n_test": len(split.test),
+    }

@@ -1,0 +1,100 @@
+"""Parquet files in Hugging Face layout: a local directory, or a data set of the Hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from silo_tune.data.images import Form
+from silo_tune.data.sets import Labels
+from silo_tune.data.sources import Listed, ParquetSource
+from silo_tune.errors import BadInput
+from silo_tune.study import Data
+
+# How the Hub itself writes a data set's address.
+HUB = "hf://datasets/"
+
+
+def huggingface(data: Data) -> Listed:
+    """Parquet files in Hugging Face layout: a local directory, or a Hub id (extra `hub`)."""
+    return listed(data)
+
+
+def listed(data: Data, test: Sequence[str] = ("test",), form: Form | None = None) -> Listed:
+    """The set of a directory or a Hub id.
+
+    Args:
+        data: gives the path, the columns and the size.
+        test: how the names of the test part's files begin; the first that there is counts.
+        form: how images become pixels; by default as they are, or resized to `size`.
+    """
+    place = data.place()
+    assert place is not None
+    root = _directory(place)
+    parts = {part: sorted(root.rglob(f"{part}*.parquet")) for part in ("train", *test)}
+    if not parts["train"]:
+        raise BadInput(f"no train*.parquet below {place!r}; a Hugging Face directory has train-….parquet files")
+    of_test = next((parts[part] for part in test if parts[part]), None)
+    train = _source(root, parts["train"], data.image_key, data.label_key)
+    tested = None if of_test is None else _source(root, of_test, data.image_key, data.label_key)
+    labels = [train.labels, *([] if tested is None else [tested.labels])]
+    form = form or Form(data.size)
+    options = {"kind": "huggingface", "columns": (data.image_key, data.label_key), "form": vars(form)}
+    return Listed(train, tested, int(max(part.max() for part in labels)) + 1, form, options)
+
+
+def holds_parquet(place: str | None) -> bool:
+    """Is this a directory with Parquet files of a training part, or a data set of the Hub?"""
+    return place is not None and (place.startswith(HUB) or any(Path(place).rglob("train*.parquet")))
+
+
+def is_directory(place: str) -> bool:
+    """Is a path meant as a directory, rather than as a Hub id?"""
+    return not place.startswith(HUB) and (os.path.exists(place) or place.startswith((".", "/")))
+
+
+def _directory(place: str) -> Path:
+    folder = Path(place) if is_directory(place) else Path(_hub_snapshot(place.removeprefix(HUB)))
+    if not folder.is_dir():
+        raise BadInput(f"no data directory {place!r} (data.path)")
+    return folder
+
+
+def _hub_snapshot(hub_id: str) -> str:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise BadInput(
+            f"{hub_id!r} is not a local directory, and reading it from the Hub needs an extra: "
+            "pip install 'silo-tune[hub]'"
+        ) from None
+    try:
+        return str(snapshot_download(hub_id, repo_type="dataset", allow_patterns=["*.parquet", "**/*.parquet"]))
+    except Exception as error:  # the hub client raises many kinds, all of them "not there"
+        raise BadInput(
+            f"data.path {hub_id!r} is neither a local directory nor reachable on the Hub: {error}"
+        ) from error
+
+
+def _source(root: Path, files: list[Path], image_key: str | None, label_key: str | None) -> ParquetSource:
+    import pyarrow.parquet as pq
+
+    columns = pq.read_schema(files[0]).names
+    image = _column(columns, image_key, ("img", "image"), files[0])
+    label = _column(columns, label_key, ("label", "fine_label"), files[0])
+    labels: list[Labels] = []
+    for file in files:
+        _column(pq.read_schema(file).names, image, (), file)
+        labels.append(np.asarray(pq.read_table(file, columns=[label]).column(label).to_pylist(), dtype=np.int64))
+    paths = tuple(os.path.abspath(file) for file in files)
+    return ParquetSource(os.path.abspath(root), paths, image, np.concatenate(labels))
+
+
+def _column(columns: list[str], asked: str | None, usual: tuple[str, ...], file: Path) -> str:
+    for name in (asked,) if asked else usual:
+        if name in columns:
+            return str(name)
+    raise BadInput(f"{file.name} has columns {', '.join(columns)}; name yours with data.image_key and data.label_key")

@@ -1,0 +1,196 @@
+"""A data set's images and labels, in memory or as streams, and the rows of a replicate's parts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silo_tune.errors import BadInput
+from silo_tune.study import Data
+
+if TYPE_CHECKING:
+    from silo_tune.data.sources import Stream
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+NO_POOL = "data.pool: this set has no official test part that could join its training images; leave pool out"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images and labels of one set; arrays may be read-only and shared between processes.
+
+    Attributes:
+        train: (N, H, W, C) uint8.
+        train_labels: (N,) int64.
+        test: (M, H, W, C) uint8, or None when the set has no official test part.
+        test_labels: (M,) int64, or None.
+        classes: number of classes.
+        listing: sha256 over the names, sizes and labels of the files that it was read from; None without files.
+    """
+
+    train: Pixels
+    train_labels: Labels
+    test: Pixels | None
+    test_labels: Labels | None
+    classes: int
+    listing: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.test is None) != (self.test_labels is None):
+            raise BadInput("a data set has test images and their labels, or neither")
+        if self.test is not None and self.test.shape[1:] != self.train.shape[1:]:
+            raise BadInput(f"training images are {self.train.shape[1:]}, test images are {self.test.shape[1:]}")
+        for pixels, labels in ((self.train, self.train_labels), (self.test, self.test_labels)):
+            if pixels is None or labels is None:
+                continue
+            if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != len(labels):
+                raise BadInput(
+                    f"a data set is uint8 images (N, H, W, C) with one label each; got {pixels.dtype} "
+                    f"{pixels.shape} and {len(labels)} labels"
+                )
+        check_labels(self.classes, self.train_labels, self.test_labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image."""
+        height, width, channels = self.train.shape[1:]
+        return height, width, channels
+
+    def pooled(self) -> DataSet:
+        """Training and test images as one set without a test part of its own."""
+        if self.test is None or self.test_labels is None:
+            raise BadInput(NO_POOL)
+        labels = np.concatenate([self.train_labels, self.test_labels])
+        return replace(
+            self, train=np.concatenate([self.train, self.test]), train_labels=labels, test=None, test_labels=None
+        )
+
+    def content(self) -> str:
+        """sha256 over shapes, pixels and labels."""
+        digest = hashlib.sha256()
+        for array in (self.train, self.train_labels, self.test, self.test_labels):
+            if array is None:
+                digest.update(b"none")
+            else:
+                digest.update(str((array.shape, array.dtype.str)).encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class StreamedSet:
+    """Images that are read as they are needed, and their labels: small, and the same on every node that sees the files.
+
+    Attributes:
+        train, test: where the images are; no test part when the set has no official one, or it was pooled.
+        train_labels, test_labels: (N,) int64.
+        classes: number of classes.
+        listing: sha256 over the names, sizes and labels of the files.
+    """
+
+    train: Stream
+    train_labels: Labels
+    test: Stream | None
+    test_labels: Labels | None
+    classes: int
+    listing: str
+
+    def __post_init__(self) -> None:
+        check_labels(self.classes, self.train_labels, self.test_labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image."""
+        return self.train.image
+
+    def content(self) -> str:
+        """The listing stands for the pixels, which are not all read."""
+        return self.listing
+
+
+def check_labels(classes: int, *parts: Labels | None) -> None:
+    """Raises BadInput unless labels are the numbers of at least two classes."""
+    if classes < 2:
+        raise BadInput(f"a data set has at least two classes, got {classes}")
+    for labels in parts:
+        if labels is None:
+            continue
+        if labels.dtype != np.int64 or labels.ndim != 1:
+            raise BadInput(f"labels are the numbers of classes as int64 (N,); got {labels.dtype} {labels.shape}")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise BadInput(f"labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of one replicate's parts, and where its test images are.
+
+    Attributes:
+        train, val: rows of `DataSet.train`.
+        test: rows of `DataSet.test`, or of `DataSet.train` when `test_in_train`.
+    """
+
+    train: Labels
+    val: Labels
+    test: Labels
+    test_in_train: bool
+
+
+def split_rows(dataset: DataSet | StreamedSet, data: Data, seed: int) -> Split:
+    """Test by `split_seed` (or official), then train and validation, stratified, by the replicate's seed.
+
+    Raises:
+        BadInput: a part would be empty.
+    """
+    rows = np.arange(len(dataset.train_labels), dtype=np.int64)
+    if dataset.test is None:
+        rows, test = _stratified(dataset.train_labels, rows, data.test_share, ("test", data.split_seed))
+        test_labels = dataset.train_labels
+    else:
+        assert dataset.test_labels is not None
+        test, test_labels = np.arange(len(dataset.test_labels), dtype=np.int64), dataset.test_labels
+    train, val = _stratified(dataset.train_labels, rows, data.val_share, ("val", seed))
+    train = _limit(dataset.train_labels, train, data.train_images, ("limit-train", seed))
+    val = _limit(dataset.train_labels, val, data.val_images, ("limit-val", seed))
+    test = _limit(test_labels, test, data.test_images, ("limit-test", data.split_seed))
+    for name, part in (("training", train), ("validation", val), ("test", test)):
+        if not len(part):
+            raise BadInput(
+                f"data: the {name} part is empty ({len(dataset.train_labels)} images, val_share {data.val_share}, "
+                f"test_share {data.test_share}); change the shares"
+            )
+    return Split(train, val, test, dataset.test is None)
+
+
+def _stratified(labels: Labels, rows: Labels, share: float, stream: tuple[str, int]) -> tuple[Labels, Labels]:
+    """Rows split in two, the second part holding `share` of every class; both sorted."""
+    rng = np.random.default_rng(_seed(stream))
+    second = []
+    for label in np.unique(labels[rows]):
+        members = rng.permutation(rows[labels[rows] == label])
+        second.append(members[: round(share * len(members))])
+    taken = np.sort(np.concatenate(second)) if second else rows[:0]
+    return np.setdiff1d(rows, taken, assume_unique=True), taken
+
+
+def _limit(labels: Labels, rows: Labels, count: int | None, stream: tuple[str, int]) -> Labels:
+    """At most `count` rows, every class in proportion."""
+    if count is None or count >= len(rows):
+        return rows
+    rng = np.random.default_rng(_seed(stream))
+    shuffled = rng.permutation(rows)
+    # Rank within its class, as a share of the class: the lowest ranks are a stratified sample of exactly `count`.
+    rank = np.empty(len(shuffled))
+    for label in np.unique(labels[shuffled]):
+        members = np.flatnonzero(labels[shuffled] == label)
+        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(shuffled[np.argsort(rank, kind="stable")[:count]])
+
+
+def _seed(stream: tuple[str, int]) -> int:
+    return int.from_bytes(hashlib.sha256(f"{stream[0]}/{stream[1]}".encode()).digest()[:8], "big")
