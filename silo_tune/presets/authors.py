@@ -136,7 +136,10 @@ def _put(table: Table, path: list[str], value: Any) -> None:
 
 
 def _merged(filled: Mapping[str, Any], written: Mapping[str, Any]) -> Table:
-    """Sections are merged key by key; a key, an arm and anything nested deeper is taken whole."""
+    """Sections are merged key by key; a key, an arm, another network and anything nested deeper is taken whole."""
+    model = written.get("model")
+    if isinstance(model, str) or (isinstance(model, Mapping) and model.get("name") != filled["model"]["name"]):
+        filled = {**filled, "model": {}}
     both = {
         key: {**filled[key], **written[key]}
         for key in filled

@@ -19,6 +19,7 @@ FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 REWIND_POINT = re.compile(r"init|[1-9]\d* (ep|it)")
 
 LISTED = Field(strict=False)
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Frozen(BaseModel):
@@ -180,12 +181,14 @@ class Data(Frozen):
     test_images: int | None = Field(default=None, ge=1)
     augment: Annotated[tuple[Literal["crop", "flip", "rrc"], ...], LISTED] = ()
     crop_padding: int = Field(default=4, ge=1, le=64)
+    mean: Annotated[tuple[Share, ...] | None, LISTED] = None
+    std: Annotated[tuple[Share, ...] | None, LISTED] = None
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers")
     SPLIT: ClassVar[tuple[str, ...]] = (
         "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool",
     )  # fmt: skip
-    AUGMENT: ClassVar[tuple[str, ...]] = ("augment", "crop_padding")
+    AUGMENT: ClassVar[tuple[str, ...]] = ("augment", "crop_padding", "mean", "std")
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -201,6 +204,8 @@ class Data(Frozen):
             names.check_name("data set", names.DATA, self.name, {**given, **self.args})
         if self._entry.needs_path and not self.path:
             raise ValueError(f"data set {self.name!r} needs a path")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std are given together, one number for each channel; or neither")
         self._check_streaming()
         return self
 
@@ -248,9 +253,10 @@ class Data(Frozen):
         return {key: value for key, value in found.items() if value is not None and (key, value) != ("pool", False)}
 
     def augmentation(self) -> dict[str, Any]:
-        """The part that says how training batches are augmented."""
+        """The part that says how training batches are augmented, and how all are normalised where that is fixed."""
         names_ = sorted(set(self.augment))
-        return {"augment": names_, **({"crop_padding": self.crop_padding} if "crop" in names_ else {})}
+        fixed = {"mean": list(self.mean), "std": list(self.std)} if self.mean and self.std else {}
+        return {"augment": names_, **({"crop_padding": self.crop_padding} if "crop" in names_ else {}), **fixed}
 
     def place(self) -> str | None:
         """`path` with `~`, `${VAR}` and `${VAR:-default}` filled in.
@@ -277,7 +283,6 @@ def expand(path: str) -> str:
 
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SGD(Frozen):
