@@ -47,6 +47,16 @@ GAPS = {
     "oracle": "string", "schedule": "string", "cycle": "Int64", "seed": "Int64", "gap_val": "Float64",
     "gap_test": "Float64",
 }  # fmt: skip
+# Spreads relative to the dense cycle: `ratio` is the exponential of the mean log-ratio over seeds.
+SPREADS = {
+    "arm": "string", "measure": "string", "cycle": "Int64", "weights_remaining": "Float64", "ratio": "Float64",
+    "log_ratio_mean": "Float64", "log_ratio_spread": "Float64", "n_seeds": "Int64",
+}  # fmt: skip
+# Slopes of log spread against log weights remaining; `direction`: narrower | wider | undetermined, as weights go.
+SLOPES = {
+    "arm": "string", "measure": "string", "slope": "Float64", "slope_spread": "Float64", "slope_low": "Float64",
+    "slope_high": "Float64", "n_seeds": "Int64", "direction": "string",
+}  # fmt: skip
 _ORACLE_SIDE = {
     "best": "Float64", "low": "Float64", "high": "Float64", "unbounded_low": "boolean", "unbounded_high": "boolean",
     "verdict": "string", "contains": "boolean", "n_seeds": "Int64",

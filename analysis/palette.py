@@ -37,6 +37,8 @@ class Look(NamedTuple):
     dash: str
 
 
+# Cycles of one arm, from the first to the last.
+SHADES = ("#9ab8d3", "#4f86b5", "#0b4f84")
 # The families of fitted curves.
 CURVES = {
     "silo": Look(_SCHEDULE, "-"),

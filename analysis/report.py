@@ -77,6 +77,8 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
         "oracles-compared": summary.compared,
+        "spreads": summary.spreads,
+        "spread-slopes": summary.slopes,
         "searches": points_table(summary.searches),
         "cost": summary.cost,
         "diverged-and-failed": summary.troubles,
@@ -121,11 +123,19 @@ def _page(summary: Summary, ledger: Mapping[str, Any], svgs: Mapping[str, bytes]
     )
 
 
+def _pruning(study: Study) -> str:
+    if study.prune.rate is not None:
+        return f"pruning {percent(study.prune.rate, 0)} % of the remaining {study.prune.granularity}s each"
+    return (
+        f"leaving {', '.join(percent(share, 1) for share in study.remaining[1:])} % of the {study.prune.granularity}s"
+    )
+
+
 def _facts(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
     study = summary.study
     facts = [
         ("Judged schedule", summary.schedule),
-        ("Cycles", f"0 to {study.cycles - 1}, pruning {percent(study.prune.rate, 0)} % of the remaining weights each"),
+        ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
         ("Seeds", ", ".join(map(str, summary.seeds)) or DASH),
         ("Tolerance", f"{points(summary.tolerance, signed=False)} points"),
         ("Model and data", f"{study.model.name or study.model.function}, {study.data.name or study.data.function}"),
@@ -188,6 +198,12 @@ CAPTIONS = {
         "Left, within one Oracle's cycle: its best rate on validation against the schedule's own rate, from the same "
         "weights. Right, between chains: the greedy Oracle's arm against the schedule's arm. "
         "Above 0 the Oracle is better.",
+    ),
+    "spread": (
+        "Spread of gradients and representations",
+        "Standard deviations at the end of every cycle, relative to the dense network: geometric mean over seeds and "
+        "one standard deviation of the logarithm. Gradients: of the loss, over surviving weights. Representations: of "
+        "the hidden layers, mean over layers. Below 1 they are narrower than in the dense network.",
     ),
     "cost": (
         "Cost",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import containment, cost, oracle, oracles_compared, regret, search, wording
+from analysis import containment, cost, mechanism, oracle, oracles_compared, regret, search, wording
 from analysis.columns import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
 from analysis.interval import interval_of
 from analysis.oracle import OracleCycle
@@ -41,6 +41,7 @@ class Summary:
         regret, crossfit: per Oracle, cycle and seed (`REGRET`, `CROSSFIT`).
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
+        spreads, slopes: of gradients and representations, for the schedule and the controls (`SPREADS`, `SLOPES`).
         cost: per arm (`cost.COLUMNS`).
         pair: the greedy Oracle and the one conditioned on the schedule, None unless both have rows.
         compared: per cycle that both have (`COMPARED`).
@@ -66,6 +67,8 @@ class Summary:
     crossfit: pd.DataFrame
     gaps: pd.DataFrame
     endpoint: Endpoint | None
+    spreads: pd.DataFrame
+    slopes: pd.DataFrame
     cost: pd.DataFrame
     pair: Pair | None
     compared: pd.DataFrame
@@ -126,6 +129,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
     cycles = _cycles(study, judge_by, chain_by, parts)
     weights = cycles.set_index("cycle")["weights_remaining"].to_dict()
     pair = oracles_compared.pair_of(study, present)
+    ratios = mechanism.log_ratios(chains, study)
     return Summary(
         study=study,
         verdict_oracle=judge_by,
@@ -139,6 +143,8 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         crossfit=crossfit,
         gaps=gaps,
         endpoint=_endpoint(gaps, study, chain_by),
+        spreads=mechanism.spread_table(ratios),
+        slopes=mechanism.slope_table(ratios),
         cost=cost.cost_table(frame, study),
         pair=pair,
         compared=oracles_compared.compare(groups, pair, schedule, tolerance, weights),

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,17 +17,18 @@ import torch
 from torch import Tensor, nn
 
 import silo_tune
-from silo_tune import names
 from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
-from silo_tune.criteria import Scoring
 from silo_tune.data import DataSet, Split, StreamedSet, split_rows
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
-from silo_tune.feed import Feed
+from silo_tune.feed import Feed, Part
 from silo_tune.models import build_model, init_seed
+from silo_tune.pipelines import Ice, carries, is_loop
 from silo_tune.profiles import maximum_of
-from silo_tune.pruning import Masks, alive, apply_masks, full_masks, kept_count, prunable, shrink
+from silo_tune.prune_step import Pruner
+from silo_tune.pruning import Masks, alive, apply_masks, full_masks
 from silo_tune.run import cpu_name
 from silo_tune.schedules import RULES, PruneFacts
+from silo_tune.spread import Spreads, measure
 from silo_tune.storage import Storage
 from silo_tune.store import UnitStore, new_attempt, unit_of
 from silo_tune.streams import stream
@@ -97,6 +99,7 @@ class Worker:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
+        self.pruner = Pruner(workspace, dataset.shape)
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, Feed] = {}
 
@@ -121,25 +124,49 @@ class Worker:
         """The result, not committed yet, and the bytes of its final state (none when it diverged)."""
         attempt = new_attempt()
         began = time.perf_counter()
+        trainer, max_lr = yield from self._looped(unit) if is_loop(unit) else self._retrained(unit, attempt)
+        self.check(unit, trainer)
+        outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
+        if outcome["status"] == "ok":
+            previous = {} if trainer.previous is None else {"previous": trainer.previous}
+            carried = {"optim": trainer.state()[0]["optim"]} if carries(unit) else {}
+            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **carried})
+            state = self.units.write_state(unit.key, attempt, data)
+        seconds = time.perf_counter() - began
+        return {**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data
+
+    def _retrained(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+        """One prune and one training, from its partial state if there is one."""
         trainer, max_lr = self._resumed(unit)
         saved = time.perf_counter()
         while not trainer.finished:
+            if unit.evaluation is not None and unit.evaluation["best_on_test"]:
+                measured, _ = self._evaluate(unit, trainer, self.feed(unit).test)
+                trainer.best_test = max(trainer.best_test, measured)
             log = trainer.run_epoch()
             self._keep_snapshots(unit, trainer)
             if not trainer.finished and time.perf_counter() - saved >= self.workspace.partial_seconds:
                 self.units.write_partial(unit.key, attempt, trainer.epoch, pack(*trainer.state()))
                 saved = time.perf_counter()
             yield log
-        self.check(unit, trainer)
-        outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
-        if outcome["status"] == "ok":
-            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks})
-            state = self.units.write_state(unit.key, attempt, data)
-        seconds = time.perf_counter() - began
-        return {**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data
+        return trainer, max_lr
+
+    def _looped(self, unit: Unit) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+        """A pipeline's own loop, from its parent: it leaves no partial states."""
+        assert unit.parent is not None
+        dense = self.units.result(self._dense_of(unit).key)
+        assert dense is not None
+        parent, model = self._state_of(unit.parent), self._fresh(unit, init_seed(unit.seed))
+        load_weights(model, parent["weights"])
+        feed, classes = self.feed(unit), self.dataset.classes
+        loop = Ice.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
+        yield from loop.walk()
+        return loop.trainer, loop.trainer.max_lr
 
     def start(self, unit: Unit) -> Trainer:
         """A trainer at the first step of a unit with a fixed peak, whatever was saved or committed of it."""
+        if is_loop(unit) or carries(unit):
+            raise BadInput("a cycle of a pipeline cannot be trained by itself; run its study")
         model, masks, max_lr = self._prepared(unit)
         return self._trainer(unit, model, masks, max_lr or 0.0, snapshots=frozenset())
 
@@ -151,11 +178,10 @@ class Worker:
         if unit.prune is None:
             if unit.checkpoint is not None and self.workspace.checkpoint not in (None, "timm"):
                 load_pretrained(model, str(self.workspace.checkpoint))
-            weights = prunable(model, self.workspace.skip)
-            kept_count(sum(w.numel() for w in weights.values()), len(weights), self.workspace.last_target)
-            masks = full_masks(weights)
+            masks = full_masks(self.pruner.granules(unit, model).weights)
             return model, masks, None if unit.peak is None else float(unit.peak["value"])
-        masks, facts = self._prune(unit, model)
+        assert unit.parent is not None
+        masks, facts = self.pruner.prune(unit, model, self._state_of(unit.parent), self.feed(unit))
         self._after_prune(unit, model)
         apply_masks(dict(model.named_parameters()), masks)
         return model, masks, resolve_peak(unit, facts)
@@ -165,50 +191,12 @@ class Worker:
         model = build_model(unit.model, self.dataset.shape, self.dataset.classes, seed, pretrained)
         return model.to(self.device)
 
-    def _prune(self, unit: Unit, model: nn.Module) -> tuple[Masks, PruneFacts]:
-        """Load the parent into the model and prune it; weights that go are zero afterwards."""
-        assert unit.prune is not None
-        assert unit.parent is not None
-        groups = self._state_of(unit.parent)
-        load_weights(model, groups["weights"])
-        weights = prunable(model, unit.prune.skip)
-        # Another skip pattern than the parent's may make more weights prunable: they are all alive.
-        before = {**full_masks(weights), **{n: m for n, m in groups.get("mask", {}).items() if n in weights}}
-        norm_before = weight_norm(model)
-        generator = stream("criterion", unit.seed, unit.cycle, unit.repeat)
-        kept_count(sum(w.numel() for w in weights.values()), len(weights), self.workspace.last_target)
-        scores = self._scores(unit.prune.criterion, Scoring(weights, before, model, generator))
-        after = shrink(scores, before, unit.prune.target, unit.prune.scope)
-        self._check_masks(unit, before, after)
-        apply_masks(weights, after)
-        share = 1.0 - alive(after) / alive(before)
-        return after, PruneFacts(norm_before, weight_norm(model), share, unit.epochs)
-
-    def _scores(self, criterion: Mapping[str, Any], scoring: Scoring) -> dict[str, Tensor]:
-        """The criterion's scores on the CPU. Raises BadInput when they are not one finite number for each weight."""
-        score = names.resolve(names.target_of(names.CRITERIA, criterion))
-        args = {key: value for key, value in criterion.items() if key not in ("name", "function", "version")}
-        scores = {name: values.detach().cpu() for name, values in score(scoring, **args).items()}
-        for name, weight in scoring.weights.items():
-            if name not in scores or scores[name].shape != weight.shape or not bool(scores[name].isfinite().all()):
-                raise BadInput(
-                    f"prune.criterion: {criterion} must give {name} one finite score for each of its weights "
-                    f"{tuple(weight.shape)}"
-                )
-        return scores
-
-    def _check_masks(self, unit: Unit, before: Masks, after: Masks) -> None:
-        assert unit.prune is not None
-        if any(bool((after[name] & ~before[name]).any()) for name in after):
-            raise Violation("a pruned weight came back to life")
-        declared = kept_count(sum(mask.numel() for mask in after.values()), len(after), unit.prune.target)
-        if alive(after) != declared:
-            raise Violation(f"{alive(after)} weights are alive, {declared} were declared")
-
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
         assert unit.prune is not None
         if unit.prune.after_prune == "reinit":
-            load_weights(model, self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict())
+            fresh = self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict()
+            kept = dict(model.named_buffers()) if unit.prune.keep_statistics else {}
+            load_weights(model, {**fresh, **kept})
         elif unit.prune.after_prune == "rewind":
             load_weights(model, self._rewind_weights(unit))
 
@@ -245,14 +233,16 @@ class Worker:
         return model, masks, max_lr
 
     def _state_of(self, key: str) -> dict[str, dict[str, Tensor]]:
-        """The state of a committed unit; one whose weights are gone is trained again."""
+        """The state of a committed unit; one that is gone, or lacks what the criterion needs, is trained again."""
         result = self.units.result(key)
         if result is None:
             raise RunFailed(f"the parent unit {key[:12]} is not committed; run the study again to train it anew")
         data = self.units.read_state(result)
-        if data is None:
-            data = self._restate(result)
-        return unpack(data)[0]
+        groups = {} if data is None else unpack(data)[0]
+        # It may have been committed before the study had this criterion.
+        if data is None or not set(self.workspace.needs) <= set(groups):
+            groups = unpack(self._restate(result))[0]
+        return groups
 
     def _restate(self, result: Mapping[str, Any]) -> bytes:
         again, data = drain(self._train(unit_of(result)))
@@ -279,7 +269,8 @@ class Worker:
         if snapshots is None:
             points = self.workspace.rewind_points if unit.cycle == 0 else ()
             snapshots = frozenset(self._steps_at(unit, point) for point in points if point != "init")
-        return Trainer(unit, model, masks, self.feed(unit), max_lr, self.dataset.classes, snapshots)
+        previous = "previous" in self.workspace.needs
+        return Trainer(unit, model, masks, self.feed(unit), max_lr, self.dataset.classes, snapshots, previous)
 
     def feed(self, unit: Unit) -> Feed:
         """The replicate's data; kept for the seeds used last."""
@@ -308,6 +299,8 @@ class Worker:
             trainer = self._trainer(unit, model, masks, max_lr or 0.0)
             data = self.units.read_partial(unit.key)
             if data is None:
+                if carries(unit) and unit.parent is not None:
+                    trainer.carry_on(self._state_of(unit.parent)["optim"])
                 return trainer, max_lr
             try:
                 trainer.restore(*unpack(data))
@@ -321,7 +314,7 @@ class Worker:
 
     def check(self, unit: Unit, trainer: Trainer) -> None:
         """Raises Violation when a finished training was given another peak than the unit's."""
-        if not unit.epochs or trainer.diverged is not None:
+        if not trainer.step or trainer.diverged is not None:
             return
         declared = trainer.max_lr * maximum_of(trainer.profile, trainer.total)
         if trainer.peak != declared:
@@ -329,16 +322,28 @@ class Worker:
                 f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
             )
 
+    def _evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> tuple[float, float]:
+        """Accuracy and loss over a part, in the way that the unit's study asks for."""
+        rules = unit.evaluation or {}
+        where = (unit.seed, unit.cycle, unit.repeat, trainer.epoch)
+        augment = stream("evaluate", *where) if rules.get("augment") else None
+        whole = unit.batch if rules.get("drop_last") else None
+        return evaluate(trainer.model, self.feed(unit), part, augment, whole)
+
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""
-        feed, total = self.feed(unit), sum(mask.numel() for mask in trainer.masks.values())
-        diverged, scores = trainer.diverged, _NO_SCORES
+        feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
+        diverged, scores, spreads = trainer.diverged, _NO_SCORES, Spreads()
         if diverged is None:
-            test, _ = evaluate(trainer.model, feed, feed.test)
-            scores = (*evaluate(trainer.model, feed, feed.val), test)
+            test, _ = self._evaluate(unit, trainer, feed.test)
+            if unit.evaluation is not None and unit.evaluation["best_on_test"]:
+                test = trainer.best_test
+            scores = (*self._evaluate(unit, trainer, feed.val), test)
             if scores[1] is None or not math.isfinite(scores[1]):
                 diverged, scores = "validation loss not finite", _NO_SCORES
-        kept = alive(trainer.masks)
+        if diverged is None:
+            spreads = measure(trainer.model, counted, feed, unit.seed, unit.batch)
+        kept, total = alive(counted), sum(mask.numel() for mask in counted.values())
         return {
             "format": 1,
             "key": unit.key,
@@ -355,10 +360,11 @@ class Worker:
             "n_test": len(feed.test),
             "train_loss": trainer.train_loss if math.isfinite(trainer.train_loss) else None,
             "classes": self.dataset.classes,
-            "epochs": unit.epochs,
+            "epochs": trainer.epoch if is_loop(unit) else unit.epochs,
             "steps": trainer.step,
             "train_seconds": trainer.seconds,
-            "realised_peak_lr": trainer.peak if unit.epochs else None,
+            "realised_peak_lr": trainer.peak if trainer.step else None,
+            **asdict(spreads),
             "device": device_name(self.device),
             "threads": self.workspace.threads,
             "version": silo_tune.__version__,
@@ -382,11 +388,6 @@ def resolve_peak(unit: Unit, facts: PruneFacts) -> float:
     if "value" in unit.peak:
         return float(unit.peak["value"])
     return float(f"{RULES[unit.peak['rule']](facts, **unit.peak['args']):.12g}")
-
-
-def weight_norm(model: nn.Module) -> float:
-    """Euclidean norm of all weights and biases."""
-    return math.sqrt(sum(float(parameter.detach().double().square().sum()) for parameter in model.parameters()))
 
 
 def attempts(worker: Worker, unit: Unit, max_failures: int) -> Progress:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from silo_tune.errors import BadInput, unknown
@@ -22,11 +22,28 @@ class Entry:
         target: "module:function".
         line: one line for `silo-tune list`.
         args: names of the arguments that a study may give.
+        smoke: arguments that make it small, for `--smoke`.
+        choices: the values that an argument may have, where they are a few words.
     """
 
     target: str
     line: str
     args: tuple[str, ...] = ()
+    smoke: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CriterionEntry(Entry):
+    """A criterion. Its arguments are counts.
+
+    Attributes:
+        granularity: what it scores, "weight" or "filter".
+        needs: what the parent's state must hold beside weights and masks: "previous", as its last epoch began.
+    """
+
+    granularity: str = "weight"
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,12 +63,48 @@ class DataEntry(Entry):
     size: int | None = None
 
 
+_NARROW = {"width": 4}  # ours: enough to see that a study runs
 MODELS: dict[str, Entry] = {
-    "lenet-300-100": Entry("silo_tune.models:lenet_300_100", "two hidden layers of 300 and 100 units (any image size)"),
-    "resnet8": Entry("silo_tune.models:resnet8", "CIFAR ResNet, n = 1, for 32×32 images", ("width",)),
-    "resnet20": Entry("silo_tune.models:resnet20", "CIFAR ResNet, n = 3, for 32×32 images", ("width",)),
-    "resnet32": Entry("silo_tune.models:resnet32", "CIFAR ResNet, n = 5, for 32×32 images", ("width",)),
-    "resnet56": Entry("silo_tune.models:resnet56", "CIFAR ResNet, n = 9, for 32×32 images", ("width",)),
+    "lenet-300-100": Entry(
+        "silo_tune.models.lenet:lenet_300_100", "two hidden layers of 300 and 100 units (any image size)"
+    ),
+    "resnet8": Entry("silo_tune.models.cifar_resnet:resnet8", "CIFAR ResNet, n = 1, 32×32", ("width",), _NARROW),
+    "resnet20": Entry("silo_tune.models.cifar_resnet:resnet20", "CIFAR ResNet, n = 3, 32×32", ("width",), _NARROW),
+    "resnet32": Entry("silo_tune.models.cifar_resnet:resnet32", "CIFAR ResNet, n = 5, 32×32", ("width",), _NARROW),
+    "resnet56": Entry("silo_tune.models.cifar_resnet:resnet56", "CIFAR ResNet, n = 9, 32×32", ("width",), _NARROW),
+    "vgg19": Entry(
+        "silo_tune.models.vgg:vgg19",
+        "VGG-19 with batch norm, 32×32 and up (head: one linear layer, or the three of the ImageNet network)",
+        ("width", "head"),
+        _NARROW,
+        {"head": ("linear", "imagenet")},
+    ),
+    "densenet40": Entry(
+        "silo_tune.models.densenet:densenet40",
+        "DenseNet, growth 12, no bottleneck, 32×32",
+        ("depth", "growth"),
+        {"depth": 10, "growth": 4},
+    ),
+    "mobilenetv2": Entry(
+        "silo_tune.models.mobilenet:mobilenetv2",
+        "MobileNetV2 for 32×32 (width multiplies the channels)",
+        ("width", "expansion"),
+        {"width": 0.1, "expansion": 2},
+    ),
+    "resnet50": Entry(
+        "silo_tune.models.resnet:resnet50",
+        "ImageNet ResNet-50, any image size (stem: imagenet or small)",
+        ("width", "stem"),
+        _NARROW,
+        {"stem": ("imagenet", "small")},
+    ),
+    "vit": Entry(
+        "silo_tune.models.vit:vit",
+        "vision transformer, any image size (patch that divides it; size: tiny, small or base)",
+        ("patch", "size", "depth"),
+        {"size": "tiny", "depth": 2},
+        {"size": ("tiny", "small", "base")},
+    ),
 }
 TIMM_PREFIX = "timm:"
 
@@ -100,10 +153,42 @@ DATA: dict[str, DataEntry] = {
     ),
 }
 
-CRITERIA: dict[str, Entry] = {
-    "magnitude": Entry("silo_tune.criteria:magnitude", "|w|: remove the smallest weights"),
-    "random": Entry("silo_tune.criteria:random", "remove weights at random, by the replicate's seed"),
+CRITERIA: dict[str, CriterionEntry] = {
+    "magnitude": CriterionEntry("silo_tune.criteria:magnitude", "|w|: remove the smallest weights"),
+    "random": CriterionEntry("silo_tune.criteria:random", "remove weights at random, by the replicate's seed"),
+    "gradient": CriterionEntry("silo_tune.criteria:gradient", "|w·g|, g the mean gradient of the loss", ("images",)),
+    "last-change": CriterionEntry(
+        "silo_tune.criteria:last_change", "|Δw|, Δw the change over the parent's last epoch", needs=("previous",)
+    ),
+    "last-change-magnitude": CriterionEntry(
+        "silo_tune.criteria:last_change_magnitude", "|Δw|·|w|, Δw as in last-change", needs=("previous",)
+    ),
+    "snip": CriterionEntry(
+        "silo_tune.criteria:snip",
+        "connection sensitivity on one class-balanced batch (Lee et al. 2019)",
+        ("per_class",),
+    ),
+    "synflow": CriterionEntry("silo_tune.criteria:synflow", "synaptic flow, no data needed (Tanaka et al. 2020)"),
+    "lamp": CriterionEntry(
+        "silo_tune.criteria:lamp", "w² over the sum of the larger squares of its layer (Lee et al. 2021)"
+    ),
+    "l1-filter": CriterionEntry("silo_tune.criteria:l1_filter", "L1 norm of a filter", granularity="filter"),
+    "mean-activation": CriterionEntry(
+        "silo_tune.criteria:mean_activation", "mean activation of a filter", ("images",), granularity="filter"
+    ),
+    "entropy": CriterionEntry(
+        "silo_tune.criteria:entropy",
+        "entropy of a filter's activation over images",
+        ("images", "bins"),
+        granularity="filter",
+    ),
+    "random-filter": CriterionEntry(
+        "silo_tune.criteria:random_filter", "remove filters at random, by the replicate's seed", granularity="filter"
+    ),
 }
+
+# Initial weights that every registered network can have instead of its own.
+INITS = ("xavier-normal",)
 
 TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA}
 
@@ -116,6 +201,14 @@ def check_name(kind: str, table: Mapping[str, Entry], name: str, args: Mapping[s
     if extra:
         takes = ", ".join(table[name].args) or "nothing"
         raise ValueError(f"{kind} {name!r} takes no {', '.join(map(repr, extra))}; it takes {takes}")
+    check_choices(table[name], args)
+
+
+def check_choices(entry: Entry, args: Mapping[str, Any]) -> None:
+    """Raises ValueError when an argument is not one of the words that it may be."""
+    for key, allowed in entry.choices.items():
+        if key in args and args[key] not in allowed:
+            raise ValueError(f"unknown {key} {args[key]!r}; choose from {', '.join(allowed)}")
 
 
 def target_of(table: Mapping[str, Entry], reference: Mapping[str, Any]) -> str:

@@ -257,12 +257,14 @@ class RampInSteps:
     """A ramp of so many steps, whatever the budget, cut off by drops that are shares of the budget.
 
     The peak is not reached where the first drop comes before the ramp's end. So in the authors' ResNet-20 script: its
-    ramp counts 20,000 steps, its drops come at epochs 25 and 32 of 50, and stand at 1/10 and 1/100 of max_lr.
+    ramp counts 20,000 steps, its drops come at epochs 25 and 32 of 50, and stand at 1/10 and 1/100 of max_lr. From
+    share `plateau` on the peak stands whatever the ramp has reached (their VGG-19 script: from epoch 14 of 160).
     """
 
     steps: int = 20_000
     drops: tuple[float, ...] = (25 / 50, 32 / 50)
     factor: float = 0.1
+    plateau: float = 1.0
 
     maximum: ClassVar[None] = None
 
@@ -273,10 +275,13 @@ class RampInSteps:
             _share("each of drops", drop)
         _check(list(self.drops) == sorted(self.drops), f"drops must rise, got {list(self.drops)}")
         _check(0 < self.factor <= 1, f"factor must be in (0, 1], got {self.factor}")
+        _share("plateau", self.plateau)
 
     def __call__(self, step: int, total: int) -> float:
         passed = _drops_passed(self.drops, step, total, 1)
-        return self.factor**passed if passed else min(1.0, (step + 1) / self.steps)
+        if passed or step >= round(self.plateau * total):
+            return self.factor**passed
+        return min(1.0, (step + 1) / self.steps)
 
 
 @dataclass(frozen=True)
@@ -325,6 +330,8 @@ def make_profile(name: str, args: Mapping[str, Any]) -> Profile:
 def resolve_profile(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """Canonical form that enters a unit's key: the kind and every argument, so that two spellings are one profile."""
     profile: Any = make_profile(name, args)
+    if isinstance(profile, Replay) and (profile.first, profile.last) == (0.0, 1.0):
+        return dict(profile.of)  # all of it is the shape itself
     later = [f.name for f in fields(profile) if f.metadata == ADDED and getattr(profile, f.name) == f.default]
     resolved = {key: value for key, value in asdict(profile).items() if key not in later}
     return {"name": PROFILES[name].kind, **resolved}

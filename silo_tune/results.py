@@ -48,8 +48,12 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "continued": ("boolean", "the next cycle's parent, where that is not the winner"),
     "shared_with": ("string", "first arm of the study that owns the key, null when it is this one"),
     "realised_peak_lr": ("Float64", "largest learning rate that the optimizer was given"),
-    "grad_spread": ("Float64", "spread of the gradients of surviving weights (not measured yet: null)"),
-    "activation_spread": ("Float64", "spread of hidden representations (not measured yet: null)"),
+    "grad_spread": ("Float64", "standard deviation of the loss gradient over surviving weights, in nats per unit"),
+    "activation_spread": (
+        "Float64",
+        "standard deviation of hidden representations before normalisation, mean over layers",
+    ),
+    "activation_spread_norm": ("Float64", "after normalisation; null where the network has none"),
     "device": ("string", "kind of the CPU and of its vector units, or the GPU's name"),
     "mixed": (
         "boolean",
@@ -65,6 +69,8 @@ _FROM_RESULT = (
     "sparsity", "weights_remaining", "val_accuracy", "val_loss", "n_val", "test_accuracy", "n_test", "train_loss",
     "classes", "epochs", "steps", "train_seconds", "realised_peak_lr", "device", "version",
 )  # fmt: skip
+# Results made before these were measured do not have them.
+_SPREADS = ("grad_spread", "activation_spread", "activation_spread_norm")
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,7 @@ def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: 
         row["max_lr"] = peak.get("value")
     if told["status"] != "failed" and (result := run.result(asked["key"])) is not None:
         row |= {name: result[name] for name in _FROM_RESULT}
+        row |= {name: result.get(name) for name in _SPREADS}
     return row
 
 

@@ -65,6 +65,7 @@ class Silo:
         q: delay in cycles; the peak stays at the start of the S up to cycle q.
         midpoint: pruned fraction (rising) or surviving fraction (falling) at which half of δ is reached, in (0, 1].
         direction: "rising" follows the pruned fraction, "falling" the surviving one (ICE-Pruning's use of the S).
+        early: max_lr up to cycle q, where it is not that of the S (the authors' later runs begin with the last peak).
 
     Raises:
         ValueError: an argument is out of range.
@@ -76,6 +77,7 @@ class Silo:
     q: int = 1
     midpoint: float = 0.5
     direction: str = "rising"
+    early: float | None = None
 
     line: ClassVar[str] = "S-curve from eps to eps + delta over the pruned fraction (SILO)"
     free: ClassVar[tuple[str, ...]] = ("eps", "delta")
@@ -86,10 +88,13 @@ class Silo:
         _require(self.beta > 0, f"beta must be above 0, got {self.beta}")
         _require(self.q >= 0, f"q must be at least 0, got {self.q}")
         _require(0 < self.midpoint <= 1, f"midpoint must be in (0, 1], got {self.midpoint}")
+        _require(self.early is None or self.early > 0, f"early must be above 0, got {self.early}")
         known = ("rising", "falling")
         _require(self.direction in known, f"direction must be rising or falling, got {self.direction!r}")
 
     def peak(self, cycle: int, pruned: Sequence[float]) -> float:
+        if self.early is not None and cycle <= self.q:
+            return self.early
         gamma = pruned[cycle - self.q] if cycle >= self.q else 0.0
         z = gamma if self.direction == "rising" else 1.0 - gamma
         return self.eps + self.delta * s_curve(z, self.beta, self.midpoint)
@@ -228,6 +233,7 @@ def build(name: str, factory: type[Any], args: Mapping[str, Any]) -> Any:
 KINDS = {
     "int": "a whole number",
     "float": "a number",
+    "float | None": "a number",
     "str": "a word",
     "tuple[float, ...]": "a list of numbers",
     "Mapping[str, Any]": "a name or a table",

@@ -80,6 +80,7 @@ class Stepwise:
             measured = evaluate(trainer.model, feed, feed.val)
             good = math.isfinite(measured[1])
             scores = measured if good else scores
+        counted = self._worker.pruner.counted(self._unit, trainer.model, trainer.masks)
         pure = len(self._rates) == 1
         if trainer.finished and pure:
             self._worker.check(self._unit, trainer)
@@ -90,7 +91,7 @@ class Stepwise:
             "val_loss": scores[1],
             "status": "ok" if good else "diverged",
             "max_lr": self._rate,
-            "weights_remaining": alive(trainer.masks) / sum(mask.numel() for mask in trainer.masks.values()),
+            "weights_remaining": alive(counted) / sum(mask.numel() for mask in counted.values()),
             "key": self._unit.key if pure else None,
             "done": trainer.finished,
         }

@@ -429,6 +429,10 @@ class Run:
             return path[1] != "cpus_per_unit"
         if path[0] == "report" or (path[0] == "data" and path[1] in Data.PLACE):
             return True
+        if path == ("prune", "targets"):
+            old, new = before.prune.targets, after.prune.targets
+            used = before.cycles - 1
+            return old is not None and new is not None and old[:used] == new[:used]
         if path[0] == "pilot":
             return not any(self.searched(arm, before) for arm in before.arms if before.pilots(arm))
         if path == ("cycles",):

@@ -11,13 +11,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from silo_tune import names
 from silo_tune.errors import BadInput, Problems, StudyError, unknown
+from silo_tune.presets import expand_presets, fill_preset
 from silo_tune.study import (
     SGD,
     AdamW,
     Cluster,
     Data,
     Dense,
+    Evaluate,
     Grid,
     Guided,
     OracleArm,
@@ -28,6 +31,7 @@ from silo_tune.study import (
     Retrain,
     ScheduleArm,
     Study,
+    StudyPreset,
     TuneArm,
 )
 
@@ -55,6 +59,10 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
         raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{file}: not valid TOML: {error}") from None
+    for change in sets:
+        if change.startswith(("preset", "model")):  # before what it fills in, or this network, can be shrunk
+            _apply_set(table, change)
+    table = _whole(table, str(file))
     if smoke:
         table = smoke_table(table)
     for change in sets:  # last: what is asked for by name wins over --smoke
@@ -64,21 +72,38 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
 
 def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
     """The Study of a table. Raises StudyError with every problem found."""
+    table = _whole(table, source)
+    filled, problems = expand_presets(table)
     try:
-        return Study.model_validate(table)
+        study = Study.model_validate(filled)
     except ValidationError as error:
-        problems = list(_readable(error, table))
+        problems += _readable(error, filled)
         # Checks between sections need a whole study; those of names that arms give each other do not.
         told = {path for path, _ in problems}
         problems += [(path, message) for path, message in _reference_problems(table) if path not in told]
         raise StudyError(source, problems) from None
+    if problems:
+        raise StudyError(source, problems)
+    return study
+
+
+def _whole(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The table with its [preset] filled in. Raises StudyError for one that is unknown."""
+    try:
+        return fill_preset(table)
+    except ValueError as error:
+        raise StudyError(source, [("preset", str(error))]) from None
 
 
 def _reference_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     arms, report = table.get("arms"), table.get("report")
     if not isinstance(arms, Mapping):
         return
-    schedules = [name for name, arm in arms.items() if isinstance(arm, Mapping) and arm.get("mode") == "schedule"]
+    schedules = [
+        name
+        for name, arm in arms.items()
+        if isinstance(arm, Mapping) and (arm.get("mode") == "schedule" or "preset" in arm)
+    ]
     for name, arm in arms.items():
         if not isinstance(arm, Mapping):
             continue
@@ -110,22 +135,28 @@ def _apply_set(table: dict[str, Any], change: str) -> None:
     table[last] = value
 
 
-SMOKE_IMAGES = {"train_images": 256, "val_images": 128, "test_images": 128}
+SMOKE_IMAGES = {"train_images": 64, "val_images": 64, "test_images": 64}
+SMOKE_BATCH = 32  # two steps an epoch: one for a ramp, one for what follows it
+SMOKE_SIDE = 32  # pixels; the least that every registered network takes
 
 
 def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The same study shrunk to seconds: 3 cycles, 2 seeds, 1 epoch, 3 grid points, few images, a coarse tolerance.
+    """The same study shrunk to seconds.
 
+    3 cycles, 2 seeds, 1 epoch, 3 grid points, few small images, a small form of the network, a coarse tolerance.
+    Pretrained weights keep their network and its image size, since they fit no other.
     What is wrong in the study stays wrong in the small one, for its check to tell.
     """
     small = dict(table)
     if isinstance(small.get("name"), str):
         small["name"] += "-smoke"
     small["cycles"] = _at_most(3, small.get("cycles"))
-    small |= _shrunk(table, "data", lambda data: {**data, **SMOKE_IMAGES})
+    small |= _shrunk(table, "data", _few_images)
+    if not _pretrained(table):
+        small |= _smoke_network(table.get("model"), small.get("data"))
     small |= _shrunk(table, "dense", lambda dense: _one_epoch(dense) if "checkpoint" not in dense else dense)
     small |= _shrunk(table, "prune", _early_rewind)
-    small |= _shrunk(table, "retrain", _one_epoch)
+    small |= _shrunk(table, "retrain", lambda part: _small_batch(_one_epoch(part)))
     small |= _shrunk(table, "replicates", _two_seeds)
     small |= _shrunk(table, "pilot", _smoke_pilot)
     small |= _shrunk(table, "arms", lambda arms: {name: _smoke_arm(arm) for name, arm in arms.items()})
@@ -151,6 +182,58 @@ def _one_epoch(part: Table) -> Table:
     return {**part, "epochs": _at_most(1, part["epochs"])} if "epochs" in part else part
 
 
+def _few_images(part: Table) -> Table:
+    return {**part, **{key: _at_most(count, part.get(key, count)) for key, count in SMOKE_IMAGES.items()}}
+
+
+def _small_batch(part: Table) -> Table:
+    return {**part, "batch": _at_most(SMOKE_BATCH, part.get("batch", SMOKE_BATCH))}
+
+
+def _pretrained(table: Mapping[str, Any]) -> bool:
+    dense = table.get("dense")
+    return isinstance(dense, Mapping) and "checkpoint" in dense
+
+
+def _smoke_network(model: Any, data: Any) -> Table:
+    """The small form of a registered network, and smaller images where the set takes a size."""
+    written: Table = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, Mapping) else {}
+    name, args = written.get("name"), written.get("args", written)
+    entry = names.MODELS.get(name) if isinstance(name, str) else None
+    if entry is None or not isinstance(args, Mapping):
+        return {}  # timm's and a user's may be made for one size of image
+    smaller = {**args, **{key: _smaller(entry, key, args.get(key)) for key in entry.smoke}}
+    small: Table = {"model": {**written, "args": smaller} if "args" in written else smaller}
+    size = _size(data)
+    if size is not None:
+        small["data"] = {**data, "size": _at_most(_side(args.get("patch")), size)}
+    return small
+
+
+def _size(data: Any) -> Any:
+    """The side that images are resized to: as written, or the set's own."""
+    if not isinstance(data, Mapping):
+        return None
+    name = data.get("name")
+    entry = names.DATA.get(name) if isinstance(name, str) else None
+    return data.get("size", None if entry is None else entry.size)
+
+
+def _smaller(entry: names.Entry, key: str, written: Any) -> Any:
+    """The argument of the small form; never above what is written, and a mistake stays one."""
+    small = entry.smoke[key]
+    if written is None or written in entry.choices.get(key, ()):
+        return small
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (small, written))
+    return min(small, written) if numbers else written
+
+
+def _side(patch: Any) -> int:
+    """The least side of an image, from SMOKE_SIDE on, that a patch divides."""
+    whole = isinstance(patch, int) and patch > 0
+    return -(-SMOKE_SIDE // patch) * patch if whole else SMOKE_SIDE
+
+
 def _early_rewind(part: Table) -> Table:
     point = part.get("rewind_to")
     if isinstance(point, str) and point.endswith((" ep", " it")):
@@ -167,6 +250,8 @@ def _smoke_arm(arm: Any) -> Any:
     if not isinstance(arm, Mapping):
         return arm
     small = _early_rewind(_one_epoch(dict(arm)))
+    if str(arm.get("to", "")).endswith(" ep"):  # of the one epoch that the dense training has left
+        small["to"] = "1 it"
     grid = arm.get("grid")
     if isinstance(grid, Mapping) and "points" in grid:
         small["grid"] = {**grid, "points": _at_most(3, grid["points"])}
@@ -197,7 +282,7 @@ def _smoke_pilot(part: Table) -> Table:
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "data": Data, "dense": Dense, "prune": Prune, "retrain": Retrain, "replicates": Replicates, "report": Report,
-    "cluster": Cluster, "pilot": Pilot,
+    "cluster": Cluster, "pilot": Pilot, "evaluate": Evaluate, "preset": StudyPreset,
 }  # fmt: skip
 _TAGGED: dict[str, type[BaseModel]] = {
     "schedule": ScheduleArm,

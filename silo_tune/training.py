@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,9 @@ from silo_tune.units import Unit
 DIVERGED_LOSS = 1.5
 
 # The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
-STATE_FORMAT = "1"
+STATE_FORMAT = "2"
 # Tensors that an optimizer keeps for each weight once it has made a step.
-STANDING = ("epoch", "step", "seconds", "peak", "train_loss")
+STANDING = ("epoch", "step", "seconds", "peak", "train_loss", "best_test")
 BUFFERS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", "step"}}
 
 
@@ -78,6 +78,8 @@ class Trainer:
         max_lr: the peak.
         classes: number of classes, for the rule of divergence.
         snapshots: numbers of steps after which the weights are kept in `taken`.
+        keep_previous: keep the parameters as they are when the last epoch begins in `previous`. Partial states stand
+            between epochs, so a resumed training finds them as they were.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Trainer:
         max_lr: float,
         classes: int,
         snapshots: frozenset[int] = frozenset(),
+        keep_previous: bool = False,
     ) -> None:
         self.unit, self.model, self.masks, self.feed, self.max_lr = unit, model, masks, feed, max_lr
         self.parameters = dict(model.named_parameters())
@@ -98,15 +101,16 @@ class Trainer:
         self.total = self.steps_per_epoch * unit.epochs
         self.classes, self.limit = classes, DIVERGED_LOSS * math.log(classes)
         self.snapshots, self.taken = snapshots, dict[int, dict[str, Tensor]]()
+        self.keep_previous = keep_previous
+        self.previous: dict[str, Tensor] | None = None
         self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
+        self.best_test = 0.0  # where a study asks for the greatest test accuracy over epochs
         self.diverged: str | None = None
-        # In the layout of their weights: multiplying is then one pass over memory.
-        self._pairs = [(self.parameters[n], copy_into(self.parameters[n], m)) for n, m in masks.items()]
         device = feed.mean.device.type
         precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
         self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
         self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
-        apply_masks(self.parameters, masks)
+        self.remask(masks)
 
     @property
     def finished(self) -> bool:
@@ -119,6 +123,8 @@ class Trainer:
             Violation: a pruned weight is not zero.
         """
         began = time.perf_counter()
+        if self.keep_previous and self.epoch == self.unit.epochs - 1:
+            self.previous = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         where = (self.unit.seed, self.unit.cycle, self.unit.repeat, self.epoch)
         # Dropout and the like draw from the global stream: it too is a function of where the epoch stands.
         torch.manual_seed(stream_seed("noise", *where))
@@ -169,6 +175,30 @@ class Trainer:
         elif not pruned_are_zero(self.parameters, self.masks):
             raise Violation(f"a pruned weight is not zero after epoch {self.epoch}")
 
+    # --- what a pipeline changes between epochs ---
+
+    def remask(self, masks: Masks) -> None:
+        """Go on with other masks; weights that go are zero at once."""
+        self.masks = masks
+        # In the layout of their weights: multiplying is then one pass over memory.
+        self._pairs = [(self.parameters[n], copy_into(self.parameters[n], m)) for n, m in masks.items()]
+        apply_masks(self.parameters, masks)
+
+    def freeze(self, layers: Iterable[str]) -> None:
+        """Leave the weights of these layers, and their biases, as they are."""
+        for name in layers:
+            for frozen in (name, f"{name.removesuffix('weight')}bias"):
+                if frozen in self.parameters:
+                    self.parameters[frozen].requires_grad_(False)
+
+    def carry_on(self, buffers: Mapping[str, Tensor]) -> None:
+        """Begin with the optimizer's buffers of an earlier part of the same training."""
+        for key, saved in buffers.items():
+            name, _, buffer = key.rpartition("/")
+            parameter = self.parameters[name]
+            like = parameter if saved.shape == parameter.shape else saved
+            self.optimizer.state[parameter][buffer] = copy_into(like.detach(), saved)
+
     # --- state ---
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
@@ -190,13 +220,10 @@ class Trainer:
             raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
         self._check_layout(groups, int(meta["epoch"]), int(meta["step"]))
         load_weights(self.model, groups["weights"])
-        for key, saved in groups.get("optim", {}).items():
-            name, _, buffer = key.rpartition("/")
-            parameter = self.parameters[name]
-            like = parameter if saved.shape == parameter.shape else saved
-            self.optimizer.state[parameter][buffer] = copy_into(like.detach(), saved)
+        self.carry_on(groups.get("optim", {}))
         self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
-        self.seconds, self.peak, self.train_loss = (float(meta[k]) for k in ("seconds", "peak", "train_loss"))
+        for name in ("seconds", "peak", "train_loss", "best_test"):
+            setattr(self, name, float(meta[name]))
 
     def _check_writer(self, meta: Mapping[str, str]) -> None:
         here = written_with()
@@ -234,11 +261,25 @@ class Trainer:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, feed: Feed, part: Part) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy in nats over a part, in evaluation mode."""
+def evaluate(
+    model: nn.Module,
+    feed: Feed,
+    part: Part,
+    augment: torch.Generator | None = None,
+    whole_batches: int | None = None,
+) -> tuple[float, float]:
+    """Accuracy in [0, 1] and mean cross-entropy in nats over a part, in evaluation mode.
+
+    Args:
+        model, feed, part: what is measured on what.
+        augment: a stream to augment the images by, as training images are; None measures them as they are.
+        whole_batches: leave out what does not fill a batch of this size; those images count as wrong.
+    """
     model.eval()
     correct, loss = 0, 0.0
-    for images, labels in feed.batches(part):
+    for images, labels in feed.batches(part, whole_batches, augment):
+        if whole_batches is not None and len(labels) < whole_batches:
+            break
         logits = model(images).float()
         correct += int((logits.argmax(1) == labels).sum())
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))

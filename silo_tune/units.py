@@ -14,7 +14,9 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from silo_tune.profiles import resolve_profile
 from silo_tune.study import ArmSettings, Study
+from silo_tune.study.pipelines import Ice, WhileTraining, resolved
 
 # Raise this when the meaning of a unit changes (another order of random draws, say): old results then stay apart.
 RECIPE = 1
@@ -52,6 +54,8 @@ class PruneSpec:
         criterion, scope, granularity, skip: as in [prune].
         after_prune: "keep", "rewind" or "reinit".
         rewind_to: the rewind point when after_prune is "rewind", else None.
+        norm_scales, keep_statistics: as in [prune].
+        percentile: where a percentile decides, the share of the living weights that it is taken at; else None.
     """
 
     target: float
@@ -61,6 +65,9 @@ class PruneSpec:
     skip: tuple[str, ...]
     after_prune: str
     rewind_to: str | None
+    norm_scales: bool = False
+    keep_statistics: bool = False
+    percentile: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ class Unit:
     precision: str
     peak: Mapping[str, Any] | None
     prune: PruneSpec | None
+    evaluation: Mapping[str, Any] | None = None
+    pipeline: Mapping[str, Any] | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -128,6 +137,7 @@ class UnitMaker:
                 "optimizer": study.retrain.optimizer.model_dump(mode="json"),
                 "batch": study.retrain.batch,
                 "precision": study.retrain.precision,
+                "evaluation": study.evaluate.resolved(),
             }
         )
         dense = study.dense
@@ -136,6 +146,7 @@ class UnitMaker:
             [settings.profile if settings.own_dense else dense.profile.resolved(), settings.profile]
         )
         self._epochs = settings.epochs
+        self._pipeline = settings.pipeline
         self._targets = canonical(study.remaining)
         self._prune = canonical(
             {
@@ -144,9 +155,12 @@ class UnitMaker:
                 "granularity": study.prune.granularity,
                 "after_prune": settings.after_prune,
                 "rewind_to": settings.rewind_to,
+                "norm_scales": study.prune.norm_scales,
+                "keep_statistics": study.prune.keep_statistics,
             }
         )
         self._skip = study.prune.skip
+        self._by_percentile = study.prune.count == "percentile"
 
     def make(
         self,
@@ -157,6 +171,7 @@ class UnitMaker:
         peak: Mapping[str, Any] | None,
         repeat: int = 0,
         checkpoint: str | None = None,
+        pipeline: Ice | None = None,
     ) -> Unit:
         """The unit of one candidate.
 
@@ -167,8 +182,8 @@ class UnitMaker:
             cycle, seed, repeat: where it stands.
             peak: {"value": max_lr} or {"rule": name, "args": {…}}; None beside a checkpoint.
             checkpoint: content hash of the pretrained weights, at cycle 0 of a study that has them.
+            pipeline: of a trial, where it is not the arm's own.
         """
-        dense_epochs = 0 if checkpoint is not None else self._dense_epochs
         return Unit(
             recipe=RECIPE,
             parent=parent,
@@ -176,12 +191,41 @@ class UnitMaker:
             seed=seed,
             repeat=repeat,
             checkpoint=checkpoint,
-            epochs=dense_epochs if cycle == 0 else self._epochs,
-            profile=self._profiles[min(cycle, 1)],
+            epochs=self._epochs_of(cycle, checkpoint),
+            profile=self._profile_of(cycle),
             peak=canonical(peak),
-            prune=None if cycle == 0 else PruneSpec(target=self._targets[cycle], skip=self._skip, **self._prune),
+            prune=self._prune_of(cycle),
+            pipeline=self._pipeline_of(cycle, pipeline or self._pipeline),
             **self._shared,
         )
+
+    def _prune_of(self, cycle: int) -> PruneSpec | None:
+        if cycle == 0:
+            return None
+        percentile = canonical(self._share(cycle)) if self._by_percentile else None
+        return PruneSpec(target=self._targets[cycle], skip=self._skip, percentile=percentile, **self._prune)
+
+    def _share(self, cycle: int) -> float:
+        """Share of the remaining that a cycle ≥ 1 removes."""
+        return 1.0 - float(self._targets[cycle] / self._targets[cycle - 1])
+
+    def _epochs_of(self, cycle: int, checkpoint: str | None) -> int:
+        if cycle > 0 or isinstance(self._pipeline, WhileTraining):
+            return self._epochs
+        return 0 if checkpoint is not None else self._dense_epochs
+
+    def _profile_of(self, cycle: int) -> Mapping[str, Any]:
+        profile: Mapping[str, Any] = self._profiles[min(cycle, 1)]
+        if not isinstance(self._pipeline, WhileTraining):
+            return profile
+        over = self._pipeline.over
+        part = {"of": profile, "first": cycle / over, "last": (cycle + 1) / over}
+        return canonical(resolve_profile("replay", part))  # type: ignore[no-any-return]
+
+    def _pipeline_of(self, cycle: int, pipeline: Ice | WhileTraining | None) -> Mapping[str, Any] | None:
+        if pipeline is None or (cycle == 0 and isinstance(pipeline, Ice)):
+            return None
+        return canonical(resolved(pipeline, self._share(cycle) if cycle else 0.0))  # type: ignore[no-any-return]
 
 
 def make_unit(study: Study, settings: ArmSettings, **where: Any) -> Unit:

@@ -21,7 +21,8 @@ class Workspace:
         partial_seconds: least time between two partial states (0: after every epoch).
         max_failures: how often a unit that raises is tried again.
         last_target: share of weights that the study's last cycle leaves; checked before anything is trained.
-        skip: patterns of weights that no prune touches.
+        granularity, skip, norm_scales: what the study's prunes count, as in [prune].
+        needs: what a state must hold for the study's criterion beside weights and masks.
         rewind_points: points of the dense training whose weights some arm goes back to.
         checkpoint: path of the pretrained weights, or "timm".
         sys_path: folders from which a user's functions are imported.
@@ -34,7 +35,10 @@ class Workspace:
     partial_seconds: float = 5.0
     max_failures: int = 2
     last_target: float = 1.0
+    granularity: str = "weight"
     skip: tuple[str, ...] = ()
+    norm_scales: bool = False
+    needs: tuple[str, ...] = ()
     rewind_points: tuple[str, ...] = ()
     checkpoint: str | None = None
     sys_path: tuple[str, ...] = ()
@@ -52,7 +56,10 @@ class Workspace:
             partial_seconds=cluster.partial_seconds,
             max_failures=cluster.max_failures,
             last_target=study.remaining[-1],
+            granularity=study.prune.granularity,
             skip=study.prune.skip,
+            norm_scales=study.prune.norm_scales,
+            needs=study.prune.criterion.needs,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
             checkpoint=study.dense.checkpoint,
             sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),

@@ -19,19 +19,23 @@ ROOT = Path(silo_tune.__file__).parent.parent
 # A module imports from its own layer or a lower one.
 LAYERS = [
     {"errors"},
-    {"schedules", "names"},
+    {"schedules", "names", "recipes", "sketch"},
     {"profiles"},
     {"study"},
-    {"study_file", "units", "workspace", "storage", "snapshot"},
+    {"units"},
+    {"presets"},
+    {"study_file", "workspace", "storage", "snapshot"},
     {"candidates", "lease"},
     {"store"},
     {"chains"},
-    {"results", "forecast"},
+    {"results", "forecast", "curves"},
     {"progress", "status", "view"},
     {"run"},
-    {"data", "streams", "checkpoint", "criteria", "pruning"},
+    {"data", "streams", "checkpoint", "structure", "criteria", "pruning"},
     {"feed", "models", "timm_models"},
-    {"training"},
+    {"training", "spread"},
+    {"prune_step"},
+    {"pipelines"},
     {"cycle"},
     {"stepwise"},
     {"tune"},
@@ -126,8 +130,8 @@ def test_only_the_front_door_imports_analysis() -> None:
     assert all(i.lazy for i in OURS if i.target.split(".")[0] == "analysis")
 
 
-def test_analysis_imports_only_schedules_results_study_and_errors_and_a_replay_the_search() -> None:
-    allowed = {f"silo_tune.{name}" for name in ("schedules", "results", "study", "errors")}
+def test_analysis_imports_only_schedules_results_study_curves_and_errors_and_a_replay_the_search() -> None:
+    allowed = {f"silo_tune.{name}" for name in ("schedules", "results", "study", "curves", "errors")}
     found = {i.target for i in ANALYSIS if i.target.split(".")[0] == "silo_tune" and own(i.module) != "replay"}
     assert found <= allowed
     searching = {i.target for i in ANALYSIS if i.target.startswith("silo_tune.") and own(i.module) == "replay"}
@@ -135,7 +139,7 @@ def test_analysis_imports_only_schedules_results_study_and_errors_and_a_replay_t
 
 
 def test_the_leaves_use_the_standard_library_alone() -> None:
-    for module in ("errors", "schedules", "profiles", "names"):
+    for module in ("errors", "schedules", "profiles", "names", "recipes"):
         targets = {i.target.split(".")[0] for i in OURS if i.module == module}
         assert targets - {"silo_tune"} <= set(sys.stdlib_module_names)
 
@@ -173,6 +177,12 @@ def test_matplotlib_is_known_to_the_plots_alone() -> None:
 def test_optuna_is_known_to_the_candidates_alone() -> None:
     assert users(OURS, {"optuna"}) <= {"candidates", "optuna_export"}
     assert users(ANALYSIS, {"optuna"}) == set()
+
+
+def test_torch_pruning_is_known_to_the_structure_alone_and_waits_there() -> None:
+    assert users(OURS, {"torch_pruning"}) == {"structure"}
+    assert users(OURS, {"torch_pruning"}, lazy_too=False) == set()
+    assert users(ANALYSIS, {"torch_pruning"}) == set()
 
 
 def test_pandas_is_known_to_results_alone_and_waits_there() -> None:
@@ -239,7 +249,7 @@ def test_the_plain_modules_load_without_torch_ray_and_pandas(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["run", "--help"], ["list", "schedules"], ["list", "models"], ["plan", "STUDY"]],
+    [["--help"], ["run", "--help"], ["list", "schedules"], ["list", "models"], ["list", "recipes"], ["plan", "STUDY"]],
     ids=" ".join,
 )
 def test_a_command_that_trains_nothing_loads_nothing_heavy(tmp_path: Path, argv: list[str]) -> None:

@@ -79,6 +79,7 @@ def test_small_commands_answer_at_once(arguments: tuple[str, ...], limit: float)
         ("profiles", "warmup-drop"),
         ("criteria", "magnitude"),
         ("models", "timm:NAME"),
+        ("recipes", "vgg19"),
         ("data", "digits"),
     ],
 )
@@ -90,7 +91,7 @@ def test_list_has_one_line_for_each_name(kind: str, name: str) -> None:
 def test_list_of_an_unknown_kind_names_the_choices() -> None:
     done = silo_tune("list", "optimisers")
     assert done.returncode == 2
-    assert "choose from criteria, data, models, profiles, schedules" in done.stderr
+    assert "choose from criteria, data, models, profiles, recipes, schedules" in done.stderr
 
 
 def test_run_plan_report(study: str, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_smoke_and_set_and_out(tmp_path: Path) -> None:
 
 BAD: list[tuple[tuple[str, ...], str]] = [
     (("dense.epoch=3",), "dense.epoch: unknown key; choose from checkpoint, epochs, max_lr, profile"),
-    (("model.name=lenet",), "model: unknown model 'lenet'; choose from lenet-300-100"),
+    (("model.name=lenet",), "model: unknown model 'lenet'; choose from densenet40, lenet-300-100, "),
     (("retrain.profile=cosin",), "retrain.profile: unknown profile 'cosin'; choose from constant, cosine"),
     (("data.name=digit",), "data: unknown data set 'digit'; choose from cifar10"),
     (("arms.silo.schedule.eps=0",), "arms.silo.schedule: eps must be above 0"),

@@ -84,6 +84,17 @@ def test_a_chain_of_units(bench: Bench) -> None:
             assert not weights[~masks[1][name]].any()
 
 
+def test_spreads_are_measured_at_the_end_of_a_unit_and_are_null_where_it_diverged(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    result = bench.train(dense)
+    assert result["grad_spread"] > 0
+    assert result["activation_spread"] > 0
+    assert result["activation_spread_norm"] is None  # the network normalises nothing
+    lost = bench.train(bench.unit(1, dense, {"value": 1e6}))
+    assert lost["status"] == "diverged"
+    assert lost["grad_spread"] is lost["activation_spread"] is None
+
+
 def test_a_committed_unit_is_not_trained_again(bench: Bench) -> None:
     dense = bench.unit(0, None)
     first = bench.train(dense)
@@ -290,7 +301,7 @@ def test_a_wrong_count_or_a_revived_weight_is_a_violation(bench: Bench, monkeypa
         return {name: ~mask for name, mask in masks.items()}
 
     for wrong, message in ((too_many, "were declared"), (revived, "back to life")):
-        monkeypatch.setattr("silo_tune.cycle.shrink", wrong)
+        monkeypatch.setattr("silo_tune.prune_step.shrink", wrong)
         with pytest.raises(Violation, match=message):
             bench.train(bench.unit(2, first))
 

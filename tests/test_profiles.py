@@ -41,6 +41,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("replay", {"of": {"name": "replay", "of": "one-cycle", "last": 0.5}, "first": 0.4}),
     ("ramp-in-steps", {"steps": 70}),
     ("ramp-in-steps", {"steps": 10, "drops": []}),
+    ("ramp-in-steps", {"plateau": 0.2}),
 ]
 PARTS = ("replay", "ramp-in-steps")  # what these reach depends on what they show
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in PROFILES] + VARIANTS
@@ -173,6 +174,10 @@ def test_a_ramp_in_steps_that_drops_cut_off_never_reaches_the_peak() -> None:
     shape = curve("ramp-in-steps", 50 * per_epoch)
     assert shape[25 * per_epoch] == 0.1
     assert shape[-1] == pytest.approx(0.01)
+    vgg = curve("ramp-in-steps", 160 * per_epoch, steps=10_000, plateau=14 / 160, drops=[80 / 160, 120 / 160])
+    assert vgg[14 * per_epoch - 1] == pytest.approx(0.79, abs=0.005)
+    assert vgg[14 * per_epoch] == vgg[80 * per_epoch - 1] == 1.0
+    assert vgg[80 * per_epoch] == 0.1
 
 
 def test_an_argument_that_came_later_is_told_only_where_it_is_used() -> None:
@@ -196,7 +201,7 @@ def test_two_spellings_of_one_profile_resolve_equal() -> None:
 def test_every_argument_of_a_profile_is_in_its_resolved_form(name: str) -> None:
     resolved = resolve_profile(name, {})
     kind = resolved.pop("name")
-    assert make_profile(kind, resolved) == make_profile(name, {})
+    assert curve(kind, 50, **resolved) == curve(name, 50)
 
 
 def test_an_unknown_profile_names_the_choices() -> None:
@@ -229,6 +234,7 @@ def test_an_unknown_profile_names_the_choices() -> None:
         ("replay", {"of": {"periods": 2}}, "of is a profile such as"),
         ("replay", {"of": 3}, "of is a name or a table"),
         ("ramp-in-steps", {"steps": 0}, "steps must be at least 1"),
+        ("ramp-in-steps", {"plateau": 2}, "plateau is a share"),
     ],
 )
 def test_wrong_arguments_name_what_is_wrong(name: str, args: dict[str, Any], words: str) -> None:

@@ -1,4 +1,4 @@
-"""Masks: exact counts, only shrinking, no dead layer, ties by position; for every criterion."""
+"""Masks: exact counts, only shrinking, no dead layer, ties by position; weights and filters."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from silo_tune import names
-from silo_tune.criteria import Scoring
 from silo_tune.errors import BadInput
 from silo_tune.models import build_model
-from silo_tune.pruning import alive, apply_masks, full_masks, layer_counts, prunable, pruned_are_zero, shrink
+from silo_tune.pruning import (
+    Granules,
+    alive,
+    apply_masks,
+    full_masks,
+    layer_counts,
+    prunable,
+    pruned_are_zero,
+    shrink,
+)
+from silo_tune.structure import Filters
 
 
 def lenet() -> nn.Module:
@@ -18,33 +26,17 @@ def lenet() -> nn.Module:
 
 
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
-@pytest.mark.parametrize("criterion", sorted(names.CRITERIA))
-def test_counts_are_exact_and_masks_only_shrink(criterion: str, scope: str) -> None:
-    model = lenet()
-    weights = prunable(model)
+def test_counts_are_exact_and_masks_only_shrink_over_many_cycles(scope: str) -> None:
+    weights = prunable(lenet())
     masks = full_masks(weights)
     total = alive(masks)
-    score = names.resolve(names.CRITERIA[criterion].target)
     for cycle in range(1, 25):
         before = masks
-        scores = score(Scoring(weights, before, model, torch.Generator().manual_seed(cycle)))
+        scores = {name: weight.detach().abs() for name, weight in weights.items()}
         masks = shrink(scores, before, 0.8**cycle, scope)
         assert alive(masks) == round(total * 0.8**cycle)
         assert not any((masks[name] & ~before[name]).any() for name in masks)
         assert all(mask.any() for mask in masks.values())
-
-
-def test_random_is_random_by_its_stream_only() -> None:
-    model = lenet()
-    weights = prunable(model)
-    score = names.resolve(names.CRITERIA["random"].target)
-
-    def scores(seed: int) -> torch.Tensor:
-        found = score(Scoring(weights, full_masks(weights), model, torch.Generator().manual_seed(seed)))
-        return found["fc1.weight"]  # type: ignore[no-any-return]
-
-    assert torch.equal(scores(1), scores(1))
-    assert not torch.equal(scores(1), scores(2))
 
 
 def test_magnitude_keeps_the_largest_and_ties_break_by_position() -> None:
@@ -116,3 +108,41 @@ def test_many_ties_break_by_position() -> None:
     assert masks["a"].all()
     # The earliest of b, but for the one that each layer is left with, which is its first too.
     assert masks["b"].nonzero().squeeze(1).tolist() == list(range(1000))
+
+
+def test_scales_of_normalisation_are_prunable_on_request() -> None:
+    model = build_model({"name": "resnet8", "width": 4}, (32, 32, 3), 10, seed=0)
+    found = prunable(model, norm_scales=True)
+    assert len(found) == 8 + 7
+    assert found["bn1.weight"].shape == (4,)
+    assert sorted(prunable(nn.LayerNorm(4), norm_scales=True)) == ["weight"]
+    with pytest.raises(BadInput, match="nothing to prune"):
+        prunable(nn.Sequential(nn.LayerNorm(4, elementwise_affine=False)), norm_scales=True)
+
+
+def filters() -> Granules:
+    """Three filters of two inputs, each with its bias and two entries of a normalisation behind a flatten."""
+    weights = {"conv.weight": torch.ones(3, 2, 1, 1)}
+    companions = {"conv.bias": torch.tensor([[0], [1], [2]]), "norm.bias": torch.tensor([[0, 1], [2, 3], [4, 5]])}
+    parameters = {**weights, "conv.bias": torch.ones(3), "norm.bias": torch.ones(8)}
+    return Granules(weights, {"conv.weight": Filters(3, companions, {})}, parameters)
+
+
+def test_a_filter_takes_its_row_and_its_companions_along() -> None:
+    masks = filters().masks({"conv.weight": torch.tensor([True, False, True])})
+    assert masks["conv.weight"].flatten(1).tolist() == [[True, True], [False, False], [True, True]]
+    assert masks["conv.bias"].tolist() == [True, False, True]
+    assert masks["norm.bias"].tolist() == [True, True, False, False, True, True, True, True]
+
+
+def test_companions_are_never_counted() -> None:
+    granules = filters()
+    masks = granules.masks({"conv.weight": torch.tensor([True, False, True])})
+    assert alive(granules.counted(masks)) == 4
+    assert granules.alive(masks)["conv.weight"].tolist() == [True, False, True]
+    assert granules.kept(2 / 3) == 2
+
+
+def test_a_target_that_kills_a_layer_counts_filters() -> None:
+    with pytest.raises(BadInput, match=r"10\.000% of 3 filters are 0, fewer than the 1 layers"):
+        filters().kept(0.1)

@@ -83,9 +83,25 @@ def test_rows_are_in_study_order_and_one_per_candidate(made: Study, frame: pd.Da
 
 # --- values ---
 
+SPREADS = ("grad_spread", "activation_spread", "activation_spread_norm")
+
+
+class Measured(World):
+    """Units whose spreads are measured; those of a plain `World` are as they were made before."""
+
+    def outcome(self, unit: Unit) -> dict[str, Any]:
+        return {**super().outcome(unit), **dict(zip(SPREADS, (0.25, 0.5, None), strict=True))}
+
+
+def test_spreads_come_from_the_results_that_have_them(tmp_path: Path, made: Study) -> None:
+    frame = table(trained(tmp_path, made, Measured()))
+    assert (frame["grad_spread"] == 0.25).all()
+    assert (frame["activation_spread"] == 0.5).all()
+    assert frame["activation_spread_norm"].isna().all()
+
 
 def test_a_cell_is_null_where_there_is_nothing(frame: pd.DataFrame) -> None:
-    for name in ("trial", "error", "grad_spread", "activation_spread"):
+    for name in ("trial", "error", *SPREADS):
         assert frame[name].isna().all()
     assert (frame["parent"].isna() == (frame["cycle"] == 0)).all()
     assert (frame["peak_rule"].notna() == ((frame["arm"] == "allr") & (frame["cycle"] > 0))).all()

@@ -372,6 +372,33 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("after", "accepted"),
+    [
+        ({"targets": [0.5, 0.4, 0.3, 0.2]}, True),
+        ({"targets": [0.5, 0.4, 0.3, 0.2], "cycles": 5}, True),
+        ({"targets": [0.5, 0.4, 0.25]}, False),
+        ({"targets": [0.6, 0.4, 0.3, 0.2]}, False),
+        ({"rate": 0.5}, False),
+    ],
+)
+def test_targets_may_be_appended_and_those_in_use_stand(run: Run, after: dict[str, Any], accepted: bool) -> None:
+    begun(run, study({"prune": {"targets": [0.5, 0.4, 0.3]}}), 20)
+    cycles = after.pop("cycles", 4)
+    made = study({"prune": after, "cycles": cycles})
+    if accepted:
+        run.accept(made, ENVIRONMENT)
+        assert run.study() == made
+    else:
+        with pytest.raises(BadInput, match=r"prune\.targets: was \[0\.5, 0\.4, 0\.3\]"):
+            run.accept(made, ENVIRONMENT)
+
+
+def test_targets_beyond_the_cycles_are_not_in_use(run: Run) -> None:
+    begun(run, study({"prune": {"targets": [0.5, 0.4, 0.3, 0.2]}}), 20)
+    run.accept(study({"prune": {"targets": [0.5, 0.4, 0.3, 0.1]}}), ENVIRONMENT)
+
+
 @pytest.mark.parametrize("changes", ADDITIVE)
 def test_an_additive_change_is_accepted_logged_and_noticed(
     run: Run, notices: Notices, changes: Mapping[str, Any]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import random
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
+from silo_tune import names
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.study import OracleArm, ScheduleArm, Study, expand
 from silo_tune.study_file import load_study, parse_study, smoke_table
@@ -30,6 +31,7 @@ def problems(changes: Mapping[str, Any]) -> dict[str, str]:
 
 # --- what is refused, where, and how ---
 
+FILTERS = {"granularity": "filter", "criterion": "l1-filter"}
 BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"cycels": 4}, "cycels", "unknown key; choose from arms, cluster, cycles, data"),
     ({"cycles": 0}, "cycles", "greater than or equal to 1"),
@@ -66,8 +68,13 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"data.val_share": 1.0}, "data.val_share", "less than 1"),
     ({"data.val_share": 0}, "data.val_share", "greater than 0"),
     ({"data.augment": ["turn"]}, "data.augment.0", "unknown value 'turn'; choose from crop, flip, rrc"),
-    ({"model.name": "resnet9"}, "model", "unknown model 'resnet9'; choose from lenet-300-100, resnet20"),
+    (
+        {"model.name": "resnet9"},
+        "model",
+        "unknown model 'resnet9'; choose from densenet40, lenet-300-100, mobilenetv2, resnet20",
+    ),
     ({"model.width": 8}, "model", "takes no 'width'"),
+    ({"model": {"name": "vgg19", "head": "big"}}, "model", "unknown head 'big'; choose from linear, imagenet"),
     ({"dense.epochs": 0}, "dense.epochs", "greater than or equal to 1"),
     ({"dense.epochs": None}, "dense", "give epochs and max_lr, or a checkpoint"),
     ({"dense.max_lr": 0}, "dense.max_lr", "greater than 0"),
@@ -80,9 +87,34 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"prune.rate": 0}, "prune.rate", "greater than 0"),
     ({"prune.rate": 1}, "prune.rate", "less than 1"),
     ({"prune.rate": -0.2}, "prune.rate", "greater than 0"),
-    ({"prune.criterion": "magnitudes"}, "prune.criterion", "unknown criterion 'magnitudes'; choose from magnitude"),
+    ({"prune.criterion": "magnitudes"}, "prune.criterion", "unknown criterion 'magnitudes'; choose from entropy, grad"),
+    ({"prune.criterion": {"name": "snip", "images": 5}}, "prune.criterion", "takes no 'images'; it takes per_class"),
+    ({"prune.criterion": {"name": "snip", "per_class": 0}}, "prune.criterion", "per_class is a count of at least 1"),
+    ({"prune.criterion": {"name": "gradient", "images": 0.5}}, "prune.criterion", "at least 1, got 0.5"),
     ({"prune.scope": "local"}, "prune.scope", "unknown value 'local'; choose from global, layerwise"),
-    ({"prune.granularity": "filter"}, "prune.granularity", "choose from weight"),
+    ({"prune.granularity": "channel"}, "prune.granularity", "choose from filter, weight"),
+    (
+        {"prune.granularity": "filter"},
+        "prune.criterion",
+        "choose from entropy, l1-filter, mean-activation, ",
+    ),
+    (
+        {"prune.criterion": "l1-filter"},
+        "prune.criterion",
+        "scores filters, and granularity is 'weight'",
+    ),
+    ({"prune": {**FILTERS, "norm_scales": True}}, "prune.norm_scales", "it prunes single weights"),
+    ({"prune.targets": [0.5, 0.4, 0.3]}, "prune.targets", "give rate or targets, not both"),
+    ({"prune": {"targets": []}}, "prune.targets", "each below the one before; got []"),
+    ({"prune": {"targets": [0.5, 0.5, 0.3]}}, "prune.targets", "each below the one before"),
+    ({"prune": {"targets": [1.0, 0.5, 0.3]}}, "prune.targets.0", "less than 1"),
+    ({"prune": {"targets": [0.5, 0.3, 0.0]}}, "prune.targets.2", "greater than 0"),
+    ({"prune": {"targets": [0.5, 0.3]}}, "prune.targets", "2 targets for 4 cycles: give one for each of cycles 1 to 3"),
+    (
+        {"dense": {"checkpoint": "w.safetensors"}, "prune.criterion": "last-change"},
+        "prune.criterion",
+        "'last-change' looks at the last epoch before a prune; a checkpoint in [dense] has none",
+    ),
     ({"prune.after_prune": "reset"}, "prune.after_prune", "choose from keep, reinit, rewind"),
     ({"prune.rewind_to": "5 epochs"}, "prune.rewind_to", '"K ep"'),
     ({"prune.rewind_to": "0 ep"}, "prune.rewind_to", '"K ep"'),
@@ -293,6 +325,31 @@ def test_random_studies_survive_writing_and_reading() -> None:
         assert parse_study(tomllib.loads(text)) == made
 
 
+# --- targets ---
+
+
+def test_targets_are_the_shares_that_remain() -> None:
+    made = study({"prune": {"targets": [0.5, 0.2, 0.1]}})
+    assert made.remaining == [1.0, 0.5, 0.2, 0.1]
+    assert made.pruned == pytest.approx([0.0, 0.5, 0.8, 0.9])
+    assert made.prune.rate is None
+
+
+def test_more_targets_than_cycles_wait_for_more_cycles() -> None:
+    assert study({"prune": {"targets": [0.5, 0.2, 0.1, 0.05]}}).remaining == [1.0, 0.5, 0.2, 0.1]
+
+
+def test_a_study_with_targets_survives_its_own_dump() -> None:
+    for changes in ({"prune": {"targets": [0.5, 0.2, 0.1]}}, {}):
+        made = study(changes)
+        assert parse_study(made.model_dump(mode="json", exclude_none=True)) == made
+
+
+def test_smoke_keeps_targets() -> None:
+    small = parse_study(smoke_table(table({"prune": {"targets": [0.5, 0.2, 0.1]}})))
+    assert small.remaining == [1.0, 0.5, 0.2]
+
+
 # --- files, --set, smoke ---
 
 
@@ -372,25 +429,70 @@ def test_smoke_shrinks_a_study_to_seconds(tmp_path: Path) -> None:
     small = load_study(written(tmp_path, changes), smoke=True)
     assert (small.name, small.cycles, small.replicates.seeds) == ("tiny-smoke", 3, (3, 4))
     assert small.dense.epochs == small.retrain.epochs == small.arms["silo"].epochs == 1
-    assert (small.data.train_images, small.data.val_images, small.data.test_images) == (256, 128, 128)
+    assert (small.data.train_images, small.data.val_images, small.data.test_images) == (64, 64, 64)
+    assert small.retrain.batch == 32
     greedy = small.arms["greedy"]
     assert isinstance(greedy, OracleArm)
     assert greedy.grid is not None
     assert greedy.grid.points == 3
-    assert small.report.tolerance >= 2 / 128
+    assert small.report.tolerance >= 2 / 64
     assert small.prune == study(changes).prune
 
 
 def test_smoke_never_makes_a_study_larger(tmp_path: Path) -> None:
     changes = {"cycles": 2, "replicates.seeds": [7], "arms.greedy.grid": {"low": 0.1, "high": 0.1, "points": 1}}
-    small = load_study(written(tmp_path, {**changes, "report.tolerance": 0.2}), smoke=True)
+    changes |= {"report.tolerance": 0.2, "data.train_images": 30, "retrain.batch": 8}
+    changes |= {"model": {"name": "densenet40", "growth": 2, "depth": 100}}
+    small = load_study(written(tmp_path, changes), smoke=True)
     assert (small.cycles, small.replicates.seeds, small.report.tolerance) == (2, (7,), 0.2)
+    assert (small.data.train_images, small.data.val_images, small.retrain.batch) == (30, 64, 8)
+    assert small.model.args == {"growth": 2, "depth": names.MODELS["densenet40"].smoke["depth"]}
 
 
 def test_smoke_keeps_a_checkpoint() -> None:
     small = parse_study(smoke_table(table({"dense": {"checkpoint": "w.safetensors"}})))
     assert small.dense.checkpoint == "w.safetensors"
     assert small.dense.epochs is None
+
+
+@pytest.mark.parametrize("checkpoint", ["w.safetensors", None])
+def test_pretrained_weights_keep_their_network_and_image_size(checkpoint: str | None) -> None:
+    dense = {"checkpoint": checkpoint} if checkpoint else {"epochs": 9, "max_lr": 0.1}
+    data = {"name": "folder", "path": "x", "size": 224}
+    model = {"name": "vit", "patch": 14, "size": "small"}
+    small = parse_study(smoke_table(table({"dense": dense, "data": data, "model": model})))
+    if checkpoint:
+        assert (small.model.args, small.data.size) == ({"patch": 14, "size": "small"}, 224)
+    else:
+        assert small.model.args == {"patch": 14, "size": "tiny", "depth": 2}
+        assert small.data.size == 42  # the least from 32 on that the patch divides
+
+
+def test_smoke_shrinks_the_images_of_a_set_that_has_a_size_of_its_own() -> None:
+    small = parse_study(smoke_table(table({"data": {"name": "imagenet", "path": "x"}, "model": "resnet50"})))
+    assert small.data.side == 32
+
+
+@pytest.mark.parametrize("name", sorted(names.MODELS))
+@pytest.mark.parametrize("form", [str, lambda name: {"name": name}, lambda name: {"name": name, "args": {}}])
+def test_smoke_takes_the_small_form_however_the_network_is_written(name: str, form: Callable[[str], Any]) -> None:
+    small = parse_study(smoke_table(table({"model": form(name)})))
+    assert small.model.resolved() == {"name": name, **names.MODELS[name].smoke}
+
+
+def test_smoke_beside_a_set_takes_the_small_form_of_the_network_that_was_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, {"model": {"name": "resnet20", "width": 16}})
+    small = load_study(path, ["model.name=mobilenetv2"], smoke=True)
+    assert small.model.resolved() == {"name": "mobilenetv2", **names.MODELS["mobilenetv2"].smoke}
+    small = load_study(path, ["model.width=8"], smoke=True)
+    assert small.model.resolved() == {"name": "resnet20", "width": 8}
+
+
+@pytest.mark.parametrize("model", [{"name": "timm:resnet18"}, {"function": "a:b", "version": "1", "width": 9}])
+def test_smoke_leaves_other_networks_and_their_images_alone(model: dict[str, Any]) -> None:
+    data = {"name": "folder", "path": "x", "size": 224}
+    small = parse_study(smoke_table(table({"model": model, "data": data})))
+    assert (small.model.resolved(), small.data.size) == (model, 224)
 
 
 def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch(tmp_path: Path) -> None:
@@ -416,6 +518,18 @@ def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch(tmp_path:
         {"report": "x"},
         {"name": None},
         {"replicates": None},
+        {"model": None},
+        {"model": ["vit"]},
+        {"model": {"name": ["vit"]}},
+        {"model": {"name": "vit", "size": "huge"}},
+        {"model": {"name": "vit", "size": 3}},
+        {"model": {"name": "resnet50", "stem": "none"}},
+        {"model": {"name": "resnet8", "depth": 3}},
+        {"model": {"name": "resnet8", "args": 3}},
+        {"data.train_images": "all"},
+        {"retrain.batch": "all"},
+        {"retrain.batch": 0},
+        {"data.size": 64},
     ],
 )
 def test_smoke_reports_the_same_mistakes_as_the_study_itself(tmp_path: Path, changes: Mapping[str, Any]) -> None:

@@ -217,6 +217,10 @@ def test_a_key_changes_with_every_resolved_value(name: str) -> None:
         {"prune.criterion": "random"},
         {"prune.scope": "layerwise"},
         {"prune.skip": ["fc.*"]},
+        {"prune.norm_scales": True},
+        {"prune": {"targets": [0.8, 0.6, 0.5]}},
+        {"prune": {"criterion": "l1-filter", "granularity": "filter"}},
+        {"prune.criterion": {"name": "gradient", "images": 100}},
         {"prune.after_prune": "reinit"},
         {"prune.after_prune": "rewind"},
         {"arms.silo.after_prune": "rewind", "arms.silo.rewind_to": "1 it"},
@@ -330,3 +334,16 @@ def test_a_unit_and_its_copy_from_json_train_at_the_same_rate_in_every_step(name
         profile = make_profile(one.profile["name"], args)
         shapes.append({total: [profile(step, total) for step in range(total)] for total in range(1, 101)})
     assert [total for total in shapes[0] if shapes[0][total] != shapes[1][total]] == []
+
+
+def test_a_target_has_one_key_however_it_was_asked_for() -> None:
+    asked = study({"prune": {"targets": [0.8, 0.64, 0.512]}})
+    assert [unit(made=asked, cycle=cycle).key for cycle in (1, 2, 3)] == [unit(cycle=cycle).key for cycle in (1, 2, 3)]
+
+
+def test_a_choice_at_its_default_is_not_told() -> None:
+    assert "norm_scales" not in unit().spec["prune"]
+    assert unit({"prune.norm_scales": True}).spec["prune"]["norm_scales"] is True
+    again = Unit.from_spec(json.loads(json.dumps(unit({"prune.norm_scales": True}).spec)))
+    assert again.prune is not None
+    assert again.prune.norm_scales

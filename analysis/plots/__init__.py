@@ -16,6 +16,7 @@ from analysis.plots.accuracy import accuracy_figure, regret_figure
 from analysis.plots.axes import save_figure
 from analysis.plots.cost import cost_figure
 from analysis.plots.max_lr import max_lr_figure
+from analysis.plots.mechanism import spread_figure
 from analysis.plots.oracles import oracles_figure
 from analysis.plots.response import response_figure
 from analysis.plots.search import search_figures
@@ -39,6 +40,7 @@ def draw_figures(frame: pd.DataFrame, summary: Summary) -> dict[str, Figure]:
             "response": response_figure(oracle.oracle_cycles(frame, summary.study), summary),
             "accuracy": accuracy_figure(summary),
             "regret": regret_figure(summary),
+            "spread": spread_figure(summary),
             "cost": cost_figure(summary),
             **search_figures(summary),
         }

@@ -58,19 +58,19 @@ def ints(column: pd.Series[Any]) -> list[int]:
     return [int(value) for value in column]
 
 
-def weights_axis(axes: Axes, summary: Summary) -> None:
+def weights_axis(axes: Axes, summary: Summary, most: int = 11) -> None:
     """Log axis of the run's weights remaining, falling, with a tick at every cycle."""
     shown = summary.arms.dropna(subset=["weights_remaining"]).drop_duplicates("cycle").sort_values("cycle")
-    mark_weights(axes, percent(shown["weights_remaining"]), ints(shown["cycle"]))
+    mark_weights(axes, percent(shown["weights_remaining"]), ints(shown["cycle"]), most)
 
 
-def mark_weights(axes: Axes, percents: Sequence[float], cycles: Sequence[int]) -> None:
-    """Log axis of weights remaining (%), falling, with a tick at each cycle; labels thin out where they would touch."""
+def mark_weights(axes: Axes, percents: Sequence[float], cycles: Sequence[int], most: int = 11) -> None:
+    """Log axis of weights remaining (%), falling, with a tick at each cycle; at most `most` of them are labelled."""
     if len(percents) == 0:  # rows without results: there is nothing to place
         return
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
-    every = math.ceil(len(percents) / 11)
+    every = math.ceil(len(percents) / most)
     labels = [f"{value:.3g}" if i % every == 0 else "" for i, value in enumerate(percents)]
     labels = [f"{label}\n({cycle})" if label else "" for label, cycle in zip(labels, cycles, strict=True)]
     axes.set_xticks(percents, labels)

@@ -27,7 +27,7 @@ def oracles_figure(summary: Summary) -> Figure | None:
         return None
     figure, axes = new_figure(4.4)
     style = looks(summary.study)
-    step = np.log(1 - summary.study.prune.rate)
+    step = np.log(summary.study.remaining[1])
     handles: list[Any] = []
     for side, name in (("greedy", summary.pair.greedy), ("conditioned", summary.pair.conditioned)):
         handles += _band(axes, table, side, name, style[name], step)

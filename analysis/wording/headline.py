@@ -20,6 +20,7 @@ from analysis.wording.cells import (
     points,
     seconds,
 )
+from analysis.wording.mechanism import mechanism_sentences
 from analysis.wording.searches import tuned_sentences, tuning_sentence
 
 if TYPE_CHECKING:
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
 
 def headline(summary: Summary) -> tuple[str, ...]:
-    """What to read first: containment, the two Oracles, cycle regret, primary endpoint, cost, and equal tuning."""
+    """What to read first: containment, the two Oracles, regret, primary endpoint, mechanism, cost, equal tuning."""
     return (
         *_containment(summary),
         *_two_oracles(summary),
         *_regret(summary),
         *_endpoint(summary),
+        *mechanism_sentences(summary),
         *_cost(summary),
         *tuned_sentences(summary),
         tuning_sentence(summary),

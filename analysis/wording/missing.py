@@ -13,6 +13,7 @@ from analysis.wording.cells import (
     plural,
     points,
 )
+from analysis.wording.mechanism import missing_spreads
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 def notes(summary: Summary) -> tuple[str, ...]:
     """What is missing or limits the numbers, one sentence each; empty for a full study."""
-    return (*_missing_arms(summary), *_missing_seeds(summary), *_missing_rows(summary), *_weak_tests(summary))
+    return (
+        *_missing_arms(summary),
+        *_missing_seeds(summary),
+        *_missing_rows(summary),
+        *missing_spreads(summary),
+        *_weak_tests(summary),
+    )
 
 
 def _missing_arms(summary: Summary) -> Iterator[str]:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from silo_tune.candidates.samplers import Dimension, Told, suggest
 from silo_tune.schedules import AdaptiveSchedule, Schedule, Silo, constants_at
 from silo_tune.study import Pilot, ScheduleArm, Study, TuneArm
-from silo_tune.study.arms import log_spaced
+from silo_tune.study.arms import CONSTANTS, log_spaced
 from silo_tune.study.checks import counted_cycles
+from silo_tune.study.pipelines import Ice
 
 Params = Mapping[str, float]
 
@@ -62,6 +63,10 @@ class Plan(Protocol):
 
     def args(self, params: Params) -> dict[str, Any]:
         """The constants that a point stands for."""
+        ...
+
+    def pipeline(self, params: Params) -> Ice | None:
+        """The pipeline of a point, where a search of its options made one."""
         ...
 
 
@@ -150,6 +155,9 @@ class PilotPlan:
         assert self.arm.schedule.name is not None
         return constants_at(self.arm.schedule.name, _rates(params))
 
+    def pipeline(self, params: Params) -> Ice | None:
+        return None  # the arm's own
+
 
 def _named(rates: Sequence[float]) -> dict[str, float]:
     return dict(zip(("max_lr",) if len(rates) == 1 else ("lowest", "highest"), rates, strict=True))
@@ -217,7 +225,10 @@ class TunePlan:
         return Snapped(Silo(**self.args(params)))
 
     def args(self, params: Params) -> dict[str, Any]:
-        return {**self.arm.pinned, **params}
+        return {**self.arm.pinned, **{name: value for name, value in params.items() if name in CONSTANTS}}
+
+    def pipeline(self, params: Params) -> Ice | None:
+        return self.arm.pipeline_at(params)
 
 
 def _digits(value: float) -> float:

@@ -10,6 +10,7 @@ from silo_tune.candidates.points import Plan, plan_of, sampler_seed
 from silo_tune.chains.chain import Chain
 from silo_tune.schedules import AdaptiveSchedule, Schedule
 from silo_tune.study import OracleArm, ScheduleArm, Study, TuneArm
+from silo_tune.study.pipelines import Ice
 from silo_tune.units import Unit, UnitMaker
 
 
@@ -39,6 +40,7 @@ class Layout:
         self.plans: dict[str, Plan] = {name: plan_of(study, name) for name in study.arms if study.searched(name)}
         self.lost: set[str] = set()  # arms whose pilot found nothing
         self._schedules: dict[tuple[str, int | None], Schedule | AdaptiveSchedule] = {}
+        self._pipelines: dict[tuple[str, int | None], Ice] = {}  # of trials that search its options
         # Peaks of a fixed schedule or grid depend on (arm, trial, cycle) alone: made once, for all seeds.
         self._sources: dict[tuple[str, int | None, int], Source] = {}
         for name, arm in study.arms.items():
@@ -46,9 +48,13 @@ class Layout:
                 self.settle(name, None, study.schedule_of(arm))
             _require_samplers(name, arm)
 
-    def settle(self, arm: str, trial: int | None, schedule: Schedule | AdaptiveSchedule) -> None:
+    def settle(
+        self, arm: str, trial: int | None, schedule: Schedule | AdaptiveSchedule, pipeline: Ice | None = None
+    ) -> None:
         """Fix the schedule of an arm, or of a search's trial. One that fails at its last cycle should fail now."""
         self._schedules[arm, trial] = schedule
+        if pipeline is not None:
+            self._pipelines[arm, trial] = pipeline
         first = 0 if self.settings[arm].own_dense else 1
         for cycle in range(first, self.study.cycles):
             self._sources[arm, trial, cycle] = OneRound((Proposal(self._peak(arm, trial, cycle)),))
@@ -129,6 +135,7 @@ class Layout:
             peak=proposal.peak,
             repeat=proposal.repeat,
             checkpoint=self.checkpoint if chain.cycle == 0 else None,
+            pipeline=self._pipelines.get((chain.arm, chain.trial)),
         )
 
 

@@ -411,7 +411,7 @@ class Planner:
         self._close_searches()
 
     def _settle_trial(self, search: Search, trial: int | None, params: Mapping[str, float]) -> None:
-        self.layout.settle(search.arm, trial, search.plan.schedule(params))
+        self.layout.settle(search.arm, trial, search.plan.schedule(params), search.plan.pipeline(params))
 
     def _open_search_round(self, search: Search, points: Sequence[Mapping[str, float]]) -> None:
         chains = search.open([self._point_before(search, i) or point for i, point in enumerate(points)])

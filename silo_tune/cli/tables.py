@@ -101,7 +101,9 @@ def export(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="schedules, profiles, criteria, models or data.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="schedules, profiles, criteria, models, recipes or data.")
+    ],
     debug: Debug = False,
 ) -> None:
     """List what a study can name, one line each."""
@@ -115,13 +117,12 @@ def _entries(kind: str) -> dict[str, str]:
     from silo_tune import names
     from silo_tune.errors import unknown
     from silo_tune.profiles import PROFILES
+    from silo_tune.recipes import RECIPES
     from silo_tune.schedules import SCHEDULES
 
-    if kind == "schedules":
-        return {name: schedule.line for name, schedule in SCHEDULES.items()}
-    tables: dict[str, Any] = {"profiles": PROFILES, **names.TABLES}
+    tables: dict[str, Any] = {"schedules": SCHEDULES, "profiles": PROFILES, "recipes": RECIPES, **names.TABLES}
     if kind not in tables:
-        raise BadInput(unknown("kind", kind, ["schedules", *tables]))
+        raise BadInput(unknown("kind", kind, tables))
     found = {name: entry.line for name, entry in tables[kind].items()}
     if kind == "models":
         found["timm:NAME"] = "any model of timm, by its name there"

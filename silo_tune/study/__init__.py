@@ -6,18 +6,19 @@ from silo_tune.study.parts import (
     SGD,
     AdamW,
     Cluster,
-    CriterionRef,
     Data,
     Dense,
+    Evaluate,
     ModelRef,
     ProfileRef,
-    Prune,
     Replicates,
     Report,
     Retrain,
     ScheduleRef,
+    StudyPreset,
     expand,
 )
+from silo_tune.study.prune import CriterionRef, Prune
 
 __all__ = [
     "SGD",
@@ -29,6 +30,7 @@ __all__ = [
     "CriterionRef",
     "Data",
     "Dense",
+    "Evaluate",
     "Grid",
     "Guided",
     "ModelRef",
@@ -42,6 +44,7 @@ __all__ = [
     "ScheduleArm",
     "ScheduleRef",
     "Study",
+    "StudyPreset",
     "TuneArm",
     "expand",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
-from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Prune, Rate, ScheduleRef, Seeds, distinct
+from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct
+from silo_tune.study.pipelines import Ice, Pipeline
+from silo_tune.study.prune import Prune
 
 Sampler = Literal["gp", "tpe", "cmaes", "qmc", "random"]
 
@@ -92,11 +94,13 @@ class ArmBase(Frozen):
 class ScheduleArm(ArmBase):
     """A fixed or adaptive peak schedule: one candidate per cycle.
 
-    A schedule that leaves its constants out is `open`: [pilot] finds them.
+    A schedule that leaves its constants out is `open`: [pilot] finds them. `preset` tells which one filled this arm in.
     """
 
     mode: Literal["schedule"]
     schedule: ScheduleRef
+    preset: str | None = None
+    pipeline: Pipeline | None = None
 
     @property
     def open(self) -> bool:
@@ -161,6 +165,7 @@ def _whole_or_bounds(value: Any) -> Any:
 
 # Any, for pydantic tells what is wrong with a union once for each of its members.
 Parameter = Annotated[Any, PlainValidator(_number_or_bounds)]
+IcePipeline = Annotated[Ice, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
 WholeParameter = Annotated[Any, PlainValidator(_whole_or_bounds)]
 
 
@@ -176,7 +181,8 @@ class TuneArm(ArmBase):
         trials: points.
         batch: points per round.
         seeds: of the chains; those of [replicates] when left out.
-        eps, delta, beta, q, midpoint: as in the schedule "silo".
+        eps, delta, beta, q, midpoint, direction: as in the schedule "silo".
+        pipeline: ICE-Pruning, whose schedule this is; then its `threshold` and `freeze` may be searched too.
         over: (least, most) weights remaining that count, in (0, 1]; every cycle ≥ 1 when left out.
         rungs: cycles after which poor trials are stopped.
         keep: share of earlier trials that a trial must not be below.
@@ -192,6 +198,10 @@ class TuneArm(ArmBase):
     beta: Parameter = 5.0
     q: WholeParameter = 1
     midpoint: Parameter = 0.5
+    direction: Literal["rising", "falling"] = "rising"
+    pipeline: IcePipeline | None = None
+    threshold: Parameter | None = None
+    freeze: Parameter | None = None
     over: Bounds | None = None
     rungs: Annotated[tuple[int, ...], LISTED] = ()
     keep: float = Field(default=1 / 3, gt=0, le=1)
@@ -208,9 +218,18 @@ class TuneArm(ArmBase):
         return {name: value for name, value in values.items() if isinstance(value, tuple)}
 
     @property
-    def pinned(self) -> dict[str, float]:
-        """Parameters that stay, with their values."""
-        return {name: getattr(self, name) for name in PARAMETERS if name not in self.free}
+    def pinned(self) -> dict[str, Any]:
+        """Constants of the schedule that stay, with their values."""
+        numbers = {name: getattr(self, name) for name in CONSTANTS if name not in self.free}
+        return numbers if self.direction == "rising" else {**numbers, "direction": self.direction}
+
+    def pipeline_at(self, params: Mapping[str, Any]) -> Ice | None:
+        """The pipeline of a point."""
+        if self.pipeline is None:
+            return None
+        own = {name: params.get(name, getattr(self, name)) for name in ("threshold", "freeze")}
+        given = {name: float(value) for name, value in own.items() if isinstance(value, (int, float))}
+        return self.pipeline.model_copy(update=given)
 
     @model_validator(mode="after")
     def _check(self) -> TuneArm:
@@ -222,6 +241,8 @@ class TuneArm(ArmBase):
     def _bad_parameters(self) -> Iterator[str]:
         for name, (lowest, highest, open_) in PARAMETERS.items():
             value = getattr(self, name)
+            if value is None:
+                continue
             ends = value if isinstance(value, tuple) else (value, value)
             if isinstance(value, tuple) and ends[0] >= ends[1]:
                 yield f"the bounds of {name} are upside down: {ends[0]} is not below {ends[1]}"
@@ -231,6 +252,8 @@ class TuneArm(ArmBase):
             yield "nothing to tune: give at least one parameter as [low, high]"
 
     def _bad_rest(self) -> Iterator[str]:
+        if self.pipeline is None and (self.threshold is not None or self.freeze is not None):
+            yield 'threshold and freeze are of pipeline = "ice"'
         if list(self.rungs) != sorted(set(self.rungs)) or any(rung < 1 for rung in self.rungs):
             yield f"rungs are cycles ≥ 1, rising, got {list(self.rungs)}"
         if self.over is not None and not 0 <= self.over[0] < self.over[1] <= 1:
@@ -244,7 +267,11 @@ PARAMETERS: dict[str, tuple[float, float, bool]] = {
     "beta": (0.0, math.inf, True),
     "q": (0, math.inf, False),
     "midpoint": (0.0, 1.0, True),
+    "threshold": (0.0, 1.0, False),
+    "freeze": (0.0, 0.99, False),
 }
+# Of these, the constants of the schedule.
+CONSTANTS = ("eps", "delta", "beta", "q", "midpoint")
 
 Arm = Annotated[ScheduleArm | OracleArm | TuneArm, Field(discriminator="mode")]
 

@@ -11,6 +11,7 @@ from silo_tune.errors import unknown
 from silo_tune.schedules import Schedule
 from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.parts import ARM_NAME
+from silo_tune.study.pipelines import WhileTraining
 
 if TYPE_CHECKING:
     from silo_tune.study.model import Study
@@ -20,9 +21,20 @@ def incomparable(study: Study, oracle: OracleArm, arm: ScheduleArm) -> str | Non
     """Why an Oracle cannot try an arm's values, or None when it can."""
     if arm.schedule.adaptive:
         return "its peak is adaptive"
+    if arm.pipeline is not None:
+        return f"it is of the pipeline {arm.pipeline.name!r}"
     ours, theirs = study.settings(oracle).model_dump(), study.settings(arm).model_dump()
     differing = [key for key in ours if ours[key] != theirs[key]]
     return f"its {', '.join(differing)} differ from the Oracle's" if differing else None
+
+
+def prune_problems(study: Study) -> Iterator[tuple[str, str]]:
+    targets = study.prune.targets
+    if targets is not None and len(targets) < study.cycles - 1:
+        yield (
+            "prune.targets",
+            f"{len(targets)} targets for {study.cycles} cycles: give one for each of cycles 1 to {study.cycles - 1}",
+        )
 
 
 def arm_problems(study: Study) -> Iterator[tuple[str, str]]:
@@ -79,6 +91,40 @@ def counted_cycles(study: Study, over: tuple[float, float] | None) -> list[int]:
     """Cycles ≥ 1 whose planned weights remaining lie in `over`; all when it is None."""
     least, most = over or (0.0, 1.0)
     return [cycle for cycle in range(1, study.cycles) if least - 1e-9 <= study.remaining[cycle] <= most + 1e-9]
+
+
+def pipeline_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """A pipeline removes whole filters, and has its own idea of a cycle."""
+    for name, arm in study.arms.items():
+        pipeline = study.settings(arm).pipeline
+        if pipeline is None:
+            continue
+        if study.prune.granularity != "filter":
+            yield (
+                f"arms.{name}.pipeline",
+                'removes whole filters; set prune.granularity = "filter" and a criterion of it',
+            )
+        if isinstance(pipeline, WhileTraining):
+            yield from _part_problems(study, name, pipeline)
+        elif study.settings(arm).profile["name"] != "constant":
+            yield (
+                f"arms.{name}.profile",
+                'fine-tunes a number of epochs that nobody knows before: its profile is "constant"',
+            )
+        elif study.settings(arm).after_prune != "keep":
+            yield f"arms.{name}.after_prune", "fine-tunes what is left: it keeps its weights"
+
+
+def _part_problems(study: Study, name: str, pipeline: WhileTraining) -> Iterator[tuple[str, str]]:
+    arm = study.arms[name]
+    if not arm.own_dense:
+        yield f"arms.{name}.own_dense", "cycle 0 is the first part of its training: set own_dense = true"
+    if study.cycles > pipeline.over:
+        yield f"arms.{name}.pipeline", f"its training has {pipeline.over} parts, and there are {study.cycles} cycles"
+    if study.settings(arm).after_prune != "keep":
+        yield f"arms.{name}.after_prune", "is one training: it keeps its weights"
+    if isinstance(arm, ScheduleArm) and (arm.open or arm.schedule.adaptive):
+        yield f"arms.{name}.schedule", "is one training with one peak: give its constants, and no adaptive rule"
 
 
 def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:
@@ -138,6 +184,11 @@ def dense_problems(study: Study) -> Iterator[tuple[str, str]]:
         return
     if study.dense.checkpoint == "timm" and not (study.model.name or "").startswith(names.TIMM_PREFIX):
         yield "dense.checkpoint", '"timm" needs a model named timm:NAME'
+    if "previous" in study.prune.criterion.needs:
+        yield (
+            "prune.criterion",
+            f"{study.prune.criterion.name!r} looks at the last epoch before a prune; a checkpoint in [dense] has none",
+        )
     for name, arm in study.arms.items():
         if arm.own_dense:
             yield f"arms.{name}.own_dense", "there is no dense training of its own beside a checkpoint"

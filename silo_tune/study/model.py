@@ -10,31 +10,43 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from silo_tune.errors import Problems
 from silo_tune.schedules import AdaptiveSchedule, Schedule, pruned_fractions
 from silo_tune.study.arms import Arm, ArmBase, OracleArm, Pilot, ScheduleArm, TuneArm
-from silo_tune.study.checks import arm_problems, dense_problems, incomparable, pilot_problems
+from silo_tune.study.checks import (
+    arm_problems,
+    dense_problems,
+    incomparable,
+    pilot_problems,
+    pipeline_problems,
+    prune_problems,
+)
 from silo_tune.study.parts import (
     ARM_NAME,
     Cluster,
     Data,
     Dense,
+    Evaluate,
     Frozen,
     ModelRef,
-    Prune,
     Replicates,
     Report,
     Retrain,
+    StudyPreset,
 )
+from silo_tune.study.pipelines import Pipeline
+from silo_tune.study.prune import Prune
 
 
 class Study(Frozen):
     """One study. `cycles` counts the dense one: cycles 0 … cycles − 1."""
 
     name: str
+    preset: StudyPreset | None = None
     cycles: int = Field(ge=1, le=1000)
     data: Data
     model: ModelRef
     dense: Dense
     prune: Prune = Prune()
     retrain: Retrain
+    evaluate: Evaluate = Evaluate()
     replicates: Replicates
     pilot: Pilot | None = None
     arms: dict[str, Arm]
@@ -54,15 +66,17 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _cross(self) -> Study:
-        problems = [*arm_problems(self), *dense_problems(self), *pilot_problems(self)]
+        problems = list(prune_problems(self))  # the other checks need a target for every cycle
+        checks = (arm_problems, dense_problems, pilot_problems, pipeline_problems)
+        problems = problems or [problem for check in checks for problem in check(self)]
         if problems:
             raise Problems(problems)
         return self
 
     @property
     def remaining(self) -> list[float]:
-        """Planned share of weights remaining at each cycle."""
-        return [(1.0 - self.prune.rate) ** cycle for cycle in range(self.cycles)]
+        """Planned share of weights, or of filters at that granularity, remaining at each cycle."""
+        return self.prune.remaining(self.cycles)
 
     @property
     def pruned(self) -> list[float]:
@@ -98,6 +112,7 @@ class Study(Frozen):
             after_prune=after,
             rewind_to=(arm.rewind_to or self.prune.rewind_to) if after == "rewind" else None,
             own_dense=arm.own_dense,
+            pipeline=getattr(arm, "pipeline", None),
         )
 
     def tests_of(self, oracle: str) -> tuple[str, ...]:
@@ -121,3 +136,4 @@ class ArmSettings(Frozen):
     after_prune: Literal["keep", "rewind", "reinit"]
     rewind_to: str | None
     own_dense: bool
+    pipeline: Pipeline | None = None

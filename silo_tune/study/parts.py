@@ -19,6 +19,7 @@ FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 REWIND_POINT = re.compile(r"init|[1-9]\d* (ep|it)")
 
 LISTED = Field(strict=False)
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Frozen(BaseModel):
@@ -81,16 +82,13 @@ class Named(Frozen):
 class ModelRef(Named):
     @classmethod
     def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
+        own = {key: value for key, value in args.items() if key != "init"}
+        if "init" in args and args["init"] not in names.INITS:
+            raise ValueError(unknown("init", str(args["init"]), names.INITS))
         if not name.startswith(names.TIMM_PREFIX):
             if name not in names.MODELS:
                 raise ValueError(unknown("model", name, [*names.MODELS, "timm:NAME"]))
-            names.check_name("model", names.MODELS, name, args)
-
-
-class CriterionRef(Named):
-    @classmethod
-    def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
-        names.check_name("criterion", names.CRITERIA, name, args)
+            names.check_name("model", names.MODELS, name, own)
 
 
 class ProfileRef(Named):
@@ -183,12 +181,14 @@ class Data(Frozen):
     test_images: int | None = Field(default=None, ge=1)
     augment: Annotated[tuple[Literal["crop", "flip", "rrc"], ...], LISTED] = ()
     crop_padding: int = Field(default=4, ge=1, le=64)
+    mean: Annotated[tuple[Share, ...] | None, LISTED] = None
+    std: Annotated[tuple[Share, ...] | None, LISTED] = None
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers")
     SPLIT: ClassVar[tuple[str, ...]] = (
         "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool",
     )  # fmt: skip
-    AUGMENT: ClassVar[tuple[str, ...]] = ("augment", "crop_padding")
+    AUGMENT: ClassVar[tuple[str, ...]] = ("augment", "crop_padding", "mean", "std")
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -204,6 +204,8 @@ class Data(Frozen):
             names.check_name("data set", names.DATA, self.name, {**given, **self.args})
         if self._entry.needs_path and not self.path:
             raise ValueError(f"data set {self.name!r} needs a path")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std are given together, one number for each channel; or neither")
         self._check_streaming()
         return self
 
@@ -251,9 +253,10 @@ class Data(Frozen):
         return {key: value for key, value in found.items() if value is not None and (key, value) != ("pool", False)}
 
     def augmentation(self) -> dict[str, Any]:
-        """The part that says how training batches are augmented."""
+        """The part that says how training batches are augmented, and how all are normalised where that is fixed."""
         names_ = sorted(set(self.augment))
-        return {"augment": names_, **({"crop_padding": self.crop_padding} if "crop" in names_ else {})}
+        fixed = {"mean": list(self.mean), "std": list(self.std)} if self.mean and self.std else {}
+        return {"augment": names_, **({"crop_padding": self.crop_padding} if "crop" in names_ else {}), **fixed}
 
     def place(self) -> str | None:
         """`path` with `~`, `${VAR}` and `${VAR:-default}` filled in.
@@ -322,27 +325,6 @@ class Dense(Frozen):
         return self
 
 
-class Prune(Frozen):
-    """[prune]: what a prune removes and what happens to the weights that stay."""
-
-    rate: float = Field(default=0.2, gt=0, lt=1)
-    criterion: CriterionRef = CriterionRef(name="magnitude")
-    scope: Literal["global", "layerwise"] = "global"
-    granularity: Literal["weight"] = "weight"
-    skip: Annotated[tuple[str, ...], LISTED] = ()
-    after_prune: Literal["keep", "rewind", "reinit"] = "keep"
-    rewind_to: str = "init"
-
-    @field_validator("rewind_to")
-    @classmethod
-    def _point(cls, value: str) -> str:
-        if not REWIND_POINT.fullmatch(value):
-            raise ValueError(
-                f'rewind_to is "init", "K ep" (epochs) or "K it" (steps) of the dense training, got {value!r}'
-            )
-        return value
-
-
 class Retrain(Frozen):
     """[retrain]: the training of one cycle; batch, optimizer and precision also hold for the dense cycle."""
 
@@ -351,6 +333,39 @@ class Retrain(Frozen):
     profile: ProfileRef = ProfileRef(name="warmup-drop")
     optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = SGD()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class Evaluate(Frozen):
+    """[evaluate]: other ways to measure than every image once, as it is, at the end. Only for comparison with others.
+
+    Attributes:
+        augment: validation and test images are augmented as training images are.
+        drop_last: the last incomplete batch is left out, and its images count as wrong.
+        best_on_test: test accuracy is the greatest of those measured before each epoch.
+    """
+
+    augment: bool = False
+    drop_last: bool = False
+    best_on_test: bool = False
+
+    def resolved(self) -> dict[str, bool] | None:
+        """What enters a unit's key: nothing where everything is measured as usual."""
+        return self.model_dump() if self != Evaluate() else None
+
+
+class StudyPreset(Frozen):
+    """[preset]: what filled this study in; see `silo_tune.presets.authors`.
+
+    Attributes:
+        network: "resnet20" or "vgg19".
+        run: number of the script's run, from 0.
+        without: deviations that are switched off.
+    """
+
+    name: Literal["authors-2023"]
+    network: Literal["resnet20", "vgg19"] = "resnet20"
+    run: int = Field(default=0, ge=0, le=9)
+    without: Annotated[tuple[str, ...], LISTED] = ()
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**53)], ...], LISTED]

@@ -22,7 +22,7 @@ def open_browser() -> Iterator[Any]:
         running.close()
 
 
-def check_page(browser: Any, url: str, width: int = 1280, scheme: str = "light", figures: int = 6) -> None:
+def check_page(browser: Any, url: str, width: int = 1280, scheme: str = "light", figures: int = 7) -> None:
     """Every figure visible, nothing wider than the window, no complaint on the console, no request but the page."""
     complaints: list[str] = []
     requests: list[str] = []

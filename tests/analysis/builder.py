@@ -124,6 +124,12 @@ class _World:
             "train_seconds": 20.0 + cycle,
         }
 
+    def spreads(self, remaining: float, key: str) -> Row:
+        """Gradients narrow as the root of the weights remaining, representations widen, normalised ones stay."""
+        powers = {"grad_spread": 0.5, "activation_spread": -0.25, "activation_spread_norm": 0.0}
+        noise = 1 + 0.02 * self.draw(key, "spread").standard_normal(len(powers))
+        return {name: 0.01 * remaining**power * by for (name, power), by in zip(powers.items(), noise, strict=True)}
+
 
 def _chain(study: Study, arm: str, seed: int, parents: dict[tuple[str, int, int], str], world: _World) -> Iterator[Row]:
     definition = study.arms[arm]
@@ -191,7 +197,7 @@ def _row(
         "n_test": 10000, "classes": 10, "epochs": 4, "steps": 100, "key": key, "parent": parent, "winner": False,
         "continued": False, "realised_peak_lr": rate, "device": "cpu", "version": "0.1.0",
     }  # fmt: skip
-    row |= world.outcome(seed, cycle, rate, key)
+    row |= world.outcome(seed, cycle, rate, key) | world.spreads(study.remaining[cycle], key)
     return {**row, **world.spoil(row)}
 
 
@@ -254,7 +260,8 @@ def _trial_chain(study: Study, arm: str, seed: int, rates: Sequence[float], worl
 
 def diverged(error: str = "the loss is not finite") -> Row:
     """Cells of a row that diverged."""
-    gone = dict.fromkeys(("val_accuracy", "val_loss", "test_accuracy", "train_loss"))
+    spreads = ("grad_spread", "activation_spread", "activation_spread_norm")
+    gone = dict.fromkeys(("val_accuracy", "val_loss", "test_accuracy", "train_loss", *spreads))
     return {"status": "diverged", "error": error, **gone}
 
 

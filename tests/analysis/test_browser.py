@@ -60,4 +60,4 @@ def search_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (375, "light")])
 def test_a_page_with_searches_is_whole(browser: Any, search_url: str, width: int, scheme: str) -> None:
-    check_page(browser, search_url, width, scheme, figures=9)
+    check_page(browser, search_url, width, scheme, figures=10)

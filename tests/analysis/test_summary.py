@@ -79,7 +79,7 @@ def test_a_named_curve_is_no_control() -> None:
 
 
 def test_headline_says_where_numbers_come_from(full: Summary) -> None:
-    containment, both, regret, endpoint, cost, standing = full.headline
+    containment, both, regret, endpoint, mechanism, cost, standing = full.headline
     informative = full.cycles[full.cycles["informative"]]
     inside = int((informative["verdict"] == "inside").sum())
     assert f"silo is inside in {inside} of {len(informative)} informative cycles" in containment
@@ -89,6 +89,7 @@ def test_headline_says_where_numbers_come_from(full: Summary) -> None:
     assert "oracle-at-silo (conditioned on silo)" in regret
     assert "oracle (greedy)" in endpoint
     assert "95 % paired t interval" in endpoint
+    assert "Do gradients narrow" in mechanism
     assert "45 units" in cost
     assert standing.startswith("Not equally tuned")
     assert full.notes == ()

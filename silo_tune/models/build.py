@@ -1,0 +1,64 @@
+"""A network from its table in a study: one of ours, one of timm's, or what a user's function makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from silo_tune import names
+from silo_tune.errors import BadInput
+from silo_tune.models.initialise import INITIALISATIONS
+from silo_tune.streams import stream_seed
+
+
+def build_model(
+    model: Mapping[str, Any], shape: tuple[int, int, int], classes: int, seed: int, pretrained: bool = False
+) -> nn.Module:
+    """A freshly initialised network.
+
+    Args:
+        model: the resolved [model] table: {"name": …, arguments} or {"function": …, "version": …, arguments}.
+        shape: (H, W, C) of an image.
+        classes: number of outputs.
+        seed: stream seed of the initialisation; the caller's random state is left alone.
+        pretrained: take timm's pretrained weights (`timm:` models only).
+
+    Raises:
+        BadInput: the network is unknown or cannot be built with these arguments.
+    """
+    args = {key: value for key, value in model.items() if key not in ("name", "function", "version")}
+    init = None if "function" in model else args.pop("init", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if "function" in model:
+            built: nn.Module = names.resolve(model["function"])(shape=shape, classes=classes, **args)
+        elif model["name"].startswith(names.TIMM_PREFIX):
+            built = _timm(model["name"].removeprefix(names.TIMM_PREFIX), shape, classes, args, pretrained)
+        else:
+            built = names.resolve(names.MODELS[model["name"]].target)(shape=shape, classes=classes, **args)
+        if init is not None:
+            INITIALISATIONS[init](built)
+    if any(module.weight.ndim == 4 for module in built.modules() if isinstance(module, nn.Conv2d)):
+        built = built.to(memory_format=torch.channels_last)
+    return built
+
+
+def init_seed(seed: int, cycle: int = 0, repeat: int = 0) -> int:
+    """Stream seed of an initialisation; cycle 0 is the one that a rewind to init goes back to."""
+    return stream_seed("init", seed, cycle, repeat)
+
+
+def _timm(name: str, shape: tuple[int, int, int], classes: int, args: Mapping[str, Any], pretrained: bool) -> nn.Module:
+    import timm
+
+    import silo_tune.timm_models  # noqa: F401  (registers ours)
+
+    try:
+        made = timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=shape[2], **args)
+        assert isinstance(made, nn.Module)
+        return made
+    except (RuntimeError, TypeError, ValueError, KeyError, OSError) as error:
+        raise BadInput(f"model: timm cannot build {name!r}: {error}") from error

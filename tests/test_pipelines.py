@@ -1,0 +1,228 @@
+"""ICE-Pruning and pruning while training: their counts, their triggers, and rows as everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from silo_tune.errors import StudyError
+from silo_tune.pipelines import layer_changes, left_of
+from silo_tune.run import LocalRunner, run_study
+from silo_tune.study import Study
+from silo_tune.study_file import parse_study
+from silo_tune.units import UnitMaker
+from tests.test_training import trainer_of, unit_of
+
+ICE = {"preset": "ice-pruning", "base": 0.02, "delta": 0.01, "threshold": 0.0}
+WHILE = {"preset": "while-training"}
+TABLE: dict[str, Any] = {
+    "name": "pipelines",
+    "cycles": 3,
+    "data": {"name": "digits"},
+    "model": {"name": "lenet-300-100"},
+    "dense": {"epochs": 2, "max_lr": 0.1},
+    "prune": {"rate": 0.3, "granularity": "filter", "criterion": "l1-filter"},
+    "retrain": {"epochs": 1},
+    "replicates": {"seeds": [0]},
+    "report": {"tolerance": 0.02, "schedule": "silo"},
+}
+SILO = {"mode": "schedule", "schedule": {"name": "silo", "eps": 0.1, "delta": 0.1}}
+
+
+def study(arms: Mapping[str, Any], **changes: Any) -> Study:
+    return parse_study({**TABLE, "arms": {"silo": SILO, **arms}, **changes})
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    arms = {
+        "always": ICE,
+        "never": {**ICE, "threshold": 0.99},
+        "frozen": {**ICE, "freeze": 0.4},
+        "while": WHILE,
+    }
+    return run_study(study(arms), str(tmp_path_factory.mktemp("run")), runner=LocalRunner()).frame
+
+
+def of(frame: Any, arm: str) -> Any:
+    return frame[(frame.arm == arm)].set_index("cycle")
+
+
+# --- ICE-Pruning ---
+
+
+def test_a_block_loses_its_share_of_filters_rounded_up_and_never_the_last() -> None:
+    assert [left_of(n, 0.2) for n in (10, 9, 5, 4, 1)] == [8, 7, 4, 3, 1]
+    assert left_of(3, 0.9) == 1
+    assert left_of(15, 0.2) == 12  # 0.2 · 15 is a little above 3 in binary
+
+
+def test_every_cycle_prunes_every_block_by_the_declared_count(frame: Any) -> None:
+    hidden, second = left_of(left_of(300, 0.3), 0.3), left_of(left_of(100, 0.3), 0.3)
+    kept = 64 * hidden + 300 * second  # whole rows of fc1 and fc2; fc3 has no filters that can go
+    assert of(frame, "never").weights_remaining[2] == pytest.approx(kept / (64 * 300 + 300 * 100))
+    for arm in ("always", "frozen"):
+        assert of(frame, arm).weights_remaining[2] == of(frame, "never").weights_remaining[2]
+
+
+def test_fine_tuning_is_triggered_by_the_loss_of_validation_accuracy(frame: Any) -> None:
+    always, never = of(frame, "always"), of(frame, "never")
+    assert set(never.epochs[1:]) == {0}
+    assert never.realised_peak_lr[1:].isna().all()
+    assert never.train_loss[1:].isna().all()
+    # With a threshold of 0 a block is followed by an epoch wherever it is no better than the dense network.
+    assert set(always.epochs[1:]) <= {0, 1, 2}
+    assert always.epochs[1:].sum() > 0
+    trained = always[always.epochs > 0].iloc[1:]
+    assert (trained.realised_peak_lr == trained.max_lr).all()
+
+
+def test_a_probe_costs_an_epoch_and_frozen_layers_keep_their_weights(frame: Any) -> None:
+    assert (of(frame, "frozen").epochs[1:] >= 1).all()
+
+
+def test_rows_are_those_of_every_arm(frame: Any) -> None:
+    for arm in ("always", "never", "while"):
+        rows = of(frame, arm)
+        assert list(rows.index) == [0, 1, 2]
+        assert (rows.status == "ok").all()
+        assert rows.val_accuracy.notna().all()
+        assert (rows.test_accuracy > 0.2).all()
+    assert of(frame, "always").key[0] == of(frame, "silo").key[0]  # the dense cycle is shared
+
+
+def test_a_change_of_a_layer_is_that_of_its_l1_norm_over_its_l2_norm() -> None:
+    before, after = {"a": torch.tensor([3.0, -4.0])}, {"a": torch.tensor([3.0, -2.0])}
+    assert layer_changes(before, after) == {"a": 2 / 5}
+    assert layer_changes({"a": torch.zeros(2)}, {"a": torch.zeros(2)}) == {"a": 0.0}
+
+
+def test_a_frozen_layer_does_not_move() -> None:
+    trainer = trainer_of(unit_of())
+    names = [name for name, _ in trainer.model.named_parameters() if name.endswith("weight")]
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.freeze(names[:1])
+    trainer.run_epoch()
+    moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert names[0] not in moved
+    assert names[0].replace("weight", "bias") not in moved
+    assert set(names[1:]) <= moved
+
+
+# --- pruning while training ---
+
+
+def test_the_parts_are_one_training() -> None:
+    made = study({"while": WHILE}, retrain={"epochs": 1, "profile": "cosine"}, dense={"epochs": 3, "max_lr": 0.1})
+    maker = UnitMaker(made, made.settings(made.arms["while"]))
+    units = [maker.make(parent="p" if c else None, cycle=c, seed=0, peak={"value": 0.1}) for c in range(3)]
+    assert [unit.epochs for unit in units] == [1, 1, 1]
+    assert [(unit.profile["first"], unit.profile["last"]) for unit in units] == [
+        (0, pytest.approx(1 / 3)),
+        (pytest.approx(1 / 3), pytest.approx(2 / 3)),
+        (pytest.approx(2 / 3), 1),
+    ]
+
+
+def test_a_part_that_takes_over_weights_and_buffers_goes_on_as_one_training() -> None:
+    whole, first, second, bare = (trainer_of(unit_of(retrain={"epochs": 2}), peak=0.1) for _ in range(4))
+    for _ in range(2):
+        whole.run_epoch()
+    first.run_epoch()
+    for part in (second, bare):
+        part.model.load_state_dict(first.model.state_dict())
+        part.epoch, part.step = first.epoch, first.step
+    second.carry_on(first.state()[0]["optim"])
+    second.run_epoch()
+    bare.run_epoch()
+    ends = [torch.cat([p.detach().flatten() for p in t.model.parameters()]) for t in (whole, second, bare)]
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def test_the_rates_of_the_parts_follow_each_other(frame: Any) -> None:
+    rows = of(frame, "while")
+    assert rows.key[0] != of(frame, "silo").key[0]
+    assert list(rows.max_lr) == [0.1] * 3
+    # Warm-up over two thirds, a tenth after it: the peak is reached in the second of three parts.
+    assert list(rows.realised_peak_lr) == pytest.approx([0.05, 0.1, 0.01], rel=0.05)
+
+
+def test_the_momentum_is_carried_over(tmp_path: Path) -> None:
+    from silo_tune.checkpoint import unpack
+    from silo_tune.store import Run
+
+    made = study({"while": WHILE}, cluster={"keep": "all"})
+    outcome = run_study(made, str(tmp_path / "run"), runner=LocalRunner())
+    run = Run(outcome.url)
+    key = of(outcome.frame, "while").key[0]
+    result = run.result(key)
+    assert result is not None
+    state = run.units.read_state(result)
+    assert state is not None
+    groups, _ = unpack(state)
+    assert any(bool(buffer.any()) for buffer in groups["optim"].values())
+    assert {name.rpartition("/")[2] for name in groups["optim"]} == {"momentum_buffer"}
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "words"),
+    [
+        (ICE, {"prune": {"rate": 0.3}}, 'removes whole filters; set prune.granularity = "filter"'),
+        ({**ICE, "profile": "cosine"}, {}, 'its profile is "constant"'),
+        ({**ICE, "after_prune": "reinit"}, {}, "it keeps its weights"),
+        ({**WHILE, "own_dense": False}, {}, "set own_dense = true"),
+        ({**WHILE, "over": 2}, {}, "has 2 parts, and there are 3 cycles"),
+        ({**ICE, "threshold": 2}, {}, "arms.it.pipeline"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arm: Mapping[str, Any], changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(StudyError, match=words):
+        study({"it": arm}, **changes)
+
+
+# --- tuning on validation ---
+
+
+def test_threshold_and_frozen_share_are_tuned_with_the_falling_s(tmp_path: Path) -> None:
+    tuned = {
+        "mode": "tune", "trials": 2, "batch": 2, "sampler": "random", "pipeline": "ice", "direction": "falling",
+        "eps": [0.01, 0.1], "delta": 0.02, "midpoint": 0.88, "beta": 50.0, "q": 0, "threshold": [0.0, 0.2],
+        "freeze": [0.0, 0.8], "profile": "constant", "epochs": 1,
+    }  # fmt: skip
+    made = study({"tuned": tuned}, cycles=2)
+    frame = run_study(made, str(tmp_path / "run"), runner=LocalRunner()).frame
+    rows = frame[frame.arm == "tuned"]
+    assert set(rows.trial) == {0, 1}
+    assert rows[rows.cycle == 1].key.nunique() == 2
+    with pytest.raises(StudyError, match='threshold and freeze are of pipeline = "ice"'):
+        study({"tuned": {**tuned, "pipeline": None}})
+
+
+def test_a_wider_network_is_walked_block_by_block(tmp_path: Path) -> None:
+    """The first convolution of each block of a ResNet; its other layers keep all their filters."""
+    made = study(
+        {"ice": {**ICE, "threshold": 0.99}},
+        model={"function": "tests.test_pipelines:small_resnet", "version": "1"},
+        cycles=2,
+    )
+    frame = run_study(made, str(tmp_path / "run"), runner=LocalRunner()).frame
+    rows = of(frame, "ice")
+    # conv1 of three blocks of widths 4, 8, 16: 2 of 4, 3 of 8, 5 of 16 go.
+    sizes = ((4, 36), (8, 36), (16, 72))
+    kept = sum(left_of(filters, 0.3) * per for filters, per in sizes)
+    assert rows.weights_remaining[1] == pytest.approx(kept / sum(filters * per for filters, per in sizes))
+
+
+def small_resnet(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    from silo_tune.models.cifar_resnet import CifarResNet
+
+    return CifarResNet(1, 4, shape[2], classes)
