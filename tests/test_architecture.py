@@ -195,7 +195,7 @@ def test_no_pickle_is_ever_imported() -> None:
 
 
 def test_nothing_is_read_through_a_pickle() -> None:
-    for file in (ROOT / "silo_tune").glob("*.py"):
+    for file in (ROOT / "silo_tune").rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         assert not {ast.unparse(call.func) for call in calls} & {"torch.load", "torch.save", "pd.read_pickle"}
         allowing = [word.value for call in calls for word in call.keywords if word.arg == "allow_pickle"]
