@@ -204,8 +204,8 @@ def weights_of(
         raise BadInput(f"arm {arm!r}, seed {seed} has not closed a pruned cycle; go on with the run")
     which = "every cycle" if cycle is None else f"cycle {cycle}"
     raise BadInput(
-        f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle, which "
-        f'is the default here; with cluster.keep = "all" from its start it keeps every cycle\'s'
+        f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle, "
+        f'which is the default here; with cluster.keep = "all" from its start it keeps every cycle\'s'
     )
 
 
