@@ -20,7 +20,7 @@ import silo_tune
 from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
 from silo_tune.data import DataSet, Split, StreamedSet, split_rows
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
-from silo_tune.feed import Feed
+from silo_tune.feed import Feed, Part
 from silo_tune.models import build_model, init_seed
 from silo_tune.pipelines import Ice, carries, is_loop
 from silo_tune.profiles import maximum_of
@@ -31,6 +31,7 @@ from silo_tune.schedules import RULES, PruneFacts
 from silo_tune.spread import Spreads, measure
 from silo_tune.storage import Storage
 from silo_tune.store import UnitStore, new_attempt, unit_of
+from silo_tune.streams import stream
 from silo_tune.training import EpochLog, Trainer, Violation, evaluate
 from silo_tune.units import Unit
 from silo_tune.workspace import Workspace
@@ -139,6 +140,9 @@ class Worker:
         trainer, max_lr = self._resumed(unit)
         saved = time.perf_counter()
         while not trainer.finished:
+            if unit.evaluation is not None and unit.evaluation["best_on_test"]:
+                measured, _ = self._evaluate(unit, trainer, self.feed(unit).test)
+                trainer.best_test = max(trainer.best_test, measured)
             log = trainer.run_epoch()
             self._keep_snapshots(unit, trainer)
             if not trainer.finished and time.perf_counter() - saved >= self.workspace.partial_seconds:
@@ -190,7 +194,9 @@ class Worker:
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
         assert unit.prune is not None
         if unit.prune.after_prune == "reinit":
-            load_weights(model, self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict())
+            fresh = self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict()
+            kept = dict(model.named_buffers()) if unit.prune.keep_statistics else {}
+            load_weights(model, {**fresh, **kept})
         elif unit.prune.after_prune == "rewind":
             load_weights(model, self._rewind_weights(unit))
 
@@ -316,13 +322,23 @@ class Worker:
                 f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
             )
 
+    def _evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> tuple[float, float]:
+        """Accuracy and loss over a part, in the way that the unit's study asks for."""
+        rules = unit.evaluation or {}
+        where = (unit.seed, unit.cycle, unit.repeat, trainer.epoch)
+        augment = stream("evaluate", *where) if rules.get("augment") else None
+        whole = unit.batch if rules.get("drop_last") else None
+        return evaluate(trainer.model, self.feed(unit), part, augment, whole)
+
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""
         feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
         diverged, scores, spreads = trainer.diverged, _NO_SCORES, Spreads()
         if diverged is None:
-            test, _ = evaluate(trainer.model, feed, feed.test)
-            scores = (*evaluate(trainer.model, feed, feed.val), test)
+            test, _ = self._evaluate(unit, trainer, feed.test)
+            if unit.evaluation is not None and unit.evaluation["best_on_test"]:
+                test = trainer.best_test
+            scores = (*self._evaluate(unit, trainer, feed.val), test)
             if scores[1] is None or not math.isfinite(scores[1]):
                 diverged, scores = "validation loss not finite", _NO_SCORES
         if diverged is None:

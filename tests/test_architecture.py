@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import silo_tune
+from silo_tune.registries import KINDS
 
 ROOT = Path(silo_tune.__file__).parent.parent
 
@@ -24,6 +25,7 @@ LAYERS = [
     {"study"},
     {"units"},
     {"presets"},
+    {"registries"},
     {"study_file", "workspace", "storage", "snapshot"},
     {"candidates", "lease"},
     {"store"},
@@ -195,7 +197,7 @@ def test_no_pickle_is_ever_imported() -> None:
 
 
 def test_nothing_is_read_through_a_pickle() -> None:
-    for file in (ROOT / "silo_tune").glob("*.py"):
+    for file in (ROOT / "silo_tune").rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         assert not {ast.unparse(call.func) for call in calls} & {"torch.load", "torch.save", "pd.read_pickle"}
         allowing = [word.value for call in calls for word in call.keywords if word.arg == "allow_pickle"]
@@ -249,11 +251,16 @@ def test_the_plain_modules_load_without_torch_ray_and_pandas(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["run", "--help"], ["list", "schedules"], ["list", "models"], ["list", "recipes"], ["plan", "STUDY"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        *(["list", kind] for kind in KINDS),
+        ["plan", "experiments/digits.toml"],
+        ["plan", "experiments/paper/vit-imagenet.toml"],
+    ],
     ids=" ".join,
 )
 def test_a_command_that_trains_nothing_loads_nothing_heavy(tmp_path: Path, argv: list[str]) -> None:
-    study = str(ROOT / "experiments" / "digits.toml")
-    command = ["silo-tune", *(study if word == "STUDY" else word for word in argv)]
+    command = ["silo-tune", *(str(ROOT / word) if word.endswith(".toml") else word for word in argv)]
     assert not loaded(COMMAND.format(argv=command), tmp_path) & HEAVY
     assert list(tmp_path.iterdir()) == []  # and it writes nothing

@@ -37,6 +37,8 @@ class Layout:
         self.checkpoint = checkpoint
         self.settings = {name: study.settings(arm) for name, arm in study.arms.items()}
         self._makers = {name: UnitMaker(study, settings) for name, settings in self.settings.items()}
+        # Which arms can be tested compares all arms: asked of the study once, not at every cycle.
+        self._tests = {name: study.tests_of(name) for name, arm in study.arms.items() if isinstance(arm, OracleArm)}
         self.plans: dict[str, Plan] = {name: plan_of(study, name) for name in study.arms if study.searched(name)}
         self.lost: set[str] = set()  # arms whose pilot found nothing
         self._schedules: dict[tuple[str, int | None], Schedule | AdaptiveSchedule] = {}
@@ -61,16 +63,11 @@ class Layout:
 
     def ready(self, arm: str) -> bool:
         """Is everything known that this arm's candidates are made of?"""
-        found = self.study.arms[arm]
-        if isinstance(found, OracleArm):
-            return all((test, None) in self._schedules for test in self.study.tests_of(arm))
-        return (arm, None) in self._schedules
+        return all((needed, None) in self._schedules for needed in self._tests.get(arm, (arm,)))
 
     def lost_for(self, arm: str) -> str | None:
         """An arm that this one needs the constants of and whose pilot found none."""
-        found = self.study.arms[arm]
-        needed = self.study.tests_of(arm) if isinstance(found, OracleArm) else (arm,)
-        return next((name for name in needed if name in self.lost), None)
+        return next((name for name in self._tests.get(arm, (arm,)) if name in self.lost), None)
 
     def prefix_arm(self, arm: str) -> str | None:
         found = self.study.arms[arm]
@@ -78,10 +75,8 @@ class Layout:
 
     def tests(self, arm: str, cycle: int) -> list[str]:
         """Arms whose values this Oracle tries at this cycle; one added later counts from the cycle where it could."""
-        if not isinstance(self.study.arms[arm], OracleArm):
-            return []
         since = self.tests_from.get(arm, {})
-        return [test for test in self.study.tests_of(arm) if since.get(test, 0) <= cycle]
+        return [test for test in self._tests.get(arm, ()) if since.get(test, 0) <= cycle]
 
     def decides(self, arm: str, cycle: int) -> bool:
         """Does the arm choose this cycle's max_lr? The dense one is shared unless it has its own."""

@@ -43,6 +43,7 @@ def run(
     from rich.console import Console
 
     from silo_tune.console import watch
+    from silo_tune.presets.alike import coincidences
     from silo_tune.run import run_study
     from silo_tune.study_file import load_study
 
@@ -53,6 +54,7 @@ def run(
     loaded = load_study(study, sets or (), smoke)
     _see_functions(study)
     console = Console()
+    _print_lines(console, coincidences(loaded))
     with watch(console) as monitor:
         monitors.append(monitor)
         outcome = run_study(
@@ -78,6 +80,11 @@ def _see_functions(study: str) -> None:
     sys.path.extend(path for path in (os.getcwd(), os.path.dirname(os.path.abspath(study))) if path not in sys.path)
 
 
+def _print_lines(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _finish(console: Console, study: Study, outcome: Outcome) -> None:
     from analysis.summary import summarise, summary_lines
     from silo_tune.results import searches
@@ -94,8 +101,7 @@ def _finish(console: Console, study: Study, outcome: Outcome) -> None:
         *(f"ended early: {arm} seed {seed}: {reason}" for (arm, seed), reason in outcome.ended.items()),
         f"report: {where}",
     ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    _print_lines(console, lines)
     failed = outcome.frame[outcome.frame.status == "failed"]
     if any(((failed.arm == arm) & ((failed.seed == seed) | failed.trial.notna())).any() for arm, seed in outcome.ended):
         raise RunFailed(
@@ -126,6 +132,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
 
     from silo_tune.chains import Layout
     from silo_tune.forecast import forecast
+    from silo_tune.presets.alike import coincidences
     from silo_tune.run import checkpoint_hash, default_run
     from silo_tune.store import Run
     from silo_tune.study_file import load_study
@@ -143,6 +150,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
         table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
     console = Console()
     console.print(table)
+    _print_lines(console, coincidences(loaded))
     exact = all(arm.exact for arm in arms.values())
     to_train = sum(arm.to_train for arm in arms.values())
     console.print(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from silo_tune.cli.app import Debug, GridOracle, RunFolder, app
 from silo_tune.cli.runs import write_report
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, unknown
+from silo_tune.registries import KINDS
 
 
 @app.command()
@@ -101,29 +102,13 @@ def export(
 
 @app.command("list")
 def list_(
-    kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="schedules, profiles, criteria, models, recipes or data.")
-    ],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join([*KINDS][:-1])} or {[*KINDS][-1]}.")],
     debug: Debug = False,
 ) -> None:
     """List what a study can name, one line each."""
-    entries = _entries(kind)
+    if kind not in KINDS:
+        raise BadInput(unknown("kind", kind, KINDS))
+    entries = KINDS[kind]()
     width = max(map(len, entries))
     for name, line in entries.items():
         typer.echo(f"{name:<{width}}  {line}")
-
-
-def _entries(kind: str) -> dict[str, str]:
-    from silo_tune import names
-    from silo_tune.errors import unknown
-    from silo_tune.profiles import PROFILES
-    from silo_tune.recipes import RECIPES
-    from silo_tune.schedules import SCHEDULES
-
-    tables: dict[str, Any] = {"schedules": SCHEDULES, "profiles": PROFILES, "recipes": RECIPES, **names.TABLES}
-    if kind not in tables:
-        raise BadInput(unknown("kind", kind, tables))
-    found = {name: entry.line for name, entry in tables[kind].items()}
-    if kind == "models":
-        found["timm:NAME"] = "any model of timm, by its name there"
-    return found

@@ -10,6 +10,9 @@ from silo_tune.schedules import AdaptiveSchedule, Allr, Constant, Schedule
 from silo_tune.study import ScheduleArm, Study
 from silo_tune.units import canonical_json
 
+# Presets whose shape is that of the dense training.
+REPLAYS = ("lr-rewinding", "weight-rewinding")
+
 
 def same_as(study: Study, name: str) -> list[str]:
     """Arms, and presets at the same constants, whose every unit is trained alike to those of a schedule arm."""
@@ -24,6 +27,27 @@ def same_as(study: Study, name: str) -> list[str]:
     named = {found.preset for found in (arm, *others.values())}
     presets = [preset for preset in PRESETS if preset not in named and _alike(study, _as(preset, study, arm)) == told]
     return [*arms, *(f"preset {preset}" for preset in presets)]
+
+
+def coincidences(study: Study) -> list[str]:
+    """One line for each schedule arm whose every unit is trained alike to those of an earlier arm."""
+    seen: dict[str, str] = {}
+    lines = []
+    for name, arm in study.arms.items():
+        told = _alike(study, arm) if isinstance(arm, ScheduleArm) else None
+        if told is None or seen.setdefault(told, name) == name:
+            continue
+        lines.append(f"{name} is the same as {seen[told]} under this study's budgets{_why(study, name, seen[told])}")
+    return lines
+
+
+def _why(study: Study, *names: str) -> str:
+    arms = [arm for arm in (study.arms[name] for name in names) if isinstance(arm, ScheduleArm)]
+    if any(arm.schedule.adaptive for arm in arms):
+        return " (retraining as long as the dense training)"
+    if any(arm.preset in REPLAYS for arm in arms):
+        return " (it replays the whole dense schedule)"
+    return ""
 
 
 def _as(preset: str, study: Study, arm: ScheduleArm) -> ScheduleArm | None:
