@@ -33,9 +33,10 @@ LAYERS = [
     {"results", "forecast", "curves"},
     {"progress", "status", "view"},
     {"run"},
-    {"data", "streams", "checkpoint", "structure", "criteria", "pruning"},
+    {"process", "data", "streams", "checkpoint", "structure", "criteria", "pruning"},
     {"feed", "models", "timm_models"},
     {"training", "spread", "inference", "small"},
+    {"attempts"},
     {"prune_step"},
     {"pipelines"},
     {"cycle"},
@@ -46,7 +47,7 @@ LAYERS = [
     {"cli"},
 ]
 # Imported inside a function, where the work begins: everything above loads without torch and Ray.
-LAZY_UPWARD = {("run", "data"), ("run", "cycle"), ("run", "tune")}
+LAZY_UPWARD = {("run", "data"), ("run", "attempts"), ("run", "cycle"), ("run", "tune")}
 
 PRINTING = {"console", "cli"}
 PLAIN = set().union(*LAYERS[: LAYERS.index({"run"}) + 1]) | {"console", "cli"}

@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from silo_tune.attempts import attempts, drain
 from silo_tune.checkpoint import unpack
-from silo_tune.cycle import Worker, attempts, drain
+from silo_tune.cycle import Worker
 from silo_tune.data import DataSet, StreamedSet, facts, load_data, open_data, split_rows
 from silo_tune.data.images import Form, random_resized_crop
 from silo_tune.data.streaming import moments_of, read
