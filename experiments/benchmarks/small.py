@@ -13,6 +13,8 @@ the quartiles, so that a machine that is busy for a while slows both.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,11 @@ def noise(count: int) -> Tensor:
     return images.to(memory_format=torch.channels_last)
 
 
+def once(images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """One batch without labels."""
+    yield images, None
+
+
 def used(name: str) -> nn.Module:
     """A network of random weights whose outputs are of the size of a trained one's."""
     model = build_model({"name": name}, SHAPE, CLASSES, seed=0)
@@ -87,7 +94,7 @@ def rows(name: str, batches: list[int]) -> list[tuple[str, ...]]:
     )
     made = []
     for batch in batches:
-        shown = Images(lambda images=noise(batch): iter([(images, None)]), SHAPE, CLASSES)
+        shown = Images(partial(once, noise(batch)), SHAPE, CLASSES)
         compared = compare(model, small, shown)
         time = latency(model, small, noise(batch))
         made.append(
