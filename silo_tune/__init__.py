@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from silo_tune.errors import BadInput, RunFailed, SiloTuneError, StudyError
     from silo_tune.run import run_study
     from silo_tune.schedules import Silo
+    from silo_tune.small import load_small
     from silo_tune.study import Study
     from silo_tune.study_file import load_study
     from silo_tune.tune import ChainSearch, PruneRetrain
@@ -27,6 +28,7 @@ _HOMES = {
     "SiloTuneError": "errors",
     "Study": "study",
     "StudyError": "errors",
+    "load_small": "small",
     "load_study": "study_file",
     "run_study": "run",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "Study",
     "StudyError",
     "__version__",
+    "load_small",
     "load_study",
     "run_study",
 ]

@@ -2,85 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
-import sys
 import time
-import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 import silo_tune
+from silo_tune.attempts import Progress, drain, one_line
 from silo_tune.checkpoint import load_pretrained, load_weights, pack, unpack
 from silo_tune.data import DataSet, Split, StreamedSet, split_rows
-from silo_tune.errors import BadInput, RunFailed, SiloTuneError
-from silo_tune.feed import Feed
+from silo_tune.errors import BadInput, RunFailed
+from silo_tune.feed import Feed, Part
 from silo_tune.models import build_model, init_seed
 from silo_tune.pipelines import Ice, carries, is_loop
+from silo_tune.process import choose_device, device_name, enter
 from silo_tune.profiles import maximum_of
 from silo_tune.prune_step import Pruner
 from silo_tune.pruning import Masks, alive, apply_masks, full_masks
-from silo_tune.run import cpu_name
 from silo_tune.schedules import RULES, PruneFacts
 from silo_tune.spread import Spreads, measure
 from silo_tune.storage import Storage
 from silo_tune.store import UnitStore, new_attempt, unit_of
+from silo_tune.streams import stream
 from silo_tune.training import EpochLog, Trainer, Violation, evaluate
 from silo_tune.units import Unit
 from silo_tune.workspace import Workspace
-
-T = TypeVar("T")
-Progress = Generator[EpochLog, None, dict[str, Any]]
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The training device; "auto" is the GPU if this process may use one. GPU paths are not measured."""
-    if wanted != "auto":
-        try:
-            device = torch.device(wanted)
-        except RuntimeError as error:
-            raise BadInput(f"cluster.device: {str(error).splitlines()[0]}") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise BadInput("cluster.device: no CUDA device is visible to this worker; set it to auto, or gpus_per_unit")
-        return device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """Kind of a device. On one kind of CPU a unit has the same numbers; another's vector units may round otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to reuse freed memory instead of giving it back to the kernel.
-
-    Every step of a convnet allocates and frees the same large activations; fetching their pages anew each time costs
-    3 to 14 % of a CPU step (measured on ResNet-8 and ResNet-20, one thread). Elsewhere than on glibc nothing happens.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        # Some versions cap the first at 32 MB; the second alone would make things worse.
-        if libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):
-            libc.mallopt(M_TRIM_THRESHOLD, 2**30)
-
-
-def enter(workspace: Workspace) -> None:
-    """Prepare this process: memory, thread count and import path."""
-    keep_freed_memory()
-    if torch.get_num_threads() != workspace.threads:
-        torch.set_num_threads(workspace.threads)
-    sys.path.extend(path for path in workspace.sys_path if path not in sys.path)
 
 
 class Worker:
@@ -139,6 +89,9 @@ class Worker:
         trainer, max_lr = self._resumed(unit)
         saved = time.perf_counter()
         while not trainer.finished:
+            if unit.evaluation is not None and unit.evaluation["best_on_test"]:
+                measured, _ = self._evaluate(unit, trainer, self.feed(unit).test)
+                trainer.best_test = max(trainer.best_test, measured)
             log = trainer.run_epoch()
             self._keep_snapshots(unit, trainer)
             if not trainer.finished and time.perf_counter() - saved >= self.workspace.partial_seconds:
@@ -190,7 +143,9 @@ class Worker:
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
         assert unit.prune is not None
         if unit.prune.after_prune == "reinit":
-            load_weights(model, self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict())
+            fresh = self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict()
+            kept = dict(model.named_buffers()) if unit.prune.keep_statistics else {}
+            load_weights(model, {**fresh, **kept})
         elif unit.prune.after_prune == "rewind":
             load_weights(model, self._rewind_weights(unit))
 
@@ -316,13 +271,23 @@ class Worker:
                 f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
             )
 
+    def _evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> tuple[float, float]:
+        """Accuracy and loss over a part, in the way that the unit's study asks for."""
+        rules = unit.evaluation or {}
+        where = (unit.seed, unit.cycle, unit.repeat, trainer.epoch)
+        augment = stream("evaluate", *where) if rules.get("augment") else None
+        whole = unit.batch if rules.get("drop_last") else None
+        return evaluate(trainer.model, self.feed(unit), part, augment, whole)
+
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
         """The result but for its state."""
         feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
         diverged, scores, spreads = trainer.diverged, _NO_SCORES, Spreads()
         if diverged is None:
-            test, _ = evaluate(trainer.model, feed, feed.test)
-            scores = (*evaluate(trainer.model, feed, feed.val), test)
+            test, _ = self._evaluate(unit, trainer, feed.test)
+            if unit.evaluation is not None and unit.evaluation["best_on_test"]:
+                test = trainer.best_test
+            scores = (*self._evaluate(unit, trainer, feed.val), test)
             if scores[1] is None or not math.isfinite(scores[1]):
                 diverged, scores = "validation loss not finite", _NO_SCORES
         if diverged is None:
@@ -372,53 +337,3 @@ def resolve_peak(unit: Unit, facts: PruneFacts) -> float:
     if "value" in unit.peak:
         return float(unit.peak["value"])
     return float(f"{RULES[unit.peak['rule']](facts, **unit.peak['args']):.12g}")
-
-
-def attempts(worker: Worker, unit: Unit, max_failures: int) -> Progress:
-    """Run a unit, again after an error, up to `max_failures` times more; then the outcome is "failed", with its reason.
-
-    Raises:
-        SiloTuneError: bad input or storage that does not answer; trying again would not help, and the run ends.
-    """
-    for failures in range(max_failures + 1):
-        try:
-            return (yield from worker.run(unit))
-        except SiloTuneError:
-            raise
-        except Exception as error:
-            reason = reason_of(error)
-            log = worker.units.write_log(unit.key, traceback.format_exc())
-            attempt = f"attempt {failures + 1} of {max_failures + 1}"
-            worker.notice(f"unit {unit.key[:12]} failed ({reason}); {attempt}, see {log}")
-    return {"key": unit.key, "status": "failed", "error": f"{reason} (see {log})"}
-
-
-# How torch says it: on a CPU a plain RuntimeError.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-def reason_of(error: Exception) -> str:
-    """Why an attempt failed, in one line, and what to do where that is known."""
-    words = f"{type(error).__name__}: {one_line(error)}"
-    memory = isinstance(error, MemoryError) or any(sign in words for sign in OUT_OF_MEMORY)
-    if not memory:
-        return words
-    return (
-        f"out of memory ({words}); let each unit reserve more with cluster.memory_per_unit_gb, or train with a smaller "
-        f"retrain.batch"
-    )
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error without its line breaks; a long one is cut, for its log has it all."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:299]}…"
-
-
-def drain(progress: Generator[Any, None, T]) -> T:
-    """Run a unit to its end."""
-    while True:
-        try:
-            next(progress)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]

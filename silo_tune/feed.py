@@ -14,6 +14,7 @@ from torch import Tensor
 
 from silo_tune.data import DataSet, Labels, Pixels, Split, StreamedSet
 from silo_tune.data.sources import Stream
+from silo_tune.errors import BadInput
 
 # Batches are made in chunks of about this many pixels: few large operations for small images, little memory for large.
 CHUNK_PIXELS = 1 << 20
@@ -84,7 +85,7 @@ class Feed:
             assert dataset.test is not None
             assert dataset.test_labels is not None
             test_images, test_labels = _images(dataset.test, device), _tensor(dataset.test_labels).to(device)
-        mean, std = channel_statistics(dataset.train, split.train)
+        mean, std = _fixed(augmentation, dataset) or channel_statistics(dataset.train, split.train)
         rows = [_tensor(part).to(device) for part in (split.train, split.val, split.test)]
         return cls(
             train=Part(images, labels, rows[0]),
@@ -117,11 +118,21 @@ class Feed:
                 yield images[first : first + batch], labels[first : first + batch]
             start = stop
 
-    def batches(self, part: Part, batch: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image of a part once, in order, without augmentation; as many at a time as memory allows."""
+    def batches(
+        self, part: Part, batch: int | None = None, augment: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image of a part once, in order; as many at a time as memory allows, unless `batch` says how many.
+
+        With a stream `augment` they are augmented as training images are.
+        """
         batch = batch or max(1, min(512, EVALUATION_PIXELS // part.values))
-        for rows, pixels in zip(part.rows.split(batch), part.pixels(part.rows, batch), strict=True):
+        draws = {} if augment is None else self._draws(len(part), augment)
+        seeds, start = draws.pop("rrc", None), 0
+        for rows, pixels in zip(part.rows.split(batch), part.pixels(part.rows, batch, seeds), strict=True):
+            stop = start + len(rows)
+            pixels = self._augmented(pixels, {name: draw[start:stop] for name, draw in draws.items()})
             yield self.normalised(pixels), part.labels.index_select(0, rows)
+            start = stop
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Float images (B, C, H, W) of uint8 pixels (B, H, W, C); the memory is channels_last, as it was stored."""
@@ -144,6 +155,17 @@ class Feed:
         if "flip" in draws:
             pixels = torch.where(draws["flip"][:, None, None, None], pixels.flip(2), pixels)
         return pixels
+
+
+def _fixed(augmentation: Mapping[str, Any], dataset: DataSet | StreamedSet) -> tuple[Any, Any] | None:
+    """Mean and standard deviation that the study gives, in grey levels. Raises BadInput for another channel count."""
+    if "mean" not in augmentation:
+        return None
+    mean, std = (255 * np.asarray(augmentation[key], dtype=np.float64) for key in ("mean", "std"))
+    channels = dataset.shape[2]
+    if len(mean) != channels or len(std) != channels:
+        raise BadInput(f"data.mean, data.std: give {channels} numbers each, one for each channel of the images")
+    return mean, std
 
 
 def random_crop(pixels: Tensor, offsets: Tensor, padding: int) -> Tensor:

@@ -20,7 +20,10 @@ from silo_tune.schedules import build
 class Profile(Protocol):
     """A shape inside a cycle."""
 
-    maximum: ClassVar[float | None]
+    @property
+    def maximum(self) -> float | None:
+        """Largest multiplier of every budget; None where it depends on what is shown."""
+        ...
 
     def __call__(self, step: int, total: int) -> float:
         """Multiplier of max_lr at `step` (0 … total − 1) of `total` optimizer steps."""

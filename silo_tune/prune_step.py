@@ -13,7 +13,7 @@ from silo_tune.checkpoint import load_weights
 from silo_tune.criteria import Scoring
 from silo_tune.errors import BadInput
 from silo_tune.feed import Feed
-from silo_tune.pruning import Granules, Masks, alive, apply_masks, full_masks, shrink
+from silo_tune.pruning import Granules, Masks, alive, apply_masks, by_percentile, full_masks, shrink
 from silo_tune.schedules import PruneFacts
 from silo_tune.streams import stream
 from silo_tune.structure import Filters, removable
@@ -111,10 +111,15 @@ def next_masks(prune: PruneSpec, granules: Granules, scoring: Scoring) -> Masks:
             layer below one.
         Violation: the count is not the declared one, or a weight came back to life.
     """
-    living = granules.alive(scoring.masks)
-    chosen = shrink(scores(prune.criterion, granules, scoring), living, prune.target, prune.scope)
+    living, scored = granules.alive(scoring.masks), scores(prune.criterion, granules, scoring)
+    if prune.percentile is not None:
+        biased = [name for name in living if f"{name.removesuffix('weight')}bias" in granules.parameters]
+        chosen = by_percentile(scored, living, prune.percentile, prune.scope, biased)
+        declared = alive(chosen)
+    else:
+        chosen, declared = shrink(scored, living, prune.target, prune.scope), granules.kept(prune.target)
     after = granules.masks(chosen)
-    _check(granules, scoring.masks, after, granules.kept(prune.target))
+    _check(granules, scoring.masks, after, declared)
     return after
 
 

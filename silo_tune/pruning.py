@@ -8,10 +8,11 @@ parameters, then row-major order).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -190,6 +191,26 @@ def _shrink_global(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], ke
     rest = top(flat_scores, flat_alive & ~flat_guard, kept - len(masks))
     parts = (flat_guard | rest).split([mask.numel() for mask in masks.values()])
     return {name: part.view_as(mask) for (name, mask), part in zip(masks.items(), parts, strict=True)}
+
+
+def by_percentile(
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], share: float, scope: str, twice: Collection[str]
+) -> Masks:
+    """The next masks as the authors' scripts make them: a percentile of the living scores decides.
+
+    With global scope all layers share one percentile, in which those of `twice` (layers with a bias) count twice, and
+    what is not above it goes; layerwise each layer has its own, and what is below it goes. So the share that goes is
+    not exactly `share`, and nothing keeps a layer from losing all.
+    """
+
+    def level(names: Iterable[str]) -> float:
+        parts = [scores[name][masks[name]].double().numpy() for name in names]
+        return float(np.percentile(np.concatenate(parts), 100 * share)) if any(map(len, parts)) else 0.0
+
+    if scope == "layerwise":
+        return {name: mask & (scores[name].double() >= level([name])) for name, mask in masks.items()}
+    threshold = level([*masks, *(name for name in masks if name in twice)])
+    return {name: mask & (scores[name].double() > threshold) for name, mask in masks.items()}
 
 
 def top(scores: Tensor, alive_: Tensor, count: int) -> Tensor:

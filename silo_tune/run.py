@@ -126,7 +126,7 @@ class _LocalSession:
     slots: int = 1
 
     def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
-        from silo_tune.cycle import attempts, drain
+        from silo_tune.attempts import attempts, drain
 
         self.worker.notice = self.worker.units.notice = monitor.notice
         while (unit := planner.ask()) is not None:

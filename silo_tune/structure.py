@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,33 @@ def removable(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, Filter
             if filters is not None and _is_silent(trial, f"{name}.weight", filters, images):
                 found[f"{name}.weight"] = filters
     return found
+
+
+def without_filters(model: nn.Module, kept: Mapping[str, Collection[int]], shape: tuple[int, int, int]) -> nn.Module:
+    """A smaller copy of a network, in evaluation mode on the CPU: filters go with all that hangs on them.
+
+    Args:
+        model: the network; it is left as it is.
+        kept: name of a layer's weight → the filters that stay, in any order; other layers keep theirs.
+        shape: (H, W, C) of an image.
+
+    Raises:
+        BadInput: torch-pruning cannot follow the network, or there are no such filters in it.
+    """
+    small = copy.deepcopy(model).cpu().float().eval()
+    modules = dict(small.named_modules())
+    graph = _graph(small, _noise((2, shape[2], shape[0], shape[1])))
+    for name, stay in kept.items():
+        layer = modules.get(name.removesuffix(".weight"))
+        if layer is None or layer not in graph.module2node or not _is_layer(layer):
+            raise BadInput(f"the network has no layer with filters of the name {name!r}")
+        count = len(layer.weight)  # type: ignore[arg-type]
+        if not stay or not set(stay) <= set(range(count)):
+            raise BadInput(f"{name!r} has filters 0 to {count - 1}, of which one or more stay, not {list(stay)}")
+        gone = sorted(set(range(count)) - set(stay))
+        if gone:
+            graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, gone).prune()
+    return small
 
 
 def _is_layer(module: nn.Module) -> bool:

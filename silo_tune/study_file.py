@@ -204,9 +204,19 @@ def _smoke_network(model: Any, data: Any) -> Table:
         return {}  # timm's and a user's may be made for one size of image
     smaller = {**args, **{key: _smaller(entry, key, args.get(key)) for key in entry.smoke}}
     small: Table = {"model": {**written, "args": smaller} if "args" in written else smaller}
-    if isinstance(data, Mapping) and "size" in data:
-        small["data"] = {**data, "size": _at_most(_side(args.get("patch")), data["size"])}
+    size = _size(data)
+    if size is not None:
+        small["data"] = {**data, "size": _at_most(_side(args.get("patch")), size)}
     return small
+
+
+def _size(data: Any) -> Any:
+    """The side that images are resized to: as written, or the set's own."""
+    if not isinstance(data, Mapping):
+        return None
+    name = data.get("name")
+    entry = names.DATA.get(name) if isinstance(name, str) else None
+    return data.get("size", None if entry is None else entry.size)
 
 
 def _smaller(entry: names.Entry, key: str, written: Any) -> Any:

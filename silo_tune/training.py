@@ -28,9 +28,9 @@ from silo_tune.units import Unit
 DIVERGED_LOSS = 1.5
 
 # The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
-STATE_FORMAT = "1"
+STATE_FORMAT = "2"
 # Tensors that an optimizer keeps for each weight once it has made a step.
-STANDING = ("epoch", "step", "seconds", "peak", "train_loss")
+STANDING = ("epoch", "step", "seconds", "peak", "train_loss", "best_test")
 BUFFERS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", "step"}}
 
 
@@ -104,6 +104,7 @@ class Trainer:
         self.keep_previous = keep_previous
         self.previous: dict[str, Tensor] | None = None
         self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
+        self.best_test = 0.0  # where a study asks for the greatest test accuracy over epochs
         self.diverged: str | None = None
         device = feed.mean.device.type
         precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
@@ -221,7 +222,8 @@ class Trainer:
         load_weights(self.model, groups["weights"])
         self.carry_on(groups.get("optim", {}))
         self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
-        self.seconds, self.peak, self.train_loss = (float(meta[k]) for k in ("seconds", "peak", "train_loss"))
+        for name in ("seconds", "peak", "train_loss", "best_test"):
+            setattr(self, name, float(meta[name]))
 
     def _check_writer(self, meta: Mapping[str, str]) -> None:
         here = written_with()
@@ -259,11 +261,25 @@ class Trainer:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, feed: Feed, part: Part) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy in nats over a part, in evaluation mode."""
+def evaluate(
+    model: nn.Module,
+    feed: Feed,
+    part: Part,
+    augment: torch.Generator | None = None,
+    whole_batches: int | None = None,
+) -> tuple[float, float]:
+    """Accuracy in [0, 1] and mean cross-entropy in nats over a part, in evaluation mode.
+
+    Args:
+        model, feed, part: what is measured on what.
+        augment: a stream to augment the images by, as training images are; None measures them as they are.
+        whole_batches: leave out what does not fill a batch of this size; those images count as wrong.
+    """
     model.eval()
     correct, loss = 0, 0.0
-    for images, labels in feed.batches(part):
+    for images, labels in feed.batches(part, whole_batches, augment):
+        if whole_batches is not None and len(labels) < whole_batches:
+            break
         logits = model(images).float()
         correct += int((logits.argmax(1) == labels).sum())
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))

@@ -54,7 +54,8 @@ class PruneSpec:
         criterion, scope, granularity, skip: as in [prune].
         after_prune: "keep", "rewind" or "reinit".
         rewind_to: the rewind point when after_prune is "rewind", else None.
-        norm_scales: as in [prune].
+        norm_scales, keep_statistics: as in [prune].
+        percentile: where a percentile decides, the share of the living weights that it is taken at; else None.
     """
 
     target: float
@@ -65,6 +66,8 @@ class PruneSpec:
     after_prune: str
     rewind_to: str | None
     norm_scales: bool = False
+    keep_statistics: bool = False
+    percentile: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,9 +156,11 @@ class UnitMaker:
                 "after_prune": settings.after_prune,
                 "rewind_to": settings.rewind_to,
                 "norm_scales": study.prune.norm_scales,
+                "keep_statistics": study.prune.keep_statistics,
             }
         )
         self._skip = study.prune.skip
+        self._by_percentile = study.prune.count == "percentile"
 
     def make(
         self,
@@ -189,10 +194,20 @@ class UnitMaker:
             epochs=self._epochs_of(cycle, checkpoint),
             profile=self._profile_of(cycle),
             peak=canonical(peak),
-            prune=None if cycle == 0 else PruneSpec(target=self._targets[cycle], skip=self._skip, **self._prune),
+            prune=self._prune_of(cycle),
             pipeline=self._pipeline_of(cycle, pipeline or self._pipeline),
             **self._shared,
         )
+
+    def _prune_of(self, cycle: int) -> PruneSpec | None:
+        if cycle == 0:
+            return None
+        percentile = canonical(self._share(cycle)) if self._by_percentile else None
+        return PruneSpec(target=self._targets[cycle], skip=self._skip, percentile=percentile, **self._prune)
+
+    def _share(self, cycle: int) -> float:
+        """Share of the remaining that a cycle ≥ 1 removes."""
+        return 1.0 - float(self._targets[cycle] / self._targets[cycle - 1])
 
     def _epochs_of(self, cycle: int, checkpoint: str | None) -> int:
         if cycle > 0 or isinstance(self._pipeline, WhileTraining):
@@ -210,8 +225,7 @@ class UnitMaker:
     def _pipeline_of(self, cycle: int, pipeline: Ice | WhileTraining | None) -> Mapping[str, Any] | None:
         if pipeline is None or (cycle == 0 and isinstance(pipeline, Ice)):
             return None
-        share = 1.0 - self._targets[cycle] / self._targets[cycle - 1] if cycle else 0.0
-        return canonical(resolved(pipeline, share))  # type: ignore[no-any-return]
+        return canonical(resolved(pipeline, self._share(cycle) if cycle else 0.0))  # type: ignore[no-any-return]
 
 
 def make_unit(study: Study, settings: ArmSettings, **where: Any) -> Unit:

@@ -71,6 +71,7 @@ def fastest(*arguments: str) -> float:
     ("arguments", "limit"),
     [
         (("--help",), 0.5),
+        (("list",), 1.0),
         (("list", "models"), 1.0),
         (("plan", DIGITS, "--out", "/tmp/none"), 1.0),
         (("plan", PAPER, "--out", "/tmp/none"), 3.0),  # the goal is 1 s, reached where nothing else runs
@@ -98,6 +99,12 @@ def test_list_has_one_line_for_each_name(kind: str, name: str) -> None:
     lines = in_process("list", kind).stdout.splitlines()
     assert any(line.split()[0] == name and len(line.split()) > 2 for line in lines)
     assert [line.split()[0] for line in lines] == list(KINDS[kind]())
+
+
+def test_list_alone_has_one_line_of_names_for_each_kind() -> None:
+    lines = in_process("list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(KINDS)
+    assert all(name in line for line, names in zip(lines, KINDS.values(), strict=True) for name in names())
 
 
 def test_the_help_of_list_names_every_kind() -> None:

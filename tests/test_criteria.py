@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from silo_tune import names
+from silo_tune.attempts import drain
 from silo_tune.criteria import (
     Scoring,
     entropy,
@@ -27,7 +28,6 @@ from silo_tune.criteria import (
     snip,
     synflow,
 )
-from silo_tune.cycle import drain
 from silo_tune.errors import BadInput
 from silo_tune.models import build_model
 from silo_tune.prune_step import next_masks, scores

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from silo_tune.attempts import attempts, drain
 from silo_tune.checkpoint import unpack
-from silo_tune.cycle import Worker, attempts, drain, resolve_peak
+from silo_tune.cycle import Worker, resolve_peak
 from silo_tune.data import Split, load_data, split_rows
 from silo_tune.errors import BadInput
 from silo_tune.models import build_model, init_seed

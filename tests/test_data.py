@@ -125,6 +125,20 @@ def test_other_column_names_are_asked_for(tmp_path: Path) -> None:
     assert len(load_data(data).train) == 20
 
 
+def test_parquet_files_in_another_layout_are_named(tmp_path: Path) -> None:
+    file, data = tmp_path / "train.parquet", Data(name="huggingface", path=str(tmp_path))
+    pq.write_table(pa.table({"img": [b"x", b"y"], "label": [0, 1]}), file)
+    with pytest.raises(BadInput, match=r"train\.parquet: column 'img' is binary"):
+        load_data(data)
+    picture = {"bytes": encoded(np.zeros((2, 2, 3), np.uint8)), "path": None}
+    pq.write_table(pa.table({"img": [picture, picture], "label": [0, None]}), file)
+    with pytest.raises(BadInput, match="1 of its 2 labels"):
+        load_data(data)
+    pq.write_table(pa.table({"img": [picture, {"bytes": b"no", "path": None}], "label": [0, 1]}), file)
+    with pytest.raises(BadInput, match=r"row 1 of .*train\.parquet' is not a readable image"):
+        load_data(data)
+
+
 def test_missing_places_are_named(tmp_path: Path) -> None:
     for name in ("huggingface", "folder"):
         with pytest.raises(BadInput, match="nowhere"):

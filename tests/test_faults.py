@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 import tomli_w
 
+from silo_tune.attempts import drain
 from silo_tune.checkpoint import pack, unpack
-from silo_tune.cycle import drain
 from silo_tune.data.cache import cached
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.results import load_run

@@ -144,5 +144,5 @@ def test_companions_are_never_counted() -> None:
 
 
 def test_a_target_that_kills_a_layer_counts_filters() -> None:
-    with pytest.raises(BadInput, match="10.000% of 3 filters are 0, fewer than the 1 layers"):
+    with pytest.raises(BadInput, match=r"10\.000% of 3 filters are 0, fewer than the 1 layers"):
         filters().kept(0.1)

@@ -69,6 +69,7 @@ def test_a_masked_weight_does_not_count() -> None:
     model = net(linear([0.0, 0.0], [0.0, 0.0]))
     one = [(images([2.0, 6.0]), torch.tensor([0]))]
     assert spreads(model, all_alive(model), one).grad_spread == pytest.approx(math.sqrt(5))
+    assert spreads(model, all_alive(model), one * 3).grad_spread == pytest.approx(math.sqrt(5))  # a mean over images
     masks = {"1.weight": torch.tensor([[True, False], [True, False]])}
     assert spreads(model, masks, one).grad_spread == pytest.approx(1.0)  # as a zero it would be sqrt(1/2)
 
@@ -183,7 +184,7 @@ def test_nothing_is_changed(table: dict[str, Any]) -> None:
     trainer = trainer_of(unit_of(), {**table, **small})
     trainer.run_epoch()
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    gradients = {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
+    gradients = [(p.grad, p.grad.clone()) for p in trainer.parameters.values() if p.grad is not None]
     state = torch.get_rng_state()
     found = measure(trainer.model, trainer.masks, trainer.feed, 3, 16)
     assert found == measure(trainer.model, trainer.masks, trainer.feed, 3, 16)
@@ -193,7 +194,8 @@ def test_nothing_is_changed(table: dict[str, Any]) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
     assert gradients
-    assert all(torch.equal(gradient, trainer.parameters[name].grad) for name, gradient in gradients.items())
+    assert all(p.grad is now for p, (now, _) in zip(trainer.parameters.values(), gradients, strict=True))
+    assert all(torch.equal(now, then) for now, then in gradients)
     assert not any(module._forward_hooks for module in trainer.model.modules())
 
 

@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from silo_tune.attempts import attempts, drain
 from silo_tune.checkpoint import unpack
-from silo_tune.cycle import Worker, attempts, drain
+from silo_tune.cycle import Worker
 from silo_tune.data import DataSet, StreamedSet, facts, load_data, open_data, split_rows
 from silo_tune.data.images import Form, random_resized_crop
 from silo_tune.data.streaming import moments_of, read
@@ -256,10 +257,11 @@ def test_sums_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     before = feed_of(data).mean
     monkeypatch.setattr("silo_tune.data.streaming.read", lambda *_: pytest.fail("read again"))
     assert torch.equal(feed_of(data).mean, before)
-    few = with_(data, train_images=30)  # not all images train: none is read before it is needed
-    dataset = open_data(few)
-    assert isinstance(dataset, StreamedSet)
-    assert dataset.train.moments is None
+    # Not all images train, or none says how they are normalised: none is read before it is needed.
+    for changes in ({"train_images": 30}, {"mean": [0.5] * 3, "std": [0.2] * 3}):
+        dataset = open_data(with_(data, **changes))
+        assert isinstance(dataset, StreamedSet)
+        assert dataset.train.moments is None
 
 
 # --- identity ---

@@ -468,6 +468,11 @@ def test_pretrained_weights_keep_their_network_and_image_size(checkpoint: str | 
         assert small.data.size == 42  # the least from 32 on that the patch divides
 
 
+def test_smoke_shrinks_the_images_of_a_set_that_has_a_size_of_its_own() -> None:
+    small = parse_study(smoke_table(table({"data": {"name": "imagenet", "path": "x"}, "model": "resnet50"})))
+    assert small.data.side == 32
+
+
 @pytest.mark.parametrize("name", sorted(names.MODELS))
 @pytest.mark.parametrize("form", [str, lambda name: {"name": name}, lambda name: {"name": name, "args": {}}])
 def test_smoke_takes_the_small_form_however_the_network_is_written(name: str, form: Callable[[str], Any]) -> None:

@@ -19,15 +19,19 @@ _PLACES = {"activation_spread": "before normalisation ", "activation_spread_norm
 
 def mechanism_sentences(summary: Summary) -> Iterator[str]:
     """Whether gradients narrow under the judged schedule, then representations and controls; nothing unmeasured."""
-    own = summary.slopes[summary.slopes["arm"] == summary.schedule].set_index("measure")
-    if "grad_spread" not in own.index:
+    own = _by_measure(summary.slopes[summary.slopes["arm"] == summary.schedule])
+    if "grad_spread" not in own:
         return
-    found = own.loc["grad_spread"]
+    found = own["grad_spread"]
     yield (
         f"Do gradients narrow as weights are pruned? Under {summary.schedule}: {_ANSWERS[found['direction']]}. Their "
         f"spread over surviving weights goes as the weights remaining to the power {_power(found)}"
         f"{_end(summary)}.{_too_few(found)}{_longer(summary)}{_representations(own)}{_controls(summary)}"
     )
+
+
+def _by_measure(slopes: pd.DataFrame) -> dict[str, Any]:
+    return {str(row["measure"]): row for row in slopes.to_dict("records")}
 
 
 def _power(row: Any) -> str:
@@ -64,13 +68,13 @@ def _longer(summary: Summary) -> str:
     return " Weights are kept after a prune: later cycles have trained for longer, which narrows gradients as well."
 
 
-def _representations(own: pd.DataFrame) -> str:
-    normalised = "activation_spread_norm" in own.index
+def _representations(own: dict[str, Any]) -> str:
+    normalised = "activation_spread_norm" in own
     places = _PLACES if normalised else {"activation_spread": ""}
     found = [
-        f"{place}{own.loc[measure, 'direction']}, power {_power(own.loc[measure])}"
+        f"{place}{own[measure]['direction']}, power {_power(own[measure])}"
         for measure, place in places.items()
-        if measure in own.index
+        if measure in own
     ]
     return f" Hidden representations: {'; '.join(found)}." if found else ""
 

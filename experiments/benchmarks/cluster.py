@@ -121,7 +121,8 @@ def train_unit(config: dict[str, Any], shared: Any) -> None:
     import ray
     from ray import tune
 
-    from silo_tune.cycle import Worker, drain
+    from silo_tune.attempts import drain
+    from silo_tune.cycle import Worker
     from silo_tune.units import Unit
 
     worker = Worker(shared.workspace, ray.get(shared.dataset))

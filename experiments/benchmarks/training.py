@@ -44,10 +44,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from silo_tune.criteria import Scoring, magnitude
-from silo_tune.cycle import enter
 from silo_tune.data import DataSet, Split, load_data, split_rows
 from silo_tune.feed import Feed
 from silo_tune.models import build_model, init_seed
+from silo_tune.process import enter
 from silo_tune.pruning import Masks, full_masks, prunable, shrink
 from silo_tune.run import environment
 from silo_tune.streams import stream

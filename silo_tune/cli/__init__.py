@@ -6,7 +6,7 @@ import sys
 import traceback
 
 # Commands register themselves where they are imported; `--help` keeps this order.
-from silo_tune.cli import runs, show, tables  # noqa: F401
+from silo_tune.cli import runs, show, shrink, tables  # noqa: F401
 from silo_tune.cli.app import app
 from silo_tune.cli.runs import plan
 from silo_tune.cli.stopping import LAST_WORDS, Stopped, listen, stops

@@ -68,10 +68,11 @@ def _reading(data: Data, read: Callable[[], T]) -> T:
 
 
 def _measured(found: StreamedSet, data: Data) -> StreamedSet:
-    """With the sums of all training images, when all of them train: each worker then need not read them first."""
+    """With the sums of all training images, when all of them train and say how they are normalised: each worker then
+    need not read them first."""
     from silo_tune.data.streaming import moments_of
 
-    if data.train_images is not None:
+    if data.train_images is not None or data.mean is not None:
         return found
     moments = moments_of(found.train, np.arange(len(found.train), dtype=np.int64))
     return replace(found, train=replace(found.train, moments=moments))

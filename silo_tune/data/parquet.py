@@ -85,12 +85,23 @@ def _source(root: Path, files: list[Path], image_key: str | None, label_key: str
     columns = pq.read_schema(files[0]).names
     image = _column(columns, image_key, ("img", "image"), files[0])
     label = _column(columns, label_key, ("label", "fine_label"), files[0])
-    labels: list[Labels] = []
-    for file in files:
-        _column(pq.read_schema(file).names, image, (), file)
-        labels.append(np.asarray(pq.read_table(file, columns=[label]).column(label).to_pylist(), dtype=np.int64))
-    paths = tuple(os.path.abspath(file) for file in files)
-    return ParquetSource(os.path.abspath(root), paths, image, np.concatenate(labels))
+    labels = np.concatenate([_labels(file, image, label) for file in files])
+    return ParquetSource(os.path.abspath(root), tuple(os.path.abspath(file) for file in files), image, labels)
+
+
+def _labels(file: Path, image: str, label: str) -> Labels:
+    """The labels of one file. Raises BadInput when some are missing, or its images are not encoded ones."""
+    import pyarrow.parquet as pq
+    import pyarrow.types as types
+
+    schema = pq.read_schema(file)
+    kind = schema.field(_column(schema.names, image, (), file)).type
+    if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise BadInput(f"{file.name}: column {image!r} is {kind}; in Hugging Face layout an image is {{bytes, path}}")
+    found = pq.read_table(file, columns=[label]).column(label)
+    if found.null_count:
+        raise BadInput(f"{file.name}: {found.null_count} of its {len(found)} labels ({label!r}) are missing")
+    return np.asarray(found.to_pylist(), dtype=np.int64)
 
 
 def _column(columns: list[str], asked: str | None, usual: tuple[str, ...], file: Path) -> str:

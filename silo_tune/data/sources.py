@@ -67,10 +67,11 @@ class FileSource:
 
     @classmethod
     def of(cls, root: Path, items: Sequence[tuple[Path, int]]) -> FileSource:
-        """The source of (file, label) pairs; files are below `root`."""
-        place = os.path.abspath(root)
-        names = [os.fsencode(os.path.relpath(os.path.abspath(file), place)) for file, _ in items]
-        return cls(place, np.array(names, dtype=np.bytes_), np.array([label for _, label in items], dtype=np.int64))
+        """The source of (file, label) pairs; files are written as `root / …`."""
+        above = os.path.join(root, "")
+        names = [os.fsencode(str(file).removeprefix(above)) for file, _ in items]
+        labels = np.array([label for _, label in items], dtype=np.int64)
+        return cls(os.path.abspath(root), np.array(names, dtype=np.bytes_), labels)
 
     def name(self, row: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.names[row]))
@@ -127,7 +128,7 @@ class ParquetSource:
     def opened(self) -> Callable[[int], bytes]:
         require_seen(self.root)
         rows = rows_of(self.root, self.paths, self.image_key)
-        return lambda row: rows[row][self.image_key]["bytes"]  # type: ignore[no-any-return]
+        return lambda row: rows[row][self.image_key]["bytes"]
 
 
 def require_seen(root: str) -> None:

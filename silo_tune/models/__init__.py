@@ -4,7 +4,7 @@ Each network is a function `(shape, classes, …)` → `nn.Module` in a module o
 Some are registered with timm by `import silo_tune.timm_models`.
 """
 
-from silo_tune.models.build import build_model, init_seed
+from silo_tune.models.build import build_model, init_seed, laid_out
 from silo_tune.models.cifar_resnet import BasicBlock, CifarResNet, resnet8, resnet20, resnet32, resnet56
 from silo_tune.models.lenet import LeNet300100, lenet_300_100
 
@@ -14,6 +14,7 @@ __all__ = [
     "LeNet300100",
     "build_model",
     "init_seed",
+    "laid_out",
     "lenet_300_100",
     "resnet8",
     "resnet20",

@@ -41,9 +41,14 @@ def build_model(
             built = names.resolve(names.MODELS[model["name"]].target)(shape=shape, classes=classes, **args)
         if init is not None:
             INITIALISATIONS[init](built)
-    if any(module.weight.ndim == 4 for module in built.modules() if isinstance(module, nn.Conv2d)):
-        built = built.to(memory_format=torch.channels_last)
-    return built
+    return laid_out(built)
+
+
+def laid_out(model: nn.Module) -> nn.Module:
+    """The network with its images' channels last in memory, where it has convolutions over images."""
+    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model
 
 
 def init_seed(seed: int, cycle: int = 0, repeat: int = 0) -> int:

@@ -95,7 +95,8 @@ def fill_preset(table: Mapping[str, Any]) -> Table:
         return dict(table)
     if asked["name"] != NAME:
         raise ValueError(unknown("preset of a study", str(asked["name"]), [NAME]))
-    network, run, without = asked.get("network", "resnet20"), asked.get("run", 0), asked.get("without", [])
+    network, without = asked.get("network", "resnet20"), asked.get("without", [])
+    run: Any = asked.get("run", 0)
     if network not in SCRIPTS:
         raise ValueError(unknown("network", str(network), SCRIPTS))
     for name in without:
@@ -136,7 +137,10 @@ def _put(table: Table, path: list[str], value: Any) -> None:
 
 
 def _merged(filled: Mapping[str, Any], written: Mapping[str, Any]) -> Table:
-    """Sections are merged key by key; a key, an arm and anything nested deeper is taken whole."""
+    """Sections are merged key by key; a key, an arm, another network and anything nested deeper is taken whole."""
+    model = written.get("model")
+    if isinstance(model, str) or (isinstance(model, Mapping) and model.get("name") != filled["model"]["name"]):
+        filled = {**filled, "model": {}}
     both = {
         key: {**filled[key], **written[key]}
         for key in filled

@@ -1,12 +1,12 @@
 """The Study: one TOML file, the whole truth about a run, as frozen pydantic models that refuse extra keys."""
 
 from silo_tune.study.arms import Arm, ArmBase, Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
+from silo_tune.study.data import Data, expand
 from silo_tune.study.model import ArmSettings, Study
 from silo_tune.study.parts import (
     SGD,
     AdamW,
     Cluster,
-    Data,
     Dense,
     Evaluate,
     ModelRef,
@@ -16,7 +16,6 @@ from silo_tune.study.parts import (
     Retrain,
     ScheduleRef,
     StudyPreset,
-    expand,
 )
 from silo_tune.study.prune import CriterionRef, Prune
 

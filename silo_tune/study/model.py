@@ -18,10 +18,10 @@ from silo_tune.study.checks import (
     pipeline_problems,
     prune_problems,
 )
+from silo_tune.study.data import Data
 from silo_tune.study.parts import (
     ARM_NAME,
     Cluster,
-    Data,
     Dense,
     Evaluate,
     Frozen,

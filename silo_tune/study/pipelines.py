@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from silo_tune.study.parts import Frozen
-from silo_tune.study.prune import Share
+from silo_tune.study.parts import Frozen, Share
 
 
 class Ice(Frozen):

@@ -35,7 +35,9 @@ class Prune(Frozen):
     """[prune]: what a prune removes and what happens to the weights that stay.
 
     `rate` is the share of the remaining that each cycle removes; or `targets` are the shares that remain after cycles
-    1, 2, …, and `rate` is None. `norm_scales` makes the weights of normalisation layers prunable too.
+    1, 2, …, and `rate` is None. `norm_scales` makes the weights of normalisation layers prunable too. `count` is
+    "exact", or "percentile" as in the authors' scripts (see `pruning.by_percentile`). With `keep_statistics` the
+    buffers of normalisation layers outlive weights that are drawn anew.
     """
 
     rate: Share | None = None
@@ -45,6 +47,8 @@ class Prune(Frozen):
     granularity: Literal["weight", "filter"] = "weight"
     skip: Annotated[tuple[str, ...], LISTED] = ()
     norm_scales: bool = False
+    count: Literal["exact", "percentile"] = "exact"
+    keep_statistics: bool = False
     after_prune: Literal["keep", "rewind", "reinit"] = "keep"
     rewind_to: str = "init"
 
@@ -83,6 +87,8 @@ class Prune(Frozen):
             raise Problems(
                 [("prune.norm_scales", 'it prunes single weights; leave it out with granularity = "filter"')]
             )
+        if self.count == "percentile" and self.granularity == "filter":
+            raise Problems([("prune.count", 'a percentile is taken of single weights; filters are counted, "exact"')])
         return self
 
     def _check_granularity(self) -> None:

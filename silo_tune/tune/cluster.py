@@ -339,8 +339,8 @@ def load_everywhere(study: Study, workspace: Workspace) -> tuple[Mapping[str, An
     """
 
     def load(place: Workspace) -> tuple[Any, Any]:
-        from silo_tune.cycle import enter
         from silo_tune.data import facts, open_data
+        from silo_tune.process import enter
 
         enter(place)
         try:

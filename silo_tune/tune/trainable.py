@@ -125,7 +125,7 @@ class PruneRetrain(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        from silo_tune.cycle import attempts
+        from silo_tune.attempts import attempts
         from silo_tune.stepwise import Stepwise, at_rate
 
         if self._cycle is not None:
