@@ -47,11 +47,6 @@ def code(words: Iterable[str]) -> str:
 # --- one function per table ---
 
 
-def named() -> str:
-    """Every name, kind by kind."""
-    return rows(["kind", "names"], ([f"`{kind}`", code(lines())] for kind, lines in KINDS.items()))
-
-
 def presets() -> str:
     body = ([f"`{name}`", one.line, one.source, code(one.takes)] for name, one in PRESETS.items())
     return rows(["preset", "what it stands for", "source", "arguments"], body)
@@ -96,7 +91,6 @@ def deviations() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "names": named,
     "presets": presets,
     "schedules": schedules,
     "profiles": profiles,
