@@ -95,7 +95,7 @@ MODELS: dict[str, Entry] = {
         "silo_tune.models.resnet:resnet50",
         "ImageNet ResNet-50, any image size (stem: imagenet or small)",
         ("width", "stem"),
-        _NARROW,
+        {**_NARROW, "stem": "imagenet"},  # whose first layers halve the image twice
         {"stem": ("imagenet", "small")},
     ),
     "vit": Entry(

@@ -18,7 +18,7 @@ from tests.analysis.browser import check_page, open_browser
 from tests.test_cli import silo_tune
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-STUDIES = sorted(EXPERIMENTS.glob("*.toml"))
+STUDIES = sorted([*EXPERIMENTS.glob("*.toml"), *EXPERIMENTS.glob("paper/*.toml")])
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,7 @@ SETS = {
         (
             'name = "tiny-imagenet"',
             'path = "${SILO_TUNE_TINY_IMAGENET:-zh-plus/tiny-imagenet}" # tiny-imagenet-200 or Parquet, else the Hub',
+            "size = 64",
         ),
         0.1,
         {"resnet50": {"stem": "small"}, "vit": {"patch": 8}},

@@ -102,13 +102,16 @@ def export(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join([*KINDS][:-1])} or {[*KINDS][-1]}.")],
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="KIND", help=f"{', '.join([*KINDS][:-1])} or {[*KINDS][-1]}; all names when left out."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """List what a study can name, one line each."""
-    if kind not in KINDS:
+    if kind is not None and kind not in KINDS:
         raise BadInput(unknown("kind", kind, KINDS))
-    entries = KINDS[kind]()
+    entries = KINDS[kind]() if kind else {name: ", ".join(lines()) for name, lines in KINDS.items()}
     width = max(map(len, entries))
     for name, line in entries.items():
         typer.echo(f"{name:<{width}}  {line}")
