@@ -398,10 +398,10 @@ STRANGE = [
     (no_buffers, "the optimizer's buffers are missing"),
     (one_buffer_less, "the optimizer's buffers are momentum_buffer of 3 weights, not momentum_buffer of 4"),
     (no_weights, "it holds no weights"),
-    (no_metadata, "saved with format unknown, not 1; silo-tune unknown, not"),
+    (no_metadata, "saved with format unknown, not 2; silo-tune unknown, not"),
     (no_place, "it does not say its step"),
     (other_place, "step 3 of epoch 2 is not where"),
-    (newer_format, "saved with format 99, not 1"),
+    (newer_format, "saved with format 99, not 2"),
     (other_torch, "saved with torch 1.13.1, not "),
     (other_version, "saved with silo-tune 9.0, not "),
 ]

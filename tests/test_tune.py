@@ -119,7 +119,9 @@ def test_the_example_runs_in_a_tuner_of_its_own(cluster: None, tmp_path: Path) -
     module = example("own_tuner")
     study = tmp_path / "small.toml"
     study.write_text(tomli_w.dumps(small_table()))
-    assert module.main(str(study), str(tmp_path / "run")) == len(committed(tmp_path / "run")) == 10
+    trained = module.main(str(study), str(tmp_path / "run"))
+    assert trained == len(committed(tmp_path / "run"))  # nothing twice
+    assert trained >= 10  # where the Oracle goes on from the weights of silo; more where it has its own
 
 
 def test_a_search_of_ones_own_checks_the_study_as_a_run_does_and_gives_the_run_back(
