@@ -60,7 +60,7 @@ def macs(model: nn.Module, image: Tensor) -> int:
     # Attention then runs as plain products, which the counter sees; it counts two operations for each.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
         model(image)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def latency(first: nn.Module, second: nn.Module, images: Tensor) -> Latency:
@@ -69,7 +69,8 @@ def latency(first: nn.Module, second: nn.Module, images: Tensor) -> Latency:
     with _one_thread(), torch.inference_mode():
         for _ in range(WARM_UP):
             _timed(first, images), _timed(second, images)
-        pairs, began = [], time.perf_counter()
+        pairs: list[tuple[float, float]] = []
+        began = time.perf_counter()
         while len(pairs) < LEAST or (len(pairs) < MOST and time.perf_counter() - began < SECONDS):
             pairs.append((_timed(first, images), _timed(second, images)))
     low, ratio, high = statistics.quantiles((a / b for a, b in pairs), n=4)

@@ -25,7 +25,8 @@ from silo_tune.structure import Filters, removable
 from silo_tune.study import Study, TuneArm
 from silo_tune.units import Unit
 
-# Removing a filter changes the order of sums, no more: what remains is rounding in single precision.
+# Removing a filter changes the order of sums, no more: what remains is rounding in single precision. Where all outputs
+# are small the limit is that share of the greatest one: against outputs of 1e-5 any network would pass otherwise.
 TOLERANCE = 1e-4
 # So many validation images are compared at most, evenly from all of them, and so many random ones (ours).
 IMAGES, RANDOM_IMAGES = 1000, 64
@@ -56,13 +57,20 @@ class Compared:
 
     Attributes:
         difference: greatest absolute difference of an output.
+        greatest: greatest absolute output of the masked one.
         images: how many were compared.
         accuracies: of both on these images, masked first; None where they are random numbers.
     """
 
     difference: float
+    greatest: float
     images: int
     accuracies: tuple[float, float] | None
+
+    @property
+    def limit(self) -> float:
+        """The greatest difference that is rounding."""
+        return TOLERANCE * min(1.0, self.greatest)
 
 
 @dataclass(frozen=True)
@@ -204,8 +212,8 @@ def weights_of(
         raise BadInput(f"arm {arm!r}, seed {seed} has not closed a pruned cycle; go on with the run")
     which = "every cycle" if cycle is None else f"cycle {cycle}"
     raise BadInput(
-        f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle, which "
-        f'is the default here; with cluster.keep = "all" from its start it keeps every cycle\'s'
+        f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle, "
+        f'which is the default here; with cluster.keep = "all" from its start it keeps every cycle\'s'
     )
 
 
@@ -279,28 +287,29 @@ def _random_images(run: Run, seed: int) -> Images:
 @torch.inference_mode()
 def compare(masked: nn.Module, small: nn.Module, images: Images) -> Compared:
     """Outputs and accuracies of two networks in evaluation mode."""
-    difference, count, right = 0.0, 0, [0, 0]
+    difference, greatest, count, right = 0.0, 0.0, 0, [0, 0]
     labelled = True
     for batch, labels in images.batches():
         outputs = masked(batch), small(batch)
-        largest = float((outputs[0] - outputs[1]).abs().max())
-        difference = largest if not largest <= difference else difference  # one that is not finite stays
+        found = float((outputs[0] - outputs[1]).abs().max())
+        difference = found if not found <= difference else difference  # one that is not finite stays
+        greatest = max(greatest, float(outputs[0].abs().max()))
         count += len(batch)
         labelled = labels is not None
         if labels is not None:
             right = [before + int((o.argmax(1) == labels).sum()) for before, o in zip(right, outputs, strict=True)]
-    return Compared(difference, count, (right[0] / count, right[1] / count) if labelled else None)
+    return Compared(difference, greatest, count, (right[0] / count, right[1] / count) if labelled else None)
 
 
 def require_equal(compared: Compared, masked: nn.Module, found: Mapping[str, Filters], about: About) -> None:
     """Raises RunFailed, naming the figure and what is known of the cause, when two networks' outputs differ."""
-    if compared.difference <= TOLERANCE:
+    if compared.difference <= compared.limit:
         return
     loud = sorted(name for layer, stay in about.kept.items() for name in _not_silent(masked, found[layer], stay))
     cause = f": of masked filters {', '.join(loud)} is not zero" if loud else ""
     raise RunFailed(
         f"unit {about.key[:12]}: the outputs of the masked and the small network differ by {compared.difference:.3g}, "
-        f"more than {TOLERANCE:g}{cause}; nothing is written"
+        f"more than {compared.limit:.3g}{cause}; nothing is written"
     )
 
 

@@ -94,6 +94,7 @@ def _about(words: str, path: str | Path) -> About:
         raise BadInput(f"the words of {str(path)!r} are damaged ({error}); export the network again") from error
 
 
+@torch.inference_mode(False)  # a caller's mode would keep torch-pruning from following the network
 def load_small(path: str | Path, model: Callable[..., nn.Module] | None = None) -> nn.Module:
     """The network of a file of `silo-tune shrink`, in evaluation mode on the CPU. The run is not needed.
 

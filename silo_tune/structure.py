@@ -80,7 +80,7 @@ def without_filters(model: nn.Module, kept: Mapping[str, Collection[int]], shape
         layer = modules.get(name.removesuffix(".weight"))
         if layer is None or layer not in graph.module2node or not _is_layer(layer):
             raise BadInput(f"the network has no layer with filters of the name {name!r}")
-        count = len(layer.weight)  # type: ignore[arg-type]
+        count = len(layer.weight)
         if not stay or not set(stay) <= set(range(count)):
             raise BadInput(f"{name!r} has filters 0 to {count - 1}, of which one or more stay, not {list(stay)}")
         gone = sorted(set(range(count)) - set(stay))

@@ -81,7 +81,8 @@ def _words(outcome: Outcome) -> list[str]:
     lines = [
         f"{time.ratio:.2f} times as fast (quartiles {time.low:.2f} to {time.high:.2f} of {time.pairs} pairs of passes "
         f"in turn, one thread)",
-        f"greatest difference of an output: {compared.difference:.2g} on {compared.images} {kind}",
+        f"greatest difference of an output: {compared.difference:.2g}, of outputs up to {compared.greatest:.3g}, on "
+        f"{compared.images} {kind}",
     ]
     if compared.accuracies is not None:
         masked, small = compared.accuracies

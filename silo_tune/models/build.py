@@ -47,7 +47,7 @@ def build_model(
 def laid_out(model: nn.Module) -> nn.Module:
     """The network with its images' channels last in memory, where it has convolutions over images."""
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(memory_format=torch.channels_last)
     return model
 
 
