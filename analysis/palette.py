@@ -28,6 +28,9 @@ _GREEDY = ("#0072B2", "#3f5f8f")
 _CONDITIONED = ("#56B4E9", "#7d8fc9")
 _OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#5b4b8a", "#8c6d1f", "#4d4d4d")
 _DASHES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D")
+# With more arms than this the areas of one standard deviation hide each other: only some are drawn (ours).
+CROWD = 8
 
 
 class Look(NamedTuple):
@@ -35,6 +38,7 @@ class Look(NamedTuple):
 
     color: str
     dash: str
+    marker: str = "o"
 
 
 # Cycles of one arm, from the first to the last.
@@ -50,7 +54,7 @@ CURVES = {
 
 
 def looks(study: Study) -> dict[str, Look]:
-    """The look of every arm; a colour comes back only after all of its kind are used, and then with another dash."""
+    """The look of every arm; a colour comes back after all of its kind are used, with another dash and marker."""
     found: dict[str, Look] = {}
     names = [name for name in study.arms if name != study.report.schedule]
     found[study.report.schedule] = Look(_SCHEDULE, "-")
@@ -59,5 +63,11 @@ def looks(study: Study) -> dict[str, Look]:
     others = [name for name in names if name not in (*greedy, *conditioned)]
     for members, colors in ((greedy, _GREEDY), (conditioned, _CONDITIONED), (others, _OTHERS)):
         for index, (name, color) in enumerate(zip(members, cycle(colors), strict=False)):
-            found[name] = Look(color, _DASHES[index // len(colors) % len(_DASHES)])
+            lap = index // len(colors) % len(_DASHES)
+            found[name] = Look(color, _DASHES[lap], _MARKERS[lap])
     return found
+
+
+def shaded(study: Study) -> set[str]:
+    """Arms whose standard deviation is drawn: all, or in a crowd the judged schedule and the Oracles."""
+    return set(study.arms) if len(study.arms) <= CROWD else {study.report.schedule, *oracles(study)}

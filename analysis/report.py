@@ -190,7 +190,8 @@ CAPTIONS = {
     ),
     "accuracy": (
         "Test accuracy over pruning",
-        "Mean over seeds and one standard deviation. An Oracle that is conditioned on a schedule shows its winner from "
+        "Mean over seeds and one standard deviation; in a crowd of arms that of the judged schedule and the Oracles "
+        "alone. An Oracle that is conditioned on a schedule shows its winner from "
         "that schedule's weights at every cycle: it is not a chain of its own.",
     ),
     "regret": (

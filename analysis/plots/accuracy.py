@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import oracle
-from analysis.palette import FAINT, INK, looks
+from analysis.palette import FAINT, INK, looks, shaded
 from analysis.plots.axes import WIDTH, floats, new_figure, percent, weights_axis
 from analysis.stats import paired_interval
 from analysis.summary import Summary
@@ -32,12 +32,14 @@ def accuracy_figure(summary: Summary) -> Figure | None:
             percent(rows["test_mean"]),
             percent(rows["test_spread"]),
         )
-        axes.fill_between(x, mean - spread, mean + spread, color=style[name].color, alpha=0.08, linewidth=0)
-        handles += axes.plot(x, mean, style[name].dash, marker="o", ms=3.5, color=style[name].color, label=name)
+        look = style[name]
+        if name in shaded(summary.study):
+            axes.fill_between(x, mean - spread, mean + spread, color=look.color, alpha=0.08, linewidth=0)
+        handles += axes.plot(x, mean, look.dash, marker=look.marker, ms=3.5, color=look.color, label=name)
     axes.set_ylabel("test accuracy, %")
     weights_axis(axes, summary)
     handles.sort(key=lambda line: list(summary.study.arms).index(str(line.get_label())))
-    figure.legend(handles=handles, loc="outside right upper")
+    figure.legend(handles=handles, loc="outside right upper", handlelength=3.2)
     return figure
 
 

@@ -36,7 +36,7 @@ def cost_figure(summary: Summary) -> Figure | None:
             panel.barh(list(table["arm"]), pilots, color="none", edgecolor="white", hatch="////", lw=0, height=0.68)
         panel.set_xlabel(label)
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.margins(x=0.16)
+        panel.margins(x=0.16, y=0.5 / len(table))
         panel.grid(visible=False, axis="y")
         panel.tick_params(axis="y", length=0)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.palette import INK, Look, looks
+from analysis.palette import INK, Look, looks, shaded
 from analysis.plots.axes import WIDTH, floats, percent, rate_axis, weights_axis
 from analysis.summary import Summary
 
@@ -19,6 +20,7 @@ _TITLES = {
     "activation_spread": "Representations",
     "activation_spread_norm": "After normalisation",
 }
+_COLUMNS = 4  # of the legend
 _BEFORE = "Before normalisation"  # where there is an after
 
 
@@ -28,24 +30,25 @@ def spread_figure(summary: Summary) -> Figure | None:
     if not measures:
         return None
     titles = _TITLES | ({"activation_spread": _BEFORE} if "activation_spread_norm" in measures else {})
-    figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
+    lines = math.ceil(summary.spreads["arm"].nunique() / _COLUMNS)  # of the legend
+    figure = Figure(figsize=(WIDTH, 2.9 + 0.2 * lines), layout="constrained")
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     style = looks(summary.study)
     for panel, measure in zip(panels, measures, strict=True):
-        _panel(panel, summary.spreads[summary.spreads["measure"] == measure], style)
+        _panel(panel, summary.spreads[summary.spreads["measure"] == measure], style, shaded(summary.study))
         panel.set_title(titles[measure])
         weights_axis(panel, summary, most=12 // len(measures))
     panels[0].set_ylabel("relative to the dense network")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4)
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=_COLUMNS, handlelength=3.2)
     return figure
 
 
-def _panel(axes: Axes, table: pd.DataFrame, style: dict[str, Look]) -> None:
+def _panel(axes: Axes, table: pd.DataFrame, style: dict[str, Look], banded: set[str]) -> None:
     axes.axhline(1, color=INK, lw=0.8)
     arms = list(dict.fromkeys(table["arm"]))
     for arm in reversed(arms):  # the judged schedule is first, and drawn on top
-        _line(axes, table[table["arm"] == arm].sort_values("cycle"), arm, style[arm])
+        _line(axes, table[table["arm"] == arm].sort_values("cycle"), arm, style[arm], arm in banded)
     axes.set_yscale("log")
     rate_axis(axes.yaxis, most=6)
     low, high = axes.get_ylim()
@@ -54,8 +57,9 @@ def _panel(axes: Axes, table: pd.DataFrame, style: dict[str, Look]) -> None:
         axes.set_yticks([tick for tick in ticks if low <= tick <= high])
 
 
-def _line(axes: Axes, rows: pd.DataFrame, arm: str, look: Look) -> list[Any]:
+def _line(axes: Axes, rows: pd.DataFrame, arm: str, look: Look, band: bool) -> list[Any]:
     x, mean = percent(rows["weights_remaining"]), floats(rows["log_ratio_mean"])
     spread = np.nan_to_num(floats(rows["log_ratio_spread"]))
-    axes.fill_between(x, np.exp(mean - spread), np.exp(mean + spread), color=look.color, alpha=0.12, linewidth=0)
-    return axes.plot(x, np.exp(mean), look.dash, marker="o", ms=3, color=look.color, label=arm)
+    if band:
+        axes.fill_between(x, np.exp(mean - spread), np.exp(mean + spread), color=look.color, alpha=0.12, linewidth=0)
+    return axes.plot(x, np.exp(mean), look.dash, marker=look.marker, ms=3, color=look.color, label=arm)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import columns, oracle
-from analysis.palette import looks
+from analysis.palette import CROWD, looks, shaded
 from analysis.response import rate_ticks
 from analysis.summary import Summary, summarise, summary_lines
 from tests.analysis.builder import ARMS, make_frame, make_study
@@ -158,6 +158,14 @@ def test_every_arm_has_its_own_look() -> None:
     found = looks(study)
     assert set(found) == set(study.arms)
     assert len(set(found.values())) == len(found)
+
+
+def test_in_a_crowd_only_the_judged_schedule_and_the_oracles_are_shaded() -> None:
+    few = make_study()
+    assert shaded(few) == set(few.arms)
+    _, crowd = CASES["many-arms"]()
+    assert len(crowd.arms) > CROWD
+    assert shaded(crowd) == {crowd.report.schedule, *(name for name, arm in crowd.arms.items() if arm.mode == "oracle")}
 
 
 @pytest.mark.parametrize(
