@@ -429,8 +429,8 @@ def test_smoke_shrinks_a_study_to_seconds(tmp_path: Path) -> None:
     small = load_study(written(tmp_path, changes), smoke=True)
     assert (small.name, small.cycles, small.replicates.seeds) == ("tiny-smoke", 3, (3, 4))
     assert small.dense.epochs == small.retrain.epochs == small.arms["silo"].epochs == 1
-    assert (small.data.train_images, small.data.val_images, small.data.test_images) == (64, 64, 64)
-    assert small.retrain.batch == 32
+    assert (small.data.train_images, small.data.val_images, small.data.test_images) == (32, 64, 32)
+    assert small.retrain.batch == 16
     greedy = small.arms["greedy"]
     assert isinstance(greedy, OracleArm)
     assert greedy.grid is not None
