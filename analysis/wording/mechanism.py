@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from analysis.summary import Summary
 
 _ANSWERS = {"narrower": "yes", "wider": "no, they widen", "undetermined": "not settled"}
+# More arms than these are counted, not named: the table has them all.
+MOST_NAMED = 4
 _PLACES = {"activation_spread": "before normalisation ", "activation_spread_norm": "after it "}
 
 
@@ -84,6 +86,10 @@ def _controls(summary: Summary) -> str:
     others = others[others["arm"] != summary.schedule]
     if not len(others):
         return ""
+    if len(others) > MOST_NAMED:
+        counts = others["direction"].value_counts()
+        said = ", ".join(f"{counts[direction]} {direction}" for direction in sorted(counts.index))
+        return f" Gradients under the {len(others)} other arms: {said}."
     said = "; ".join(f"{row['arm']} {row['direction']} ({_number(row['slope'])})" for _, row in others.iterrows())
     return f" Gradients under the controls: {said}."
 

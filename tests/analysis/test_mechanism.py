@@ -181,6 +181,12 @@ def test_controls_are_told_beside_the_schedule() -> None:
     assert "Gradients under the controls: low narrower (0.50)." in headline(summarise(both, study_of()))
 
 
+def test_a_crowd_of_arms_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.wording.mechanism.MOST_NAMED", 0)
+    both = pd.concat([by_hand({"grad_spread": [0.4, 0.5, 0.6]}, arm) for arm in ("silo", "low")], ignore_index=True)
+    assert "Gradients under the 1 other arms: 1 narrower." in headline(summarise(both, study_of()))
+
+
 @pytest.mark.parametrize(("after_prune", "said"), [("keep", True), ("rewind", False)])
 def test_that_longer_training_narrows_too_is_said_where_weights_are_kept(after_prune: str, said: bool) -> None:
     silo = {**SCHEDULES["silo"], "after_prune": after_prune}
