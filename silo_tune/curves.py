@@ -49,7 +49,7 @@ def curves_of(study: Study, name: str) -> Curves:
     profile = make_profile(settings.profile["name"], args)
     return Curves(
         arm=name,
-        remaining=tuple(study.remaining[1:]),
+        remaining=tuple(1.0 - pruned for pruned in study.pruned_by(arm)[1:]),
         peaks=tuple(_peak(study, name, cycle) for cycle in range(1, study.cycles)),
         inside=tuple(profile(step, STEPS) for step in range(STEPS)),
         words=tuple(words_of(study, name)),
@@ -60,7 +60,7 @@ def _peak(study: Study, name: str, cycle: int) -> float | None:
     arm = study.arms[name]
     if not isinstance(arm, ScheduleArm) or arm.open:
         return None
-    value = peak_of(study.schedule_of(arm), cycle, study.pruned, name).get("value")
+    value = peak_of(study.schedule_of(arm), cycle, study.pruned_by(arm), name).get("value")
     return None if value is None else float(value)
 
 
@@ -72,7 +72,10 @@ def words_of(study: Study, name: str) -> list[str]:
         preset = PRESETS[arm.preset]
         lines.append(f"preset: {arm.preset}, {preset.line} ({preset.source})")
     lines.append(f"peaks: {_peaks_in_words(study, name)}")
-    lines.append(f"profile: {_table(settings.profile)}, over {settings.epochs} epochs a cycle")
+    epochs = f"{settings.epochs} epoch{'' if settings.epochs == 1 else 's'}"
+    lines.append(f"profile: {_table(settings.profile)}, over {epochs} a cycle")
+    if settings.pipeline is not None:
+        lines.append(f"pipeline: {_table(settings.pipeline.model_dump(exclude_none=True))}")
     after = settings.after_prune if settings.rewind_to is None else f"{settings.after_prune} to {settings.rewind_to}"
     lines.append(f"after a prune: {after}")
     lines += [f"the same as {other}, under this study's budgets" for other in same_as(study, name)]
@@ -87,7 +90,8 @@ def _peaks_in_words(study: Study, name: str) -> str:
         count = f"{arm.grid.points} rates" if arm.grid else f"at most {arm.guided.trials} asked rates"  # type: ignore[union-attr]
         return f"{count} from {searched.low:g} to {searched.high:g} at each cycle"
     if isinstance(arm, TuneArm):
-        return "an S-curve whose " + ", ".join(f"{key} is searched in {list(at)}" for key, at in arm.free.items())
+        searched_ = ", ".join(f"{key} is searched in {list(at)}" for key, at in arm.free.items())
+        return f"{_table({'name': 'silo', **arm.pinned})} whose {searched_}"
     if arm.open:
         return f"{_table(arm.schedule.resolved())}; [pilot] finds its {' and '.join(arm.schedule.open)}"
     late = "; the worker resolves it after each prune" if arm.schedule.adaptive else ""

@@ -78,7 +78,7 @@ class Worker:
         outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
         if outcome["status"] == "ok":
             previous = {} if trainer.previous is None else {"previous": trainer.previous}
-            carried = {"optim": trainer.state()[0]["optim"]} if carries(unit) else {}
+            carried = {"optim": trainer.state()[0].get("optim", {})} if carries(unit) else {}
             data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **carried})
             state = self.units.write_state(unit.key, attempt, data)
         seconds = time.perf_counter() - began
@@ -90,8 +90,8 @@ class Worker:
         saved = time.perf_counter()
         while not trainer.finished:
             if unit.evaluation is not None and unit.evaluation["best_on_test"]:
-                measured, _ = self._evaluate(unit, trainer, self.feed(unit).test)
-                trainer.best_test = max(trainer.best_test, measured)
+                measured, _ = self.evaluate(unit, trainer, self.feed(unit).test)
+                trainer.best_test = measured if math.isnan(trainer.best_test) else max(trainer.best_test, measured)
             log = trainer.run_epoch()
             self._keep_snapshots(unit, trainer)
             if not trainer.finished and time.perf_counter() - saved >= self.workspace.partial_seconds:
@@ -110,6 +110,7 @@ class Worker:
         feed, classes = self.feed(unit), self.dataset.classes
         loop = Ice.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
         yield from loop.walk()
+        loop.trainer.thaw()
         return loop.trainer, loop.trainer.max_lr
 
     def start(self, unit: Unit) -> Trainer:
@@ -249,7 +250,7 @@ class Worker:
             data = self.units.read_partial(unit.key)
             if data is None:
                 if carries(unit) and unit.parent is not None:
-                    trainer.carry_on(self._state_of(unit.parent)["optim"])
+                    trainer.carry_on(self._state_of(unit.parent).get("optim", {}))
                 return trainer, max_lr
             try:
                 trainer.restore(*unpack(data))
@@ -271,12 +272,13 @@ class Worker:
                 f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
             )
 
-    def _evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> tuple[float, float]:
+    def evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> tuple[float, float]:
         """Accuracy and loss over a part, in the way that the unit's study asks for."""
         rules = unit.evaluation or {}
         where = (unit.seed, unit.cycle, unit.repeat, trainer.epoch)
         augment = stream("evaluate", *where) if rules.get("augment") else None
-        whole = unit.batch if rules.get("drop_last") else None
+        # Of validation images none is left out: they choose.
+        whole = unit.batch if rules.get("drop_last") and part is self.feed(unit).test else None
         return evaluate(trainer.model, self.feed(unit), part, augment, whole)
 
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
@@ -284,10 +286,10 @@ class Worker:
         feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
         diverged, scores, spreads = trainer.diverged, _NO_SCORES, Spreads()
         if diverged is None:
-            test, _ = self._evaluate(unit, trainer, feed.test)
-            if unit.evaluation is not None and unit.evaluation["best_on_test"]:
+            test, _ = self.evaluate(unit, trainer, feed.test)
+            if not math.isnan(trainer.best_test):
                 test = trainer.best_test
-            scores = (*self._evaluate(unit, trainer, feed.val), test)
+            scores = (*self.evaluate(unit, trainer, feed.val), test)
             if scores[1] is None or not math.isfinite(scores[1]):
                 diverged, scores = "validation loss not finite", _NO_SCORES
         if diverged is None:

@@ -79,9 +79,10 @@ class Ice:
         granules = pruner.granules(unit, model)
         living = granules.alive(parent_masks(granules, parent.get("mask", {})))
         assert unit.peak is not None
-        # The budget is what fine-tuning after every block would take; the rule of divergence looks at its second half.
-        budget = replace(unit, epochs=unit.epochs * len(living))
-        trainer = Trainer(budget, model, granules.masks(living), feed, float(unit.peak["value"]), classes)
+        # The network is trained already: every epoch is judged by the rule of divergence, as in a budget of one.
+        trainer = Trainer(
+            replace(unit, epochs=1), model, granules.masks(living), feed, float(unit.peak["value"]), classes
+        )
         return cls(unit, model, feed, granules, living, trainer, dense, pruner.shape)
 
     def walk(self) -> Training:
@@ -130,7 +131,7 @@ class Ice:
         probe._prune(first, ratio)
         yield from _fine_tune(probe.trainer, self.unit.epochs)
         # The probe is part of the unit's cost, and its epochs are not drawn again.
-        for name in ("epoch", "step", "seconds"):
+        for name in ("epoch", "step", "seconds", "peak"):
             setattr(self.trainer, name, getattr(probe.trainer, name))
         if probe.trainer.diverged is None:
             changes = layer_changes(before, prunable(probe.model))

@@ -17,7 +17,6 @@ from silo_tune.checkpoint import pack, unpack
 from silo_tune.cycle import Worker
 from silo_tune.errors import BadInput
 from silo_tune.pruning import alive
-from silo_tune.training import evaluate
 from silo_tune.units import Unit
 
 STATE = "state.safetensors"
@@ -77,7 +76,7 @@ class Stepwise:
         feed = self._worker.feed(self._unit)
         good, scores = trainer.diverged is None, (1 / classes, math.log(classes))
         if good:
-            measured = evaluate(trainer.model, feed, feed.val)
+            measured = self._worker.evaluate(self._unit, trainer, feed.val)
             good = math.isfinite(measured[1])
             scores = measured if good else scores
         counted = self._worker.pruner.counted(self._unit, trainer.model, trainer.masks)

@@ -314,7 +314,7 @@ class Run:
             claimed = table["run"].pop("sha256", None)  # runs of earlier versions have none
             if claimed not in (None, _digest(table)):
                 raise ValueError("its checksum does not match its content")
-            study, ledger = parse_study(table["study"]), table["run"]
+            study, ledger = parse_study(table["study"], recorded=True), table["run"]
             if not {"format", "recipe", "created", "environment"} <= set(ledger):
                 raise ValueError("its [run] table is not whole")
             if ledger["format"] > FORMAT:
@@ -448,6 +448,8 @@ class Run:
 
     def _is_additive_arm(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
         if name not in before.arms:
+            return True
+        if field == ("preset",):  # a label
             return True
         if self.searched(name, before):
             return self._is_additive_search(name, field, before, after)

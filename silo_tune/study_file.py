@@ -70,10 +70,15 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
     return parse_study(table, str(file))
 
 
-def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
-    """The Study of a table. Raises StudyError with every problem found."""
-    table = _whole(table, source)
-    filled, problems = expand_presets(table)
+def parse_study(table: Mapping[str, Any], source: str = "study", recorded: bool = False) -> Study:
+    """The Study of a table; of one that a run recorded, presets are labels of what is written out beside them.
+
+    Raises:
+        StudyError: with every problem found.
+    """
+    if not recorded:
+        table = _whole(table, source)
+    filled, problems = (dict(table), []) if recorded else expand_presets(table)
     try:
         study = Study.model_validate(filled)
     except ValidationError as error:
@@ -250,7 +255,7 @@ def _smoke_arm(arm: Any) -> Any:
     if not isinstance(arm, Mapping):
         return arm
     small = _early_rewind(_one_epoch(dict(arm)))
-    if str(arm.get("to", "")).endswith(" ep"):  # of the one epoch that the dense training has left
+    if str(arm.get("to", "init")) != "init":  # of the one epoch that the dense training has left
         small["to"] = "1 it"
     grid = arm.get("grid")
     if isinstance(grid, Mapping) and "points" in grid:

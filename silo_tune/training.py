@@ -104,7 +104,7 @@ class Trainer:
         self.keep_previous = keep_previous
         self.previous: dict[str, Tensor] | None = None
         self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
-        self.best_test = 0.0  # where a study asks for the greatest test accuracy over epochs
+        self.best_test = math.nan  # where a study asks for the greatest test accuracy over epochs
         self.diverged: str | None = None
         device = feed.mean.device.type
         precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
@@ -191,6 +191,11 @@ class Trainer:
                 if frozen in self.parameters:
                     self.parameters[frozen].requires_grad_(False)
 
+    def thaw(self) -> None:
+        """Let every weight move again, and be measured."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+
     def carry_on(self, buffers: Mapping[str, Tensor]) -> None:
         """Begin with the optimizer's buffers of an earlier part of the same training."""
         for key, saved in buffers.items():
@@ -274,7 +279,12 @@ def evaluate(
         model, feed, part: what is measured on what.
         augment: a stream to augment the images by, as training images are; None measures them as they are.
         whole_batches: leave out what does not fill a batch of this size; those images count as wrong.
+
+    Raises:
+        BadInput: the part does not fill one batch.
     """
+    if whole_batches is not None and len(part) < whole_batches:
+        raise BadInput(f"evaluate.drop_last: {len(part)} images do not fill a batch of {whole_batches}")
     model.eval()
     correct, loss = 0, 0.0
     for images, labels in feed.batches(part, whole_batches, augment):

@@ -203,10 +203,15 @@ class UnitMaker:
         if cycle == 0:
             return None
         percentile = canonical(self._share(cycle)) if self._by_percentile else None
-        return PruneSpec(target=self._targets[cycle], skip=self._skip, percentile=percentile, **self._prune)
+        prune, target = self._prune, self._targets[cycle]
+        if isinstance(self._pipeline, Ice):  # each block loses the pipeline's ratio, whatever the study's prunes do
+            prune, target = {**prune, "scope": "layerwise"}, canonical((1.0 - self._share(cycle)) ** cycle)
+        return PruneSpec(target=target, skip=self._skip, percentile=percentile, **prune)
 
     def _share(self, cycle: int) -> float:
         """Share of the remaining that a cycle ≥ 1 removes."""
+        if isinstance(self._pipeline, Ice) and self._pipeline.ratio is not None:
+            return self._pipeline.ratio
         return 1.0 - float(self._targets[cycle] / self._targets[cycle - 1])
 
     def _epochs_of(self, cycle: int, checkpoint: str | None) -> int:

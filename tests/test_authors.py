@@ -12,7 +12,7 @@ from torch import nn
 
 from silo_tune.checkpoint import unpack
 from silo_tune.data import DataSet, split_rows
-from silo_tune.errors import StudyError
+from silo_tune.errors import BadInput, StudyError
 from silo_tune.feed import Feed
 from silo_tune.models import build_model
 from silo_tune.presets import DEVIATIONS
@@ -79,7 +79,14 @@ def test_without_all_of_them_it_is_a_correct_study_of_the_same_budget() -> None:
 def test_what_the_study_writes_wins_and_the_run_reads_back_as_itself() -> None:
     made = study(cycles=5, prune={"criterion": "magnitude"}, retrain={"epochs": 2})
     assert (made.cycles, made.prune.criterion.name, made.retrain.epochs, made.retrain.batch) == (5, "magnitude", 2, 64)
-    assert parse_study(made.model_dump(mode="json", exclude_none=True)) == made
+    assert parse_study(made.model_dump(mode="json", exclude_none=True), recorded=True) == made
+
+
+def test_a_key_that_excludes_a_filled_one_takes_its_place() -> None:
+    assert study(prune={"targets": [0.5] + [0.5 - 0.01 * i for i in range(1, 24)]}).prune.rate is None
+    loaded = study(("reinit", "stale-statistics", "change-criterion"), dense={"checkpoint": "w.safetensors"})
+    assert loaded.dense.epochs is None
+    assert study(data={"function": "m:images", "version": "1"}).data.name is None
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,11 @@ def test_what_the_study_writes_wins_and_the_run_reads_back_as_itself() -> None:
         ("authors-2022", "unknown preset of a study 'authors-2022'; choose from authors-2023"),
         ({"name": "authors-2023", "network": "resnet50"}, "unknown network 'resnet50'; choose from resnet20, vgg19"),
         ({"name": "authors-2023", "without": ["reinits"]}, "unknown deviation 'reinits'; choose from"),
-        ({"name": "authors-2023", "run": 10}, "preset.run"),
+        ({"name": "authors-2023", "run": 10}, "preset: run: .*less than or equal to 9"),
+        ({"name": "authors-2023", "run": -1}, "preset: run: .*greater than or equal to 0"),
+        ({"name": "authors-2023", "run": "x"}, "preset: run: .*valid integer"),
+        ({"name": "authors-2023", "without": "reinit"}, "preset: without: "),
+        ({"name": "authors-2023", "runs": 1}, "preset: runs: "),
     ],
 )
 def test_a_wrong_preset_is_told_at_its_key(preset: Any, words: str) -> None:
@@ -177,6 +188,8 @@ def test_images_of_a_dropped_batch_count_as_wrong() -> None:
     assert evaluate(Constant(), feed(), part)[0] == 0.5
     first = part.labels[part.rows[:32]]
     assert evaluate(Constant(), feed(), part, whole_batches=32)[0] == int((first == 0).sum()) / 40
+    with pytest.raises(BadInput, match=r"evaluate\.drop_last: 40 images do not fill a batch of 64"):
+        evaluate(Constant(), feed(), part, whole_batches=64)
 
 
 def test_images_are_augmented_for_evaluation_only_where_that_is_asked_for() -> None:
@@ -197,8 +210,6 @@ def test_fixed_normalisation_is_used_as_given() -> None:
     assert torch.allclose(images[:, 0], (pixels[..., 0] / 255 - 0.5) / 0.25, atol=1e-5)
     with pytest.raises(StudyError, match="mean and std are given together"):
         study(data={"name": "cifar10", "std": None})
-    from silo_tune.errors import BadInput
-
     with pytest.raises(BadInput, match="give 1 numbers each"):
         feed(mean=(0.5, 0.5), std=(0.25, 0.25))
 
@@ -217,7 +228,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Study]:
     table["model"] = {"function": "tests.test_authors:network", "version": "1"}
     table["dense"] |= {"epochs": 2}
     table["retrain"] |= {"epochs": 2}
-    made = parse_study(table)
+    made = parse_study(table, recorded=True)
     outcome = run_study(made, str(place / "run"), runner=LocalRunner())
     return (outcome, made)
 

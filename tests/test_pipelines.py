@@ -44,6 +44,7 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "always": ICE,
         "never": {**ICE, "threshold": 0.99},
         "frozen": {**ICE, "freeze": 0.4},
+        "probed": {**ICE, "freeze": 0.4, "threshold": 0.99},
         "while": WHILE,
     }
     return run_study(study(arms), str(tmp_path_factory.mktemp("run")), runner=LocalRunner()).frame
@@ -84,6 +85,36 @@ def test_fine_tuning_is_triggered_by_the_loss_of_validation_accuracy(frame: Any)
 
 def test_a_probe_costs_an_epoch_and_frozen_layers_keep_their_weights(frame: Any) -> None:
     assert (of(frame, "frozen").epochs[1:] >= 1).all()
+
+
+def test_a_probe_without_fine_tuning_after_it_is_told_as_what_was_trained(frame: Any) -> None:
+    probed = of(frame, "probed").iloc[1:]
+    assert (probed.epochs == 1).all()
+    assert (probed.realised_peak_lr == probed.max_lr).all()
+    assert probed.train_loss.isna().all()  # the probe's network was thrown away
+    assert (probed.grad_spread > 0).all()
+
+
+def test_frozen_layers_are_measured_as_all_are(frame: Any) -> None:
+    probed, never = of(frame, "probed"), of(frame, "never")
+    assert probed.grad_spread[1] == pytest.approx(never.grad_spread[1])  # the same network: nothing was fine-tuned
+
+
+def test_the_s_falls_with_the_pipelines_own_ratio() -> None:
+    made = study({"it": {"preset": "ice-pruning", "ratio": 0.02}}, cycles=3)
+    peaks = [made.schedule_of(made.arms["it"]).peak(c, made.pruned_by(made.arms["it"])) for c in (1, 2)]  # type: ignore[arg-type, union-attr]
+    assert peaks == pytest.approx([0.001 - 0.00075 / (1 + (x / (1.76 - x)) ** 50) for x in (0.98, 0.98**2)])
+    assert made.pruned_by(made.arms["silo"]) == made.pruned
+
+
+def test_a_key_of_ice_pruning_holds_its_ratio_and_no_other_share() -> None:
+    def key(**prune: Any) -> str:
+        made = study({"it": {**ICE, "ratio": 0.3}}, prune={"granularity": "filter", "criterion": "l1-filter", **prune})
+        maker = UnitMaker(made, made.settings(made.arms["it"]))
+        return maker.make(parent="p", cycle=2, seed=0, peak={"value": 0.1}).key
+
+    assert key(rate=0.1) == key(rate=0.2) == key(rate=0.2, scope="layerwise")
+    assert key(rate=0.2, criterion="random-filter") != key(rate=0.2)
 
 
 def test_rows_are_those_of_every_arm(frame: Any) -> None:
@@ -153,6 +184,12 @@ def test_the_rates_of_the_parts_follow_each_other(frame: Any) -> None:
     assert list(rows.realised_peak_lr) == pytest.approx([0.05, 0.1, 0.01], rel=0.05)
 
 
+def test_without_momentum_there_is_nothing_to_carry(tmp_path: Path) -> None:
+    plain = {"epochs": 1, "optimizer": {"name": "sgd", "momentum": 0.0}}
+    frame = run_study(study({"while": WHILE}, retrain=plain), str(tmp_path / "run"), runner=LocalRunner()).frame
+    assert (of(frame, "while").status == "ok").all()
+
+
 def test_the_momentum_is_carried_over(tmp_path: Path) -> None:
     from silo_tune.checkpoint import unpack
     from silo_tune.store import Run
@@ -182,6 +219,7 @@ def test_the_momentum_is_carried_over(tmp_path: Path) -> None:
         ({**WHILE, "own_dense": False}, {}, "set own_dense = true"),
         ({**WHILE, "over": 2}, {}, "has 2 parts, and there are 3 cycles"),
         ({**ICE, "threshold": 2}, {}, "arms.it.pipeline"),
+        (ICE, {"evaluate": {"augment": True}}, "measured as usual"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arm: Mapping[str, Any], changes: dict[str, Any], words: str) -> None:

@@ -62,7 +62,7 @@ def test_every_preset_resolves_by_its_name_alone(preset: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_study_that_was_filled_in_reads_back_as_itself(preset: str) -> None:
     made, _ = arm(preset)
-    assert parse_study(made.model_dump(mode="json", exclude_none=True)) == made
+    assert parse_study(made.model_dump(mode="json", exclude_none=True), recorded=True) == made
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -90,6 +90,42 @@ def test_unknown_presets_and_arguments_name_the_choices() -> None:
         arm("slio")
     with pytest.raises(StudyError, match=r"arms.it.preset: preset 'slr' takes no 'beta'; .* it takes max_lr"):
         arm("slr", beta=3)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"preset": "ice", "p": "x"}, "p is a number, got 'x'"),
+        ({"preset": "ice", "p": 0.6}, r"p lies in \(0, 0.5\), got 0.6"),
+        ({"preset": "weight-rewinding", "to": "x ep"}, 'to is "init", "K ep"'),
+        ({"preset": "weight-rewinding", "to": "init", "epochs": 12}, "the dense training has only 10 to replay"),
+        ({"preset": "weight-rewinding", "to": "3 ep", "epochs": 10}, "there are 7 epochs to replay; leave epochs out"),
+        ({"preset": "silo", "mode": "tune"}, "a preset is a schedule arm, not one of mode 'tune'"),
+        ({"preset": "slr", "schedule": "constant"}, "preset and schedule both say max_lr"),
+    ],
+)
+def test_wrong_arguments_are_told_at_the_preset(args: dict[str, Any], words: str) -> None:
+    with pytest.raises(StudyError, match=f"arms.it.preset: .*{words}"):
+        study({"it": args})
+
+
+def test_controls_follow_a_judged_s_cyc_too() -> None:
+    judged = {"report": {"schedule": "it", "tolerance": 0.01}}
+    made = study({"it": {"preset": "s-cyc", "eps": 0.5, "delta": 0.3}, "low": {"preset": "constant-low"}}, judged)
+    assert set(peaks(made, made.arms["low"])) == {0.5}  # type: ignore[arg-type]
+
+
+def test_a_pilot_leaves_what_is_no_rate_as_it_was_written() -> None:
+    _, found = arm("silo", {**PILOT, "arms.constant.schedule": "constant"}, midpoint=0.3, beta=3.0)
+    assert found.schedule.args == {"beta": 3.0, "q": 1, "midpoint": 0.3}
+
+
+def test_arms_that_differ_in_a_dense_cycle_of_their_own_are_not_the_same() -> None:
+    schedules = {"x": {"name": "constant", "max_lr": 0.2}, "y": {"name": "linear", "start": 0.1, "end": 0.2, "over": 1}}
+    arms = {name: {"mode": "schedule", "schedule": table, "own_dense": True} for name, table in schedules.items()}
+    assert same_as(study(arms), "x") == []
+    shared = {name: {**table, "own_dense": False} for name, table in arms.items()}
+    assert "arm y" in same_as(study(shared), "x")
 
 
 def test_what_is_wrong_elsewhere_is_told_beside_a_wrong_preset() -> None:

@@ -36,6 +36,7 @@ class Layout:
         self.tests_from = tests_from or {}
         self.checkpoint = checkpoint
         self.settings = {name: study.settings(arm) for name, arm in study.arms.items()}
+        self._pruned = {name: study.pruned_by(arm) for name, arm in study.arms.items()}
         self._makers = {name: UnitMaker(study, settings) for name, settings in self.settings.items()}
         # Which arms can be tested compares all arms: asked of the study once, not at every cycle.
         self._tests = {name: study.tests_of(name) for name, arm in study.arms.items() if isinstance(arm, OracleArm)}
@@ -119,7 +120,7 @@ class Layout:
         return {test: self._peak(test, None, cycle)["value"] for test in self.tests(arm, cycle)}
 
     def _peak(self, arm: str, trial: int | None, cycle: int) -> dict[str, Any]:
-        return peak_of(self._schedules[arm, trial], cycle, self.study.pruned, arm)
+        return peak_of(self._schedules[arm, trial], cycle, self._pruned[arm], arm)
 
     def unit(self, chain: Chain, proposal: Proposal) -> Unit:
         """The unit of a candidate of a chain's open cycle."""

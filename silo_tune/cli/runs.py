@@ -52,7 +52,7 @@ def run(
     if dashboard and (local or address is not None):
         raise BadInput("--dashboard is of a cluster that is started here: leave --local and --address out")
     loaded = load_study(study, sets or (), smoke)
-    _see_functions(study)
+    see_functions(study)
     console = Console()
     _print_lines(console, coincidences(loaded))
     with watch(console) as monitor:
@@ -75,7 +75,7 @@ def _with_dashboard() -> Runner:
     return RayRunner(dashboard=True)
 
 
-def _see_functions(study: str) -> None:
+def see_functions(study: str) -> None:
     """A user's functions are imported from the current folder and from that of the study file."""
     sys.path.extend(path for path in (os.getcwd(), os.path.dirname(os.path.abspath(study))) if path not in sys.path)
 
@@ -138,7 +138,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
     from silo_tune.study_file import load_study
 
     loaded = load_study(study, sets or (), smoke)
-    _see_functions(study)
+    see_functions(study)
     run_ = Run(out or default_run(loaded))
     run_.check(loaded)
     arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)

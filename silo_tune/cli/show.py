@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silo_tune.cli.app import Debug, Sets, StudyFile, app
+from silo_tune.cli.runs import see_functions
 from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def show(
     from silo_tune.study_file import load_study
 
     loaded = load_study(study, sets or ())
+    see_functions(study)
     file = Path(out or f"{loaded.name}-{arm}.png")
     if file.suffix not in (".png", ".svg"):
         raise BadInput(f"--out: {str(file)!r} is neither .png nor .svg")

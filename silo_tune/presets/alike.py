@@ -73,7 +73,8 @@ def _alike(study: Study, arm: ScheduleArm | None) -> str | None:
         schedule = _resolved(study.schedule_of(arm), settings.epochs)
         if schedule is None:
             return None
-        peaks = [schedule.peak(cycle, study.pruned) for cycle in range(1, study.cycles)]
+        first = 0 if arm.own_dense else 1
+        peaks = [schedule.peak(cycle, study.pruned_by(arm)) for cycle in range(first, study.cycles)]
     return canonical_json({**settings.model_dump(mode="json"), "peaks": peaks})
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from silo_tune.errors import unknown
 from silo_tune.profiles import make_profile
 from silo_tune.schedules import s_curve
+from silo_tune.study.parts import REWIND_POINT
 
 Arm = dict[str, Any]
 Args = Mapping[str, Any]
@@ -30,6 +31,7 @@ class Setting:
     Attributes:
         cycles: of the study, the dense one included.
         epochs: of this arm's retraining.
+        own_epochs: the same where the arm itself says so, else None.
         dense_epochs, dense_max_lr: of the dense training; None beside a checkpoint.
         dense_profile: its shape, as a table.
         retrain_profile: the study's shape of a cycle, as a table.
@@ -40,6 +42,7 @@ class Setting:
 
     cycles: int
     epochs: int
+    own_epochs: int | None
     dense_epochs: int | None
     dense_max_lr: float | None
     dense_profile: Mapping[str, Any]
@@ -86,7 +89,17 @@ def expand(name: str, setting: Setting, args: Args) -> Arm:
             f"preset {name!r} takes no {', '.join(map(repr, extra))}; beside the keys of every arm it takes "
             f"{', '.join(takes) or 'nothing'}"
         )
+    for key, value in args.items():
+        _check_type(key, value)
     return {"mode": "schedule", "preset": name, **PRESETS[name].make(setting, args)}
+
+
+def _check_type(key: str, value: Any) -> None:
+    if key == "to":
+        if not isinstance(value, str) or not REWIND_POINT.fullmatch(value):
+            raise ValueError(f'to is "init", "K ep" (epochs) or "K it" (steps) of the dense training, got {value!r}')
+    elif not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"{key} is a number, got {value!r}")
 
 
 # --- peaks over cycles ---
@@ -106,7 +119,7 @@ def _curve(setting: Setting, args: Args) -> dict[str, float]:
     """Constants of SILO: those given before those of the study; ε and δ are left to a pilot that finds them."""
     known = {**setting.curve, **args}
     if setting.tuned and "eps" not in args and "delta" not in args:
-        return {key: known[key] for key in ("beta", "q") if key in known}
+        return {key: known[key] for key in ("beta", "q", "midpoint") if key in known}
     missing = [key for key in ("eps", "delta") if key not in known]
     if missing:
         raise ValueError(f"needs {' and '.join(missing)}: this network has no recipe that gives them")
@@ -142,6 +155,8 @@ def risen(pruned: Sequence[float], curve: Mapping[str, float]) -> int:
 
 def _falling(setting: Setting, args: Args) -> Arm:
     """base − δ / (1 + (x / (2(1 − p) − x))^β) over the surviving fraction x: the S of SILO, falling."""
+    if not 0 < args.get("p", 0.12) < 0.5:
+        raise ValueError(f"p lies in (0, 0.5), got {args['p']}")
     shape = {"beta": args.get("beta", 50.0), "q": 0, "midpoint": 1.0 - args.get("p", 0.12), "direction": "falling"}
     if setting.tuned and "base" not in args and "delta" not in args:
         return {"schedule": {"name": "silo", **shape}, "profile": "constant"}
@@ -213,18 +228,15 @@ def _weight_rewinding(setting: Setting, args: Args) -> Arm:
         again = total - int(str(to).split()[0])
         if again < 1:
             raise ValueError(f"{to!r} leaves nothing of the dense training of {total} epochs to replay")
+        if setting.own_epochs not in (None, again):
+            raise ValueError(f"from {to!r} on there are {again} epochs to replay; leave epochs out")
         arm, _, _ = _replayed(replace(setting, epochs=again), args)
         return {**arm, "epochs": again, "after_prune": "rewind", "rewind_to": to}
     if to is None:
         arm, again, total = _replayed(setting, args)
         return {**arm, "after_prune": "rewind", "rewind_to": "init" if again == total else f"{total - again} ep"}
-    _, rate = _dense(setting, "rewinds to the dense training")
-    return {
-        "schedule": {"name": "constant", "max_lr": args.get("max_lr", rate)},
-        "profile": dict(setting.dense_profile),
-        "after_prune": "rewind",
-        "rewind_to": to,
-    }
+    arm, _, _ = _replayed(setting, args)
+    return {**arm, "profile": dict(setting.dense_profile), "after_prune": "rewind", "rewind_to": to}
 
 
 def _fine_tuning(setting: Setting, args: Args) -> Arm:

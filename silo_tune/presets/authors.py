@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from silo_tune.errors import unknown
 from silo_tune.schedules import Silo, pruned_fractions
+from silo_tune.study.parts import StudyPreset
 
 Table = dict[str, Any]
 
@@ -95,13 +98,8 @@ def fill_preset(table: Mapping[str, Any]) -> Table:
         return dict(table)
     if asked["name"] != NAME:
         raise ValueError(unknown("preset of a study", str(asked["name"]), [NAME]))
-    network, without = asked.get("network", "resnet20"), asked.get("without", [])
-    run: Any = asked.get("run", 0)
-    if network not in SCRIPTS:
-        raise ValueError(unknown("network", str(network), SCRIPTS))
-    for name in without:
-        if name not in DEVIATIONS:
-            raise ValueError(unknown("deviation", str(name), DEVIATIONS))
+    preset = _checked(asked)
+    network, run, without = preset.network, preset.run, preset.without
     script = SCRIPTS[network]
     filled = _correct(script)
     for name, deviation in DEVIATIONS.items():
@@ -109,6 +107,21 @@ def fill_preset(table: Mapping[str, Any]) -> Table:
             for key, value in deviation.change(script, run).items():
                 _put(filled, key.split("."), value)
     return _merged(filled, {**table, "preset": {**asked, "network": network, "run": run, "without": list(without)}})
+
+
+def _checked(asked: Mapping[str, Any]) -> StudyPreset:
+    """The [preset] table. Raises ValueError for what is wrong in it."""
+    if asked.get("network", "resnet20") not in SCRIPTS:
+        raise ValueError(unknown("network", str(asked["network"]), SCRIPTS))
+    try:
+        preset = StudyPreset.model_validate(asked)
+    except ValidationError as error:
+        told = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ValueError("; ".join(told)) from None
+    for name in preset.without:
+        if name not in DEVIATIONS:
+            raise ValueError(unknown("deviation", name, DEVIATIONS))
+    return preset
 
 
 def _correct(script: Script) -> Table:
@@ -142,11 +155,24 @@ def _merged(filled: Mapping[str, Any], written: Mapping[str, Any]) -> Table:
     if isinstance(model, str) or (isinstance(model, Mapping) and model.get("name") != filled["model"]["name"]):
         filled = {**filled, "model": {}}
     both = {
-        key: {**filled[key], **written[key]}
+        key: {**_beside(key, filled[key], written[key]), **written[key]}
         for key in filled
         if isinstance(filled[key], dict) and isinstance(written.get(key), Mapping)
     }
     return {**filled, **written, **both}
+
+
+# What a section cannot have beside a key that the study writes.
+INSTEAD = {
+    ("data", "function"): ("name",),
+    ("dense", "checkpoint"): ("epochs", "max_lr"),
+    ("prune", "targets"): ("rate",),
+}
+
+
+def _beside(section: str, filled: Mapping[str, Any], written: Mapping[str, Any]) -> Table:
+    gone = {name for (where, key), names in INSTEAD.items() if where == section and key in written for name in names}
+    return {key: value for key, value in filled.items() if key not in gone}
 
 
 # --- the runs of a script ---

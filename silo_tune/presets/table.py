@@ -37,9 +37,12 @@ def expand_presets(table: Mapping[str, Any]) -> tuple[Table, list[Problem]]:
 
 
 def _filled(table: Mapping[str, Any], arm: Any) -> Any:
-    # One that was filled in before keeps what it stood for then.
-    if not isinstance(arm, Mapping) or "preset" not in arm or "schedule" in arm:
+    if not isinstance(arm, Mapping) or "preset" not in arm:
         return arm
+    if arm.get("mode", "schedule") != "schedule":
+        raise ValueError(f"a preset is a schedule arm, not one of mode {arm['mode']!r}; leave mode out")
+    if "schedule" in arm:
+        raise ValueError("preset and schedule both say max_lr over cycles; give one")
     own = {key: value for key, value in arm.items() if key in ScheduleArm.model_fields}
     args = {key: value for key, value in arm.items() if key not in own}
     return {**expand(str(own.pop("preset")), setting_of(table, own), args), **own}
@@ -52,6 +55,7 @@ def setting_of(table: Mapping[str, Any], arm: Mapping[str, Any]) -> Setting:
     return Setting(
         cycles=_number(table.get("cycles"), int) or 2,
         epochs=epochs if isinstance(epochs, int) else 1,
+        own_epochs=_number(arm.get("epochs"), int),
         dense_epochs=_number(dense.get("epochs"), int),
         dense_max_lr=_number(dense.get("max_lr"), int, float),
         dense_profile=_profile(dense),
@@ -92,7 +96,7 @@ def _curve(table: Mapping[str, Any]) -> dict[str, float]:
     judged = _section(table, "arms").get(_section(table, "report").get("schedule", "silo"))
     if not isinstance(judged, Mapping):
         return known
-    if judged.get("preset") == "silo":
+    if judged.get("preset") in ("silo", "s-cyc"):
         known |= judged
     schedule = judged.get("schedule")
     if isinstance(schedule, Mapping) and schedule.get("name") == "silo":

@@ -99,6 +99,8 @@ def pipeline_problems(study: Study) -> Iterator[tuple[str, str]]:
         pipeline = study.settings(arm).pipeline
         if pipeline is None:
             continue
+        if pipeline.name == "ice" and study.evaluate.resolved() is not None:
+            yield f"arms.{name}.pipeline", "compares accuracies that are measured as usual; leave [evaluate] out"
         if study.prune.granularity != "filter":
             yield (
                 f"arms.{name}.pipeline",
@@ -163,7 +165,7 @@ def _peak_problems(study: Study, name: str, arm: ScheduleArm) -> Iterator[tuple[
         return
     schedule = study.schedule_of(arm)
     assert isinstance(schedule, Schedule)
-    peaks = [schedule.peak(cycle, study.pruned) for cycle in range(study.cycles)]
+    peaks = [schedule.peak(cycle, study.pruned_by(arm)) for cycle in range(study.cycles)]
     if not all(math.isfinite(peak) and peak > 0 for peak in peaks):
         yield f"arms.{name}.schedule", f"gives a max_lr that is not above 0: {peaks}"
 

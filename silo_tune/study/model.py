@@ -31,7 +31,7 @@ from silo_tune.study.parts import (
     Retrain,
     StudyPreset,
 )
-from silo_tune.study.pipelines import Pipeline
+from silo_tune.study.pipelines import Ice, Pipeline
 from silo_tune.study.prune import Prune
 
 
@@ -82,6 +82,13 @@ class Study(Frozen):
     def pruned(self) -> list[float]:
         """Planned cumulative pruned fraction at each cycle."""
         return pruned_fractions(self.remaining)
+
+    def pruned_by(self, arm: ArmBase) -> list[float]:
+        """Planned cumulative pruned fraction of an arm: ICE-Pruning has a ratio of its own."""
+        pipeline = self.settings(arm).pipeline
+        if isinstance(pipeline, Ice) and pipeline.ratio is not None:
+            return pruned_fractions([(1.0 - pipeline.ratio) ** cycle for cycle in range(self.cycles)])
+        return self.pruned
 
     def schedule_of(self, arm: ScheduleArm, found: Mapping[str, Any] | None = None) -> Schedule | AdaptiveSchedule:
         """The schedule of an arm, with what the study fills in and what a pilot found for it."""

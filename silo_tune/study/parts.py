@@ -212,7 +212,7 @@ class Evaluate(Frozen):
 
     Attributes:
         augment: validation and test images are augmented as training images are.
-        drop_last: the last incomplete batch is left out, and its images count as wrong.
+        drop_last: the last incomplete batch of test images is left out, and its images count as wrong.
         best_on_test: test accuracy is the greatest of those measured before each epoch.
     """
 
