@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from silo_tune.attempts import drain
 from silo_tune.errors import StudyError
 from silo_tune.pipelines import layer_changes, left_of
 from silo_tune.run import LocalRunner, run_study
 from silo_tune.study import Study
 from silo_tune.study_file import parse_study
-from silo_tune.units import UnitMaker
+from silo_tune.units import Unit, UnitMaker
+from tests.test_cycle import Bench, stable
 from tests.test_training import trainer_of, unit_of
 
 ICE = {"preset": "ice-pruning", "base": 0.02, "delta": 0.01, "threshold": 0.0}
@@ -31,6 +33,7 @@ TABLE: dict[str, Any] = {
     "replicates": {"seeds": [0]},
     "report": {"tolerance": 0.02, "schedule": "silo"},
 }
+AUGMENTED = {"name": "digits", "augment": ["crop"], "crop_padding": 1}
 SILO = {"mode": "schedule", "schedule": {"name": "silo", "eps": 0.1, "delta": 0.1}}
 
 
@@ -264,3 +267,47 @@ def small_resnet(shape: tuple[int, int, int], classes: int) -> nn.Module:
     from silo_tune.models.cifar_resnet import CifarResNet
 
     return CifarResNet(1, 4, shape[2], classes)
+
+
+# --- interruptions ---
+
+
+def interrupted(bench: Bench, unit: Unit, epochs: int) -> dict[str, Any]:
+    """Train some epochs of a unit, and the rest in a worker that knows nothing but the files."""
+    progress = bench.worker.run(unit)
+    for _ in range(epochs + 1):  # the partial state of an epoch is written before the next one begins
+        next(progress)
+    progress.close()
+    return drain(bench.fresh().run(unit))
+
+
+@pytest.mark.parametrize(
+    ("arm", "evaluate"),
+    [("while", {}), ("silo", {"best_on_test": True, "augment": True})],
+    ids=["carried", "best-on-test"],
+)
+def test_a_unit_that_was_interrupted_ends_as_one_that_was_not(
+    tmp_path: Path, arm: str, evaluate: Mapping[str, Any]
+) -> None:
+    made = study(
+        {"while": WHILE}, retrain={"epochs": 3}, cluster={"partial_seconds": 0}, evaluate=evaluate, data=AUGMENTED
+    )
+    whole, broken = Bench(tmp_path / "whole", made), Bench(tmp_path / "broken", made)
+    dense, first = (whole.unit(0, None, arm=arm), whole.unit(1, whole.unit(0, None, arm=arm), arm=arm))
+    for bench in (whole, broken):
+        bench.train(dense)
+    assert stable(interrupted(broken, first, 1)) == stable(whole.train(first))
+    one, other = broken.weights(first), whole.weights(first)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[group][name], other[group][name]) for group in one for name in one[group])
+
+
+def test_a_cycle_of_ice_pruning_that_was_interrupted_starts_again_and_ends_alike(tmp_path: Path) -> None:
+    made = study({"it": {**ICE, "freeze": 0.4}}, cluster={"partial_seconds": 0})
+    whole, broken = Bench(tmp_path / "whole", made), Bench(tmp_path / "broken", made)
+    dense = whole.unit(0, None)
+    first = whole.unit(1, dense, arm="it")
+    for bench in (whole, broken):
+        bench.train(dense)
+    next(broken.worker.run(first))  # the probe's epoch
+    assert stable(drain(broken.fresh().run(first))) == stable(whole.train(first))

@@ -61,6 +61,12 @@ def test_ray_gives_the_same_table_with_any_number_of_workers(
     assert on_ray(study, tmp_path / "run").counts.trained == 0
 
 
+def test_ray_gives_the_same_table_of_pipelines(cluster: None, tmp_path: Path) -> None:
+    arms = {"ice": {"preset": "ice-pruning", "base": 0.05, "threshold": 0.0}, "while": {"preset": "while-training"}}
+    study = small_study(prune={"granularity": "filter", "criterion": "l1-filter"}, arms=arms)
+    assert_same_table(on_ray(study, tmp_path / "ray").frame, local(study, tmp_path / "here").frame)
+
+
 def test_ray_gives_the_same_table_of_a_streamed_set(cluster: None, tmp_path: Path) -> None:
     data = make_folder(tmp_path / "set")
     memory = local(study_of(data), tmp_path / "memory")
