@@ -37,6 +37,8 @@ TOLD = ["arm", "seed", "cycle", "max_lr", "status", "val_accuracy", "val_loss", 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs, on which the driver is; tests add the nodes."""
+    # Where Ray notes a cluster's address, whatever its own folder; on a new machine it is not there yet.
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
     # Not below pytest's folder: the path of a socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="silo-ray-", ignore_cleanup_errors=True) as scratch:
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": scratch, "object_store_memory": 2**27}
