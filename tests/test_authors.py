@@ -25,6 +25,8 @@ from silo_tune.store import Run
 from silo_tune.study import Data, ScheduleArm, Study
 from silo_tune.study_file import load_study, parse_study
 from silo_tune.training import evaluate
+from tests.conftest import small_study
+from tests.test_cycle import Bench
 
 CPU = torch.device("cpu")
 
@@ -248,7 +250,24 @@ def test_it_runs_end_to_end(small: tuple[Any, Study]) -> None:
     assert (frame.realised_peak_lr < frame.max_lr).all()
 
 
-def test_scales_are_pruned_and_statistics_outlive_the_redrawing(small: tuple[Any, Study]) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_statistics_outlive_weights_that_are_drawn_anew_only_where_asked(tmp_path: Path, kept: bool) -> None:
+    made = small_study(
+        model={"function": "tests.test_authors:network", "version": "1"},
+        prune={"after_prune": "reinit", "keep_statistics": kept},
+    )
+    bench = Bench(tmp_path / "run", made)
+    dense = bench.unit(0, None)
+    bench.train(dense)
+    parent = bench.weights(dense)["weights"]
+    begun = bench.worker.start(bench.unit(1, dense)).model.state_dict()
+    means = [name for name in parent if name.endswith("running_mean")]
+    assert means
+    assert all(torch.equal(begun[name], parent[name]) == kept for name in means)
+    assert not torch.equal(begun["conv1.weight"], parent["conv1.weight"])
+
+
+def test_scales_of_batch_norm_are_pruned(small: tuple[Any, Study]) -> None:
     run, frame = Run(small[0].url), small[0].frame
     result = run.result(frame.key[2])
     assert result is not None
