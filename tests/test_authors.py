@@ -25,7 +25,7 @@ from silo_tune.store import Run
 from silo_tune.study import Data, ScheduleArm, Study
 from silo_tune.study_file import load_study, parse_study
 from silo_tune.training import evaluate
-from tests.conftest import small_study
+from tests.conftest import small_table
 from tests.test_cycle import Bench
 
 CPU = torch.device("cpu")
@@ -252,10 +252,8 @@ def test_it_runs_end_to_end(small: tuple[Any, Study]) -> None:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_statistics_outlive_weights_that_are_drawn_anew_only_where_asked(tmp_path: Path, kept: bool) -> None:
-    made = small_study(
-        model={"function": "tests.test_authors:network", "version": "1"},
-        prune={"after_prune": "reinit", "keep_statistics": kept},
-    )
+    table = small_table(prune={"after_prune": "reinit", "keep_statistics": kept})
+    made = parse_study({**table, "model": {"function": "tests.test_authors:network", "version": "1"}})
     bench = Bench(tmp_path / "run", made)
     dense = bench.unit(0, None)
     bench.train(dense)
