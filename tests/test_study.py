@@ -135,7 +135,11 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"replicates.seeds": [-1]}, "replicates.seeds.0", "greater than or equal to 0"),
     ({"arms.silo.mode": "tuned"}, "arms.silo", "unknown mode 'tuned'; choose from oracle, schedule"),
     ({"arms.silo.mode": None}, "arms.silo", "missing 'mode'"),
-    ({"arms.silo.scheduel": 1}, "arms.silo.scheduel", "unknown key; choose from after_prune, epochs, mode, own_dense"),
+    (
+        {"arms.silo.scheduel": 1},
+        "arms.silo.scheduel",
+        "unknown key; choose from after_prune, ends, epochs, mode",
+    ),
     ({"arms.silo.schedule.name": "slio"}, "arms.silo.schedule", "unknown schedule 'slio'; choose from allr"),
     ({"arms.silo.schedule.gamma": 1}, "arms.silo.schedule", "silo takes no 'gamma'; it takes eps, delta"),
     ({"arms.silo.schedule.eps": 0}, "arms.silo.schedule", "eps must be above 0"),

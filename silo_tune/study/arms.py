@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
+from silo_tune.schedules import constants_at
 from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct
 from silo_tune.study.pipelines import Ice, Pipeline
 from silo_tune.study.prune import Prune
@@ -91,21 +92,42 @@ class ArmBase(Frozen):
     _point = field_validator("rewind_to")(lambda cls, v: v if v is None else Prune._point(v))
 
 
+class Ends(Frozen):
+    """Whose ends a control takes: the lower and upper rate that another arm's pilot finds (SILO's ε and ε + δ).
+
+    Attributes:
+        arm: a schedule arm with two open constants.
+        end: which of the two, for a schedule with one constant.
+    """
+
+    arm: str
+    end: Literal["low", "high"] | None = None
+
+
 class ScheduleArm(ArmBase):
     """A fixed or adaptive peak schedule: one candidate per cycle.
 
-    A schedule that leaves its constants out is `open`: [pilot] finds them. `preset` tells which one filled this arm in.
+    A schedule that leaves its constants out is `open`: [pilot] finds them, or they are the `ends` that it finds for
+    another arm. `preset` tells which one filled this arm in.
     """
 
     mode: Literal["schedule"]
     schedule: ScheduleRef
+    ends: Ends | None = None
     preset: str | None = None
     pipeline: Pipeline | None = None
 
     @property
     def open(self) -> bool:
-        """Does the pilot find this arm's constants?"""
+        """Are this arm's constants found while the study runs?"""
         return bool(self.schedule.open)
+
+    def constants_at(self, rates: Sequence[float]) -> dict[str, Any]:
+        """This arm's constants where it takes its ends from the arm whose pilot found `rates`, rising."""
+        assert self.schedule.name is not None
+        assert self.ends is not None
+        picked = {"low": rates[:1], "high": rates[-1:], None: rates}[self.ends.end]
+        return constants_at(self.schedule.name, picked)
 
 
 class OracleArm(ArmBase):
