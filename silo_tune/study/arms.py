@@ -22,21 +22,35 @@ PILOT_SPAN = 100.0
 
 
 class Grid(Frozen):
-    """A grid of max_lr, evenly spaced in log from `low` to `high`."""
+    """A grid of max_lr: evenly spaced in log from `low` to `high`, or the `rates` that are given, rising."""
 
     low: Rate
     high: Rate
     points: int = Field(ge=1, le=1000)
+    rates: Annotated[tuple[Rate, ...], LISTED] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ends_of_rates(cls, value: Any) -> Any:
+        rates = value.get("rates") if isinstance(value, Mapping) else None
+        if not isinstance(rates, (list, tuple)) or not rates or "points" in value:
+            return value
+        return {**value, "low": rates[0], "high": rates[-1], "points": len(rates)}
 
     @model_validator(mode="after")
     def _check(self) -> Grid:
-        if self.points > 1 and self.low >= self.high:
+        if self.rates is not None:
+            if list(self.rates) != sorted(set(self.rates)):
+                raise ValueError("rates rise, each given once")
+            if (self.rates[0], self.rates[-1], len(self.rates)) != (self.low, self.high, self.points):
+                raise ValueError("rates and low, high, points both say the grid; give one")
+        elif self.points > 1 and self.low >= self.high:
             raise ValueError(f"the grid is upside down: low {self.low} is not below high {self.high}")
         return self
 
     def values(self) -> list[float]:
         """The rates, rising."""
-        return log_spaced(self.low, self.high, self.points)
+        return list(self.rates) if self.rates is not None else log_spaced(self.low, self.high, self.points)
 
 
 def log_spaced(low: float, high: float, points: int) -> list[float]:
