@@ -211,6 +211,14 @@ def test_rank_intervals_hold_the_true_ranks_all_at_once(seeds: int, case: str) -
     assert missed / runs <= allowed(runs)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_rank_intervals_hold_with_counts_of_few_images(seeds: int) -> None:
+    runs, rng, wrong = 400, np.random.default_rng(seeds), 0
+    for scores in rng.binomial(360, 0.95, (runs, seeds, 5)) / 360:
+        wrong += rank_intervals(scores) != ([1] * 5, [5] * 5)
+    assert wrong / runs <= allowed(runs)
+
+
 def test_rank_intervals_are_the_true_ranks_where_noise_is_small() -> None:
     scores = draw(np.random.default_rng(0), RANKED["two best"], (10,), 0.02 * POINT)
     assert list(zip(*rank_intervals(scores), strict=True)) == true_ranks(RANKED["two best"])
