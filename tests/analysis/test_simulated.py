@@ -62,7 +62,7 @@ def rule() -> Any:
 
 # --- verdicts ---
 
-RUNS = 600
+RUNS = 400
 BOUNDARIES = [(0.5, 1), (0.85, 3), (0.9 + TOLERANCE, 1)]  # level of the other rates; rates at the tolerance
 
 
@@ -142,7 +142,7 @@ def test_holm_over_cycles_keeps_the_familywise_error(rule: Any) -> None:
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("noise", [NOISES[0], NOISES[-1]])
 def test_t_intervals_cover_what_they_claim(seeds: int, noise: float) -> None:
-    runs, truth = 3000, 0.3 * POINT
+    runs, truth = 2000, 0.3 * POINT
     found = [paired_interval(d) for d in truth + noise * np.random.default_rng(seeds).standard_normal((runs, seeds))]
     covered = sum(one.low <= truth <= one.high for one in found if one.low is not None and one.high is not None)
     assert 0.93 <= covered / runs <= 0.97
@@ -151,7 +151,7 @@ def test_t_intervals_cover_what_they_claim(seeds: int, noise: float) -> None:
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_t_intervals_cover_with_counts_of_few_images(seeds: int) -> None:
     # Accuracies of two arms on 360 images each: steps of 0.28 points, and not normal.
-    runs, rng = 3000, np.random.default_rng(seeds)
+    runs, rng = 2000, np.random.default_rng(seeds)
     gaps = (rng.binomial(360, 0.97, (runs, seeds)) - rng.binomial(360, 0.95, (runs, seeds))) / 360
     found = [paired_interval(gap) for gap in gaps]
     covered = sum(one.low <= 0.02 <= one.high for one in found if one.low is not None and one.high is not None)
@@ -172,7 +172,7 @@ def test_equivalence_is_rarely_shown_at_the_margin(seeds: int, noise: float) -> 
 @pytest.mark.parametrize("different", [0, 3])
 def test_holm_over_arms_keeps_the_familywise_error(seeds: int, different: int) -> None:
     # Eight arms against the judged one, whose noise all differences share; the last ones are two points worse.
-    runs, rng = 1000, np.random.default_rng(seeds)
+    runs, rng = 500, np.random.default_rng(seeds)
     means = np.concatenate([np.zeros(9 - different), np.full(different, -2 * POINT)])
     equal = 8 - different
     wrong = 0
