@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.columns import AGAINST, typed
 from analysis.oracle import numbers
 from analysis.regret import FIRST_ENDPOINT_CYCLE
-from analysis.stats import FloatArray, holm, p_above, p_below, paired_interval, tost
+from analysis.stats import FloatArray, holm, paired_interval, tost, two_sided_p
 from silo_tune.study import ScheduleArm, Study
 
 SIGNIFICANCE = 0.05
@@ -80,16 +80,11 @@ def _estimated(values: FloatArray, study: Study) -> dict[str, Any]:
         "spread": estimate.spread,
         "low": estimate.low,
         "high": estimate.high,
-        "p": two_sided(values) if several else None,
+        "p": two_sided_p(values) if several else None,
         "p_equivalent": tost(values, study.report.tolerance).p if several else None,
         "n_seeds": estimate.n,
         "left_out": len(study.replicates.seeds) - estimate.n,
     }
-
-
-def two_sided(values: FloatArray) -> float:
-    """Two-sided p value of a paired t test against 0; equal values other than 0 give 0, and zeros give 1."""
-    return min(1.0, 2 * min(p_below(values, 0.0), p_above(values, 0.0)))
 
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import against, containment, cost, mechanism, needed, oracle, oracles_compared, regret, search, wording
+from analysis import (
+    against,
+    budgets,
+    containment,
+    cost,
+    mechanism,
+    needed,
+    oracle,
+    oracles_compared,
+    ranking,
+    regret,
+    search,
+    wording,
+)
 from analysis.columns import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
 from analysis.interval import interval_of
 from analysis.oracle import OracleCycle
@@ -43,6 +56,8 @@ class Summary:
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
         against: the judged schedule against every other schedule arm, overall and per cycle (`AGAINST`).
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
+        ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
+        budgets: what schedule arms trained per retrained cycle (`BUDGETS`).
         spreads, slopes: of gradients and representations, for the schedule and the controls (`SPREADS`, `SLOPES`).
         cost: per arm (`cost.COLUMNS`).
         pair: the greedy Oracle and the one conditioned on the schedule, None unless both have rows.
@@ -70,6 +85,8 @@ class Summary:
     gaps: pd.DataFrame
     against: pd.DataFrame
     endpoint: Endpoint | None
+    ranking: pd.DataFrame
+    budgets: pd.DataFrame
     spreads: pd.DataFrame
     slopes: pd.DataFrame
     cost: pd.DataFrame
@@ -147,6 +164,8 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         gaps=gaps,
         against=against.against_table(chains, study),
         endpoint=_endpoint(gaps, study, chain_by),
+        ranking=ranking.rank_arms(chains, study),
+        budgets=budgets.budget_table(chains, study),
         spreads=mechanism.spread_table(ratios),
         slopes=mechanism.slope_table(ratios),
         cost=cost.cost_table(frame, study),
