@@ -13,6 +13,7 @@ from analysis.regret import FIRST_ENDPOINT_CYCLE
 from analysis.summary import Summary
 from analysis.text_tables import Table
 from analysis.wording import DASH, MINUS, cycle_list, known, p_value, percent, plural, points
+from analysis.wording.fairness import unequal_budgets
 
 ID = "baselines"
 # More arms of one outcome than these are counted, not named: the table has them all.
@@ -34,8 +35,10 @@ def ask(summary: Summary) -> Question:
     missing = _missing(summary, known_)
     if not len(known_) and not len(any_cycle):
         return Question(ID, title, missing=missing, figure="against", data=summary.against)
-    answer = (*_overall(summary, known_), *_by_cycle(summary, any_cycle), *_caveats(summary, known_))
-    table = _table(overall, per_cycle)
+    answer = (
+        *_overall(summary, known_), *_by_cycle(summary, any_cycle), *_ranks(summary), *_caveats(summary, known_)
+    )  # fmt: skip
+    table = _table(summary, overall, per_cycle)
     return Question(ID, title, answer, _short(known_, any_cycle), "against", table, summary.against, missing)
 
 
@@ -100,6 +103,30 @@ def largest(rows: pd.DataFrame) -> Any:
     return size.iloc[0].to_dict()
 
 
+def _ranks(summary: Summary) -> Iterator[str]:
+    """Places with the ranks that the noise leaves open: the first, the judged schedule's, and how many may be first."""
+    table = summary.ranking.dropna(subset=["rank"])
+    own = table[table["arm"] == summary.schedule]
+    if len(table) < 2 or not len(own):
+        return
+    places = list(dict.fromkeys([summary.schedule, *table.loc[table["rank"] == 1, "arm"]]))
+    said = "; ".join(f"{row['arm']} {rank_text(row)}" for arm in places for row in _records(table, arm))
+    may = int((table["rank_best"] == 1).sum())
+    yield (
+        f"Rank among {len(table)} arms, greedy Oracles included, in brackets the ranks that all pairwise tests at once "
+        f"leave open ({plural(int(own['n_seeds'].iloc[0]), 'seed')}, 95 %): {said}; {may} of the arms may be the first."
+    )
+
+
+def _records(table: pd.DataFrame, arm: str) -> list[Any]:
+    return table[table["arm"] == arm].to_dict("records")
+
+
+def rank_text(row: Any) -> str:
+    """ "2 (1 to 4)": a rank is never shown without its interval."""
+    return f"{row['rank']} ({row['rank_best']} to {row['rank_worst']})" if known(row["rank"]) else DASH
+
+
 def _caveats(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
     lost = rows[rows["left_out"] > 0]
     if len(lost):
@@ -109,6 +136,7 @@ def _caveats(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
             f"Seeds left out because a chain has not every cycle (under way, or it diverged): {names}{more}; a chain "
             "that diverged is in no mean."
         )
+    yield from unequal_budgets(summary)
     if summary.tuning.standing != "equal":
         yield "The arms are not equally tuned: a difference may be one of constants, not of schedules."
 
@@ -124,7 +152,7 @@ def _short(rows: pd.DataFrame, per_cycle: pd.DataFrame) -> str:
 # --- table ---
 
 
-def _table(overall: pd.DataFrame, per_cycle: pd.DataFrame) -> Table:
+def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> Table:
     head = (
         "Schedule − arm, on test",
         "Points",
@@ -134,15 +162,20 @@ def _table(overall: pd.DataFrame, per_cycle: pd.DataFrame) -> Table:
         "TOST p",
         "Largest at",
         "There",
+        "Rank",
         "Seeds",
     )
+    ranks = {str(row["arm"]): rank_text(row) for row in summary.ranking.to_dict("records")}
     ordered = overall.sort_values("difference", ascending=False, kind="stable", na_position="last")
     arms = list(ordered["arm"]) or list(dict.fromkeys(per_cycle["arm"]))
-    rows = [_row(arm, overall[overall["arm"] == arm], per_cycle[per_cycle["arm"] == arm]) for arm in arms]
+    rows = [
+        _row(arm, overall[overall["arm"] == arm], per_cycle[per_cycle["arm"] == arm], ranks.get(arm, DASH))
+        for arm in arms
+    ]
     return Table(head, rows, frozenset({"Outcome"}))
 
 
-def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> tuple[str, ...]:
+def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) -> tuple[str, ...]:
     row = overall.iloc[0].to_dict() if len(overall) else dict.fromkeys(overall.columns)
     cycles = per_cycle.dropna(subset=["difference"])
     top = largest(cycles) if len(cycles) else None
@@ -155,6 +188,7 @@ def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> tuple[str,
         p_value(row["p_equivalent_holm"]),
         f"{percent(top['weights_remaining'])} %" if top else DASH,
         points(top["difference"]) if top else DASH,
+        rank,
         str(row["n_seeds"]) if known(row["n_seeds"]) else DASH,
     )
 

@@ -61,7 +61,7 @@ def _lacking(summary: Summary) -> Iterator[str]:
     if not len(known):
         yield f"Undetermined in {cycle_list(open_['cycle'])}; how many seeds it lacks is not known from these."
         return
-    each = "; ".join(f"cycle {row['cycle']} {_seeds(row)}" for row in known.to_dict("records"))
+    each = "; ".join(f"cycle {row['cycle']}: {_seeds(row)}" for row in known.to_dict("records"))
     yield (
         f"Undetermined in {cycle_list(open_['cycle'])}. Did the differences stay as they are, so many seeds in all "
         f"would settle it, by the spread against the rate most in the way: {each}."
@@ -75,10 +75,12 @@ def _seeds(row: Any) -> str:
 def _short(data: pd.DataFrame) -> str:
     tested = _tested(data)
     informative = tested[tested["informative"]]
-    open_ = int((tested["verdict"] == "undetermined").sum())
+    inside, open_ = (int((tested["verdict"] == name).sum()) for name in ("inside", "undetermined"))
+    if not len(informative):
+        return f"no informative cycle; inside in {inside} and undetermined in {open_} of {len(tested)} tested"
+    own = int((informative["verdict"] == "inside").sum())
     return (
-        f"inside in {int((informative['verdict'] == 'inside').sum())} of "
-        f"{plural(len(informative), 'informative cycle')}, undetermined in {open_} of {len(tested)}"
+        f"inside in {own} of {plural(len(informative), 'informative cycle')}, undetermined in {open_} of {len(tested)}"
     )
 
 

@@ -38,15 +38,19 @@ _COLUMNS = ("quantity", "oracle", "cycles", "difference", "low", "high", "n_seed
 def _rows(summary: Summary) -> Iterator[dict[str, Any]]:
     end = summary.endpoint
     if end is not None and end.estimate.mean is not None:
-        cycles = f"{end.cycles[0]} to {end.cycles[-1]}"
-        yield _row(_ENDPOINT, end.oracle, cycles, end.estimate, end.equivalence.p)
+        yield _row(_ENDPOINT, end.oracle, _span(list(end.cycles)), end.estimate, end.equivalence.p)
     for quantity, table in ((_REGRET, summary.regret), (_CROSSFIT, summary.crossfit)):
         own = table[table["oracle"] == summary.verdict_oracle]
         per_seed = own.groupby("seed")["regret_test"].mean().dropna().to_numpy(dtype=float)
         if len(per_seed):
-            cycles = ", ".join(map(str, sorted(set(own["cycle"]))))
+            cycles = _span(sorted({int(cycle) for cycle in own["cycle"]}))
             p = tost(per_seed, summary.tolerance).p
             yield _row(quantity, str(summary.verdict_oracle), cycles, paired_interval(per_seed), p)
+
+
+def _span(cycles: list[int]) -> str:
+    whole = len(cycles) > 2 and cycles[-1] - cycles[0] == len(cycles) - 1
+    return f"{cycles[0]} to {cycles[-1]}" if whole else ", ".join(map(str, cycles))
 
 
 def _row(quantity: str, oracle: str, cycles: str, estimate: Estimate, p: float) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from silo_tune.study import ScheduleArm
 
 ID = "shape"
 S_CURVE = "silo"
-HIGH, LOW, RAMP = "constant at ε + δ", "constant at ε", "straight ramp"
+HIGH, LOW, RAMP, TUNED = "constant at ε + δ", "constant at ε", "straight ramp", "constant of the pilot"
+MOST_CONTROLS = 4
 PRESETS = {HIGH: "constant-high", LOW: "constant-low", RAMP: "linear"}
 _SAYS = {
     "better": "the S is better",
@@ -56,7 +57,7 @@ def ask(summary: Summary) -> Question:
     missing = _missing(found, data)
     if not data["difference"].notna().any():
         return Question(ID, title, missing=missing, figure="controls", data=data)
-    answer = (_conclusion(summary, data), *_each(data), *_verdicts(summary, found))
+    answer = (_conclusion(summary, data), *_each(data), *_verdicts(summary, found), _of_these(summary))
     short = _conclusion(summary, data).split(":")[0].lower()
     return Question(ID, title, answer, short, "controls", _table(data), data, missing)
 
@@ -88,8 +89,16 @@ def _no_s(summary: Summary) -> str | None:
     return None
 
 
+def controls_shown(summary: Summary) -> dict[str, str]:
+    """Control → what it is; {} where there is no S to ask about."""
+    return {} if _no_s(summary) is not None else {control.arm: control.role for control in alike(summary)}
+
+
 def alike(summary: Summary) -> list[Control]:
-    """Controls with the judged schedule's own profile, budget and after-prune choice; each curve once."""
+    """Controls with the judged schedule's own profile, budget and after-prune choice; each curve once, four at most.
+
+    A constant peak that is neither end of the S counts only where a pilot found it: any other says nothing of the S.
+    """
     study = summary.study
     own = study.settings(study.arms[summary.schedule])
     same = [arm for arm in controls(study, list(study.arms)) if study.settings(study.arms[arm]) == own]
@@ -97,8 +106,8 @@ def alike(summary: Summary) -> list[Control]:
     for control in (_control(summary, arm) for arm in same):
         if control is not None:
             found.setdefault(control.role + control.constants, control)
-    order = [HIGH, LOW, RAMP]
-    return sorted(found.values(), key=lambda c: order.index(c.role) if c.role in order else len(order))
+    order = [HIGH, LOW, RAMP, TUNED]
+    return sorted(found.values(), key=lambda control: order.index(control.role))[:MOST_CONTROLS]
 
 
 def _control(summary: Summary, arm: str) -> Control | None:
@@ -106,7 +115,8 @@ def _control(summary: Summary, arm: str) -> Control | None:
     if "max_lr" in own:
         ends = {HIGH: s["eps"] + s["delta"], LOW: s["eps"]}
         role = next((name for name, end in ends.items() if math.isclose(own["max_lr"], end, rel_tol=1e-6)), None)
-        return Control(arm, role or "another constant", rate(own["max_lr"]))
+        role = role or (TUNED if summary.study.searched(arm) else None)
+        return None if role is None else Control(arm, role, rate(own["max_lr"]))
     if "start" in own and "end" in own:
         return Control(arm, RAMP, f"{rate(own['start'])} to {rate(own['end'])}")
     return None
@@ -153,9 +163,7 @@ def _conclusion(summary: Summary, data: pd.DataFrame) -> str:
 
 
 def _named(rows: pd.DataFrame) -> str:
-    return joined([f"the {row['role']} ({row['arm']})" for row in rows.to_dict("records")]).replace(
-        "the another", "another"
-    )
+    return joined([f"the {row['role']} ({row['arm']})" for row in rows.to_dict("records")])
 
 
 def _each(data: pd.DataFrame) -> Iterator[str]:
@@ -166,6 +174,12 @@ def _each(data: pd.DataFrame) -> Iterator[str]:
             else ""
         )
         yield (f"S {MINUS} {row['role']} ({row['arm']}, {row['constants']}): {bare(row)}: {_SAYS[row['outcome']]}{p}.")
+
+
+def _of_these(summary: Summary) -> str:
+    constants = _constants(summary, summary.schedule)
+    ends = f"ε = {rate(constants['eps'])} and δ = {rate(constants['delta'])}"
+    return f"All this is about the S with {ends}, and about no other."
 
 
 def _verdicts(summary: Summary, found: list[Control]) -> Iterator[str]:
