@@ -19,21 +19,26 @@ from analysis.summary import Summary
 
 WIDTH = 7.6  # inches: the width of the report's column
 DPI = 110
+# What would differ between two files of the same figure, by kind.
+UNDATED: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
 
 
 def save_figure(figure: Figure, name: str) -> dict[str, bytes]:
-    """A figure as {"svg": …, "png": …}; the same figure of the same name gives the same bytes."""
+    """A figure as {"svg": …, "pdf": …, "png": …}; the same figure of the same name gives the same bytes."""
     svg = image_bytes(figure, "svg", name)
-    figure.set_layout_engine("none")  # laid out once; the second kind keeps the places
-    return {"svg": svg, "png": image_bytes(figure, "png", name)}
+    figure.set_layout_engine("none")  # laid out once; the other kinds keep the places
+    return {"svg": svg, "pdf": image_bytes(figure, "pdf", name), "png": image_bytes(figure, "png", name)}
 
 
 def image_bytes(figure: Figure, kind: str, name: str) -> bytes:
-    """The figure as a file of that kind ("svg" or "png"), without a date; `name` makes the ids of an SVG."""
+    """The figure as a file of that kind, a key of `UNDATED`, without a date; `name` makes the ids of an SVG."""
     buffer = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=UNDATED[kind])
     return buffer.getvalue()
 
 
