@@ -19,6 +19,8 @@ from analysis.summary import Summary
 
 _LONGEST = 24  # letters of a name beside a row
 _MOST_CELLS = 10  # cycles whose differences are also written as numbers
+# Of the numbers in cells. Not those of the style: a page turns these over on a dark screen, and cells stay as they are.
+_DARK, _LIGHT = "#111111", "#fefefe"
 _PAIR = "PuOr_r"  # purple: the other arm is better; orange, as the judged schedule is drawn: it is better
 # An arm whose difference is more than so many times the median one is drawn at the edge, with its number.
 _FAR = 5.0
@@ -124,7 +126,7 @@ def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]
         np.arange(len(cycles) + 1) - 0.5, np.arange(len(arms) + 1) - 0.5, grid, cmap=_PAIR,
         norm=Normalize(-limit, limit), edgecolors="white", linewidth=0.8,
     )  # fmt: skip
-    axes.set_facecolor("#eef0f2")
+    axes.set_facecolor("#eef1f5")
     axes.grid(visible=False)
     _marks(axes, grid, shown, limit)
     remaining = cells.drop_duplicates("cycle").sort_values("cycle")
@@ -134,8 +136,7 @@ def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]
     ]
     axes.set_xticks(range(0, len(cycles), every), labels[::every])
     axes.set_xlabel("weights remaining, % (cycle)")
-    bold = "bold" if len(cycles) <= _MOST_CELLS else "dot"
-    axes.set_title(f"by cycle; {bold}: shown (Holm over all)", fontsize=8.5)
+    axes.set_title("by cycle; dot: shown (Holm over all)", fontsize=8.5)
     axes.spines[["left", "bottom"]].set_visible(False)
     bar = figure.colorbar(mesh, ax=axes, extend="both", aspect=30, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
@@ -151,15 +152,15 @@ def _limit(grid: FloatArray) -> float:
 
 
 def _marks(axes: Axes, grid: FloatArray, shown: FloatArray, limit: float) -> None:
+    """The number of each cell where there is room, and a dot where it is shown."""
     written = grid.shape[1] <= _MOST_CELLS
     for (row, column), value in np.ndenumerate(grid):
-        sure = shown[row, column] == 1
-        ink = "white" if abs(value) > 0.65 * limit else INK
+        ink = _LIGHT if abs(value) > 0.65 * limit else _DARK
         if written and np.isfinite(value):
-            weight = "bold" if sure else "normal"
-            axes.text(column, row, signed(value), ha="center", va="center", fontsize=6.8, color=ink, fontweight=weight)
-        elif sure:
-            axes.plot(column, row, ".", color=ink, ms=4)
+            axes.text(column, row, signed(value), ha="center", va="center", fontsize=6.8, color=ink)
+        if shown[row, column] == 1:
+            x, y = (column + 0.38, row - 0.34) if written else (column, row)
+            axes.plot(x, y, ".", color=ink, ms=4)
 
 
 # --- the controls of the S ---
