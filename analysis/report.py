@@ -18,6 +18,7 @@ from analysis.inline import csv_link, inline_svg
 from analysis.oracle import describe
 from analysis.outline import contents, with_anchors
 from analysis.plots import save_figures
+from analysis.questions import Question, fit_of, questions
 from analysis.search import PILOT, at_edge, fragment, ordinary, points_table
 from analysis.summary import Summary, summarise
 from analysis.text_tables import (
@@ -64,15 +65,20 @@ def render(
 
 def render_summary(summary: Summary, frame: pd.DataFrame, ledger: Mapping[str, Any]) -> dict[str, bytes]:
     """The same, of a summary that is there already."""
-    figures = save_figures(ordinary(frame), summary)
+    fit = fit_of(ordinary(frame), summary.study)
+    asked = questions(summary, fit)
+    figures = save_figures(ordinary(frame), summary, None if isinstance(fit, str) else fit)
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
     files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in tables(summary).items()}
-    shown = text_tables(summary)
+    files |= {f"tables/answer-{question.id}.csv": csv_bytes(question.data) for question in asked if question.answer}
+    shown = text_tables(summary) | {f"answer-{q.id}": q.table for q in asked if q.table is not None}
     for name, table in shown.items():
         if table.rows:
             files |= {f"tables/{name}.md": to_markdown(table).encode(), f"tables/{name}.tex": to_latex(table).encode()}
     return {
-        "report.html": _page(summary, ledger, facts(summary, frame, ledger), figures, shown, sorted(files)).encode(),
+        "report.html": _page(
+            summary, asked, ledger, facts(summary, frame, ledger), figures, shown, sorted(files)
+        ).encode(),
         **files,
     }
 
@@ -102,6 +108,8 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "regret": summary.regret,
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
+        "against": summary.against,
+        "ranking": summary.ranking,
         "oracles-compared": summary.compared,
         "spreads": summary.spreads,
         "spread-slopes": summary.slopes,
@@ -116,6 +124,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
 
 def _page(
     summary: Summary,
+    asked: tuple[Question, ...],
     ledger: Mapping[str, Any],
     told: list[tuple[str, str]],
     figures: Mapping[str, Mapping[str, bytes]],
@@ -128,10 +137,15 @@ def _page(
     )  # fmt: skip
     study, troubles = summary.study, shown["diverged-and-failed"]
     searches = [_search(search, summary, figures, shown) for search in summary.searches.values()]
+    drawn = {name: _figure(name, kinds, summary) for name, kinds in figures.items() if name in CAPTIONS}
+    said = {sentence for question in asked for sentence in question.answer}
     body = environment.get_template("report.html.j2").render(
         study=study,
         summary=summary,
-        figures=[_figure(name, kinds, summary) for name, kinds in figures.items() if name in CAPTIONS],
+        questions=asked,
+        drawn=drawn,
+        figures=[figure for name, figure in drawn.items() if name not in {question.figure for question in asked}],
+        others=[sentence for sentence in summary.headline if sentence not in said],
         cycles=shown["cycles"],
         verdicts=shown["verdicts"],
         regrets=shown["regret"],
@@ -219,6 +233,22 @@ CAPTIONS = {
         "Left, within one Oracle's cycle: its best rate on validation against the schedule's own rate, from the same "
         "weights. Right, between chains: the greedy Oracle's arm against the schedule's arm. "
         "Above 0 the Oracle is better.",
+    ),
+    "against": (
+        "The schedule against the other arms",
+        "Judged schedule − arm on test, so that above 0 (orange) the judged schedule is better. Left: mean over cycles "
+        "≥ 2, paired by seed, with its 95 % t interval; shaded: the tolerance; an arrow: far off, with its number. "
+        "Right: the same at each cycle; what is shown is so after Holm over all arms and cycles.",
+    ),
+    "controls": (
+        "The S against simpler curves",
+        "Judged schedule − control on test over pruning, mean over seeds and 95 % paired t interval, not corrected for "
+        "the number of cycles; above 0 the S is better. The controls have its profile and budget.",
+    ),
+    "fit": (
+        "Curves fitted to the responses",
+        "Above: curves of each family on the rates near each cycle's best. Below: what each loses where it did not "
+        "look, in points on validation, and the S with each beta.",
     ),
     "spread": (
         "Spread of gradients and representations",

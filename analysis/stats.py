@@ -97,6 +97,11 @@ def p_above(differences: Sequence[float] | FloatArray, margin: float) -> float:
     return p_below(-_known(differences), -margin)
 
 
+def two_sided_p(differences: Sequence[float] | FloatArray) -> float:
+    """Two-sided p value of the paired t test for "the mean is not 0". 1 below two seeds."""
+    return min(1.0, 2 * min(p_below(differences, 0.0), p_above(differences, 0.0)))
+
+
 def paired_interval(differences: Sequence[float] | FloatArray, level: float = 0.95) -> Estimate:
     """Mean and two-sided paired t interval; missing (not finite) differences are left out."""
     values = _known(differences)

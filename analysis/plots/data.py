@@ -9,7 +9,10 @@ import pandas as pd
 
 from analysis import oracle
 from analysis.columns import CYCLES
+from analysis.curve_fit import Comparison
+from analysis.curve_fit.tables import fit_tables
 from analysis.oracle import OracleCycle
+from analysis.questions.shape import controls_shown
 from analysis.response import live_means
 from analysis.search import PILOT, points_table
 from analysis.summary import Summary
@@ -20,19 +23,26 @@ _ON_THE_BAND = (
 )  # fmt: skip
 
 
-def figure_data(groups: Mapping[tuple[str, int], OracleCycle], summary: Summary) -> dict[str, pd.DataFrame]:
+def figure_data(
+    groups: Mapping[tuple[str, int], OracleCycle], summary: Summary, fit: Comparison | None = None
+) -> dict[str, pd.DataFrame]:
     """Figure → table; one that has none here shows what its table in tables/ says.
 
     Args:
         groups: of `oracle.oracle_cycles`.
         summary: of the same run.
+        fit: curves fitted to its responses.
     """
+    per_cycle = summary.against[summary.against["cycle"].notna()]
     return {
         "max-lr": _on_the_band(summary),
         "oracles": summary.compared,
         "response": _responses(groups, summary),
         "accuracy": summary.arms,
         "regret": _differences(summary),
+        "against": summary.against,
+        "controls": per_cycle[per_cycle["arm"].isin(list(controls_shown(summary)))],
+        **({"fit": fit_tables(fit)["peaks"]} if fit is not None else {}),
         "spread": summary.spreads,
         "cost": summary.cost,
         **dict(_of_searches(summary)),
