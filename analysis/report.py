@@ -161,7 +161,6 @@ def _page(
         chain_oracle=describe(study, summary.chain_oracle) if summary.chain_oracle else None,
         tolerance=points(summary.tolerance, signed=False),
         toml=tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)),
-        environment=dict(ledger.get("environment") or {}),
         changes=[(str(c.get("at", "")), ", ".join(map(str, c.get("keys", ())))) for c in ledger.get("changes") or ()],
         files=files,
     )
@@ -220,7 +219,8 @@ CAPTIONS = {
     "response": (
         "Response curves",
         "Validation accuracy over max_lr at each cycle, from the same parents. All panels have the same height in "
-        "points. The line joins the Oracle's own rates; dots are single seeds.",
+        "points. The line joins the Oracle's own rates; dots are single seeds, or a band one standard "
+        "deviation where they are too many.",
     ),
     "accuracy": (
         "Test accuracy over pruning",

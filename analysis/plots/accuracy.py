@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import oracle
 from analysis.palette import FAINT, INK, looks, shaded
-from analysis.plots.axes import WIDTH, floats, new_figure, percent, weights_axis
+from analysis.plots.axes import MOST_DOTS, WIDTH, floats, new_figure, percent, weights_axis
 from analysis.stats import paired_interval
 from analysis.summary import Summary
 
@@ -70,7 +70,10 @@ def regret_figure(summary: Summary) -> Figure | None:
 def _differences_panel(axes: Axes, table: pd.DataFrame, column: str, color: str, tolerance: float) -> None:
     axes.axhspan(-tolerance, tolerance, color=FAINT, alpha=0.16, lw=0, label="± tolerance")
     axes.axhline(0, color=INK, lw=0.8)
-    axes.plot(floats(table["cycle"]) - 0.17, percent(table[column]), "o", color=FAINT, ms=2.6, mew=0, label="one seed")
+    if len(table) <= MOST_DOTS // 2:  # two panels
+        axes.plot(
+            floats(table["cycle"]) - 0.17, percent(table[column]), "o", color=FAINT, ms=2.6, mew=0, label="one seed"
+        )
     cycles, means, below, above = [], [], [], []
     for cycle, rows in table.groupby("cycle"):
         estimate = paired_interval(percent(rows[column]))

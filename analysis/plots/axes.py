@@ -19,6 +19,7 @@ from analysis.summary import Summary
 
 WIDTH = 7.6  # inches: the width of the report's column
 DPI = 110
+MOST_DOTS = 2000  # of single seeds in a figure: more are slow to draw and hide each other (ours)
 # What would differ between two files of the same figure, by kind.
 UNDATED: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},

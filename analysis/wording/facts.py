@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from analysis.summary import Summary
 
 
+_MOST_SEEDS = 20  # that are named one by one
+
+
 def facts(summary: Summary, frame: pd.DataFrame, ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and text of each fact; `frame` holds every row of the run, `ledger` is as in `report.render`."""
     return [*_what_was_run(summary, ledger), *_amounts(summary, frame)]
@@ -26,7 +29,7 @@ def _what_was_run(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str
     facts = [
         ("Judged schedule", summary.schedule),
         ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
-        ("Seeds", ", ".join(map(str, summary.seeds)) or DASH),
+        ("Seeds", _seeds(summary.seeds)),
         ("Tolerance", f"{points(summary.tolerance, signed=False)} points"),
         ("Model and data", f"{study.model.name or study.model.function}, {study.data.name or study.data.function}"),
         ("Validation images", str(summary.n_val) if summary.n_val else DASH),
@@ -50,6 +53,12 @@ def _amounts(summary: Summary, frame: pd.DataFrame) -> list[tuple[str, str]]:
         *([("Trained on", ", ".join(devices))] if devices else []),
         *([("Trained by", f"silo-tune {', '.join(versions)}")] if versions else []),
     ]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) > _MOST_SEEDS:
+        return f"{len(seeds)}, from {seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds)) or DASH
 
 
 def _pruning(study: Study) -> str:
