@@ -41,21 +41,28 @@ def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
         chains: from `regret.chain_rows`.
         study: says which arms and cycles.
     """
-    found = {arm: differences(chains, study.report.schedule, arm) for arm in others(study)}
+    found = differences(chains, study.report.schedule, others(study))
     overall = [row for arm, table in found.items() for row in _overall(arm, table, study)]
     per_cycle = [row for arm, table in found.items() for row in _per_cycle(arm, table, study)]
     return typed([*_corrected(overall), *_corrected(per_cycle)], AGAINST)
 
 
-def differences(chains: pd.DataFrame, judged: str, arm: str) -> pd.DataFrame:
-    """(seeds, cycles) test accuracy of the judged arm − the other's, from cycle 1 on; NaN where either is missing."""
-    return _accuracies(chains, judged) - _accuracies(chains, arm)
+def differences(chains: pd.DataFrame, judged: str, arms: list[str]) -> dict[str, pd.DataFrame]:
+    """Arm → (seeds, cycles) test accuracy of the judged arm − the arm's, from cycle 1 on; NaN where either is missing.
 
-
-def _accuracies(chains: pd.DataFrame, arm: str) -> pd.DataFrame:
-    own = chains[(chains["arm"] == arm) & (chains["cycle"] >= 1)]
-    values = own.assign(test_accuracy=numbers(own, "test_accuracy"))
-    return values.pivot_table(index="seed", columns="cycle", values="test_accuracy")
+    Args:
+        chains: from `regret.chain_rows`.
+        judged: whose differences they are.
+        arms: the others.
+    """
+    late = chains[(chains["cycle"] >= 1) & chains["arm"].isin([judged, *arms])]
+    plain = pd.DataFrame(
+        {"arm": late["arm"].astype(object), "seed": numbers(late, "seed").astype(int),
+         "cycle": numbers(late, "cycle").astype(int), "accuracy": numbers(late, "test_accuracy")}
+    )  # fmt: skip
+    of = {str(arm): rows.pivot(index="seed", columns="cycle", values="accuracy") for arm, rows in plain.groupby("arm")}
+    empty = pd.DataFrame()
+    return {arm: of.get(judged, empty) - of.get(arm, empty) for arm in arms}
 
 
 def _overall(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:

@@ -28,9 +28,10 @@ _FAR = 5.0
 
 def against_figure(summary: Summary) -> Figure | None:
     """Left: overall difference per arm, sorted, with its 95 % interval. Right: the same by weights remaining."""
-    overall, cells = _tables(summary)
+    cells = summary.against[summary.against["cycle"].notna()].dropna(subset=["difference"])
     if not len(cells):
         return None
+    overall = _overall(summary, cells)
     arms = list(overall["arm"])
     figure = Figure(figsize=(WIDTH, 1.9 + 0.27 * len(arms)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25), sharey=True)
@@ -50,12 +51,11 @@ def shortened(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: half - 1]}…{name[-half:]}"
 
 
-def _tables(summary: Summary) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The overall rows of arms with any difference, sorted; and the differences per cycle."""
-    cells = summary.against[summary.against["cycle"].notna()].dropna(subset=["difference"])
-    arms = pd.DataFrame({"arm": list(dict.fromkeys(cells["arm"]))})
+def _overall(summary: Summary, cells: pd.DataFrame) -> pd.DataFrame:
+    """The overall rows of the arms that have any difference, sorted."""
+    arms = pd.DataFrame({"arm": cells["arm"].unique()})
     overall = arms.merge(summary.against[summary.against["cycle"].isna()], on="arm", how="left")
-    return overall.sort_values("difference", ascending=False, na_position="last", kind="stable"), cells
+    return overall.sort_values("difference", ascending=False, na_position="last", kind="stable")
 
 
 # --- overall ---

@@ -56,7 +56,7 @@ def ask(summary: Summary, fit: Fitted) -> Question:
 
 def _short(fit: Comparison) -> str:
     trend = fit.trend()
-    rise = "no rise shown" if trend is None else f"max_lr {trend[0]}s"
+    rise = "no rise shown" if trend is None else f"the best max_lr {trend[0]}s"
     return "; ".join([rise, *_told(fit)])
 
 
