@@ -48,7 +48,7 @@ def check_page(browser: Any, url: str, width: int = 1280, scheme: str = "light",
         check_figures(page, figures)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.get_by_text("The study, with every default").click()
-        assert page.get_by_text("[replicates]").is_visible()
+        assert page.locator("pre.study").is_visible()
 
 
 def check_figures(page: Any, figures: int) -> None:

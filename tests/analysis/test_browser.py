@@ -132,13 +132,13 @@ def test_print_shows_everything_that_is_folded(browser: Any, url: str) -> None:
         page.emulate_media(media="print")
         check_figures(page, FIGURES)
         assert not page.locator("nav.within").is_visible()
-        assert page.get_by_text("[replicates]").is_visible()
+        assert page.locator("pre.study").is_visible()
         assert page.get_by_text("figures/cost.pdf").last.is_visible()
         assert page.locator("main").evaluate("main => getComputedStyle(document.body).backgroundColor") == PAPER
         wide = "[...document.querySelectorAll('main *:not(svg *)')].filter(e => e.getBoundingClientRect().right > 721)"
         assert page.evaluate(f"{wide}.map(e => e.outerHTML.slice(0, 80))") == []
         page.emulate_media(media="screen")
-        page.get_by_text("[replicates]").wait_for(state="hidden")
+        page.locator("pre.study").wait_for(state="hidden")
 
 
 def test_the_links_to_data_hold_the_files(browser: Any, url: str, files: dict[str, bytes]) -> None:
