@@ -15,7 +15,8 @@ INTERVALS = {
 VERDICTS = {
     "oracle": "string", "cycle": "Int64", "arm": "string", "control": "boolean", "max_lr": "Float64",
     "verdict": "string", "point_verdict": "string", "reason": "string", "n_seeds": "Int64", "p_inside": "Float64",
-    "p_inside_holm": "Float64", "p_outside": "Float64", "p_outside_holm": "Float64",
+    "p_inside_holm": "Float64", "p_outside": "Float64", "p_outside_holm": "Float64", "needed_low": "Int64",
+    "needed_high": "Int64",
 }  # fmt: skip
 CURVES = {
     "oracle": "string", "cycle": "Int64", "max_lr": "Float64", "asked": "boolean", "tests": "string",
@@ -46,6 +47,13 @@ CROSSFIT = {
 GAPS = {
     "oracle": "string", "schedule": "string", "cycle": "Int64", "seed": "Int64", "gap_val": "Float64",
     "gap_test": "Float64",
+}  # fmt: skip
+# The judged schedule − another schedule arm, on test; `cycle` is null for the mean over cycles ≥ 2. Above 0 the judged
+# schedule is better. `outcome`: better | worse | equivalent | undetermined; `left_out`: seeds without a pair.
+AGAINST = {
+    "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "difference": "Float64", "spread": "Float64",
+    "low": "Float64", "high": "Float64", "p": "Float64", "p_holm": "Float64", "p_equivalent": "Float64",
+    "p_equivalent_holm": "Float64", "outcome": "string", "n_seeds": "Int64", "left_out": "Int64",
 }  # fmt: skip
 # Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `difference`: the
 # arm minus the judged schedule; `own_seeds`: seeds that the arm has complete; `same_as`: arms with the same units.

@@ -18,7 +18,8 @@ STYLE: Any = {
     "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.titlecolor": INK, "figure.facecolor": "white",
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"], "font.size": 9,
     "grid.color": GRID, "grid.linewidth": 0.7, "legend.fontsize": 8.5, "legend.frameon": False, "lines.linewidth": 1.6,
-    "lines.markersize": 5, "svg.fonttype": "none", "text.color": INK, "xtick.color": INK, "xtick.labelsize": 8.5,
+    "lines.markersize": 5, "pdf.fonttype": 42, "svg.fonttype": "none", "text.color": INK, "text.parse_math": False,
+    "xtick.color": INK, "xtick.labelsize": 8.5,
     "xtick.major.size": 3, "ytick.color": INK, "ytick.labelsize": 8.5, "ytick.major.size": 3,
 }  # fmt: skip
 VERDICT_MARKS = {"inside": "o", "outside": "X", "undetermined": "D", "not tested": "."}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from html import escape
 from typing import Any
 
 import jinja2
@@ -13,11 +13,16 @@ import pandas as pd
 import tomli_w
 from markupsafe import Markup
 
+from analysis.formats import csv_bytes, to_latex, to_markdown
+from analysis.inline import csv_link, inline_svg
 from analysis.oracle import describe
+from analysis.outline import contents, with_anchors
 from analysis.plots import save_figures
+from analysis.questions import Question, fit_of, questions
 from analysis.search import PILOT, at_edge, fragment, ordinary, points_table
 from analysis.summary import Summary, summarise
 from analysis.text_tables import (
+    Table,
     constants_text,
     cost_table,
     cycle_table,
@@ -29,16 +34,14 @@ from analysis.text_tables import (
     verdict_table,
 )
 from analysis.wording import (
-    DASH,
-    STANDINGS,
     cycle_list,
-    percent,
     plural,
     points,
     savings_sentence,
     seed_list,
     tuning_sentence,
 )
+from analysis.wording.facts import facts
 from silo_tune.results import SearchRecord
 from silo_tune.study import Study
 
@@ -49,7 +52,7 @@ _MOST_POINTS = 20
 def render(
     frame: pd.DataFrame, study: Study, ledger: Mapping[str, Any], searches: Mapping[str, SearchRecord] | None = None
 ) -> dict[str, bytes]:
-    """report.html, figures/NAME.svg, figures/NAME.png and tables/NAME.csv; the same run gives the same bytes.
+    """report.html, figures/NAME.svg (.pdf, .png, .csv) and tables/NAME.csv (.md, .tex); the same run, the same bytes.
 
     Args:
         frame: rows as in `silo_tune.results.COLUMNS`.
@@ -57,12 +60,41 @@ def render(
         ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
         searches: arm → its pilot or tune search.
     """
-    summary = summarise(frame, study, searches)
-    figures = save_figures(ordinary(frame), summary)
+    return render_summary(summarise(frame, study, searches), frame, ledger)
+
+
+def render_summary(summary: Summary, frame: pd.DataFrame, ledger: Mapping[str, Any]) -> dict[str, bytes]:
+    """The same, of a summary that is there already."""
+    fit = fit_of(ordinary(frame), summary.study)
+    asked = questions(summary, fit)
+    figures = save_figures(ordinary(frame), summary, None if isinstance(fit, str) else fit)
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
-    files |= {f"tables/{name}.csv": _csv(table) for name, table in tables(summary).items()}
-    page = _page(summary, ledger, {name: kinds["svg"] for name, kinds in figures.items()}, sorted(files))
-    return {"report.html": page.encode(), **files}
+    files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in tables(summary).items()}
+    files |= {f"tables/answer-{question.id}.csv": csv_bytes(question.data) for question in asked if question.answer}
+    shown = text_tables(summary) | {f"answer-{q.id}": q.table for q in asked if q.table is not None}
+    for name, table in shown.items():
+        if table.rows:
+            files |= {f"tables/{name}.md": to_markdown(table).encode(), f"tables/{name}.tex": to_latex(table).encode()}
+    return {
+        "report.html": _page(
+            summary, asked, ledger, facts(summary, frame, ledger), figures, shown, sorted(files)
+        ).encode(),
+        **files,
+    }
+
+
+def text_tables(summary: Summary) -> dict[str, Table]:
+    """The tables that the page shows, of tables/NAME.md and tables/NAME.tex."""
+    return {
+        "cycles": cycle_table(summary),
+        "verdicts": verdict_table(summary),
+        "oracles-compared": oracles_table(summary),
+        "oracles-apart": distances_table(summary),
+        "regret": regret_table(summary),
+        **{f"search-{arm}": search_table(search, _MOST_POINTS) for arm, search in summary.searches.items()},
+        "cost": cost_table(summary),
+        "diverged-and-failed": trouble_table(summary),
+    }
 
 
 def tables(summary: Summary) -> dict[str, pd.DataFrame]:
@@ -76,6 +108,8 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "regret": summary.regret,
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
+        "against": summary.against,
+        "ranking": summary.ranking,
         "oracles-compared": summary.compared,
         "spreads": summary.spreads,
         "spread-slopes": summary.slopes,
@@ -85,72 +119,71 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
     }
 
 
-def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, lineterminator="\n").encode()
+# --- the page ---
 
 
-def _page(summary: Summary, ledger: Mapping[str, Any], svgs: Mapping[str, bytes], files: list[str]) -> str:
+def _page(
+    summary: Summary,
+    asked: tuple[Question, ...],
+    ledger: Mapping[str, Any],
+    told: list[tuple[str, str]],
+    figures: Mapping[str, Mapping[str, bytes]],
+    shown: Mapping[str, Table],
+    files: list[str],
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    study, troubles = summary.study, trouble_table(summary)
-    searches = [_search(search, summary, svgs) for search in summary.searches.values()]
-    return environment.get_template("report.html.j2").render(
-        title=study.report.title or study.name,
+    study, troubles = summary.study, shown["diverged-and-failed"]
+    searches = [_search(search, summary, figures, shown) for search in summary.searches.values()]
+    drawn = {name: _figure(name, kinds, summary) for name, kinds in figures.items() if name in CAPTIONS}
+    said = {sentence for question in asked for sentence in question.answer}
+    body = environment.get_template("report.html.j2").render(
         study=study,
         summary=summary,
-        facts=_facts(summary, ledger),
-        figures=[_figure(name, svg.decode(), summary) for name, svg in svgs.items() if name in CAPTIONS],
-        cycles=cycle_table(summary),
-        verdicts=verdict_table(summary),
-        regrets=regret_table(summary),
-        oracles=oracles_table(summary),
-        distances=distances_table(summary),
+        questions=asked,
+        drawn=drawn,
+        figures=[figure for name, figure in drawn.items() if name not in {question.figure for question in asked}],
+        others=[sentence for sentence in summary.headline if sentence not in said],
+        cycles=shown["cycles"],
+        verdicts=shown["verdicts"],
+        regrets=shown["regret"],
+        oracles=shown["oracles-compared"],
+        distances=shown["oracles-apart"],
         pilots=[found for found in searches if found["kind"] == PILOT],
         tunes=[found for found in searches if found["kind"] != PILOT],
         tuning=tuning_sentence(summary),
-        cost=cost_table(summary),
+        cost=shown["cost"],
         troubles=replace(troubles, rows=troubles.rows[:_MOST_TROUBLES]),
         more_troubles=max(0, len(troubles.rows) - _MOST_TROUBLES),
         verdict_oracle=describe(study, summary.verdict_oracle) if summary.verdict_oracle else None,
         chain_oracle=describe(study, summary.chain_oracle) if summary.chain_oracle else None,
         tolerance=points(summary.tolerance, signed=False),
         toml=tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)),
-        environment=dict(ledger.get("environment") or {}),
         changes=[(str(c.get("at", "")), ", ".join(map(str, c.get("keys", ())))) for c in ledger.get("changes") or ()],
         files=files,
     )
-
-
-def _pruning(study: Study) -> str:
-    if study.prune.rate is not None:
-        return f"pruning {percent(study.prune.rate, 0)} % of the remaining {study.prune.granularity}s each"
-    return (
-        f"leaving {', '.join(percent(share, 1) for share in study.remaining[1:])} % of the {study.prune.granularity}s"
+    script = environment.get_template("page.js").render()
+    return environment.get_template("page.html.j2").render(
+        title=study.report.title or study.name,
+        name=study.name,
+        facts=told,
+        body=with_anchors(body),
+        contents=contents(body),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _facts(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
-    study = summary.study
-    facts = [
-        ("Judged schedule", summary.schedule),
-        ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
-        ("Seeds", ", ".join(map(str, summary.seeds)) or DASH),
-        ("Tolerance", f"{points(summary.tolerance, signed=False)} points"),
-        ("Model and data", f"{study.model.name or study.model.function}, {study.data.name or study.data.function}"),
-        ("Validation images", str(summary.n_val) if summary.n_val else DASH),
-        ("Tuning", STANDINGS[summary.tuning.standing]),
-    ]
-    return [*facts, ("Run made", str(ledger["created"]))] if ledger.get("created") else facts
 
 
 # --- searches ---
 
 
-def _search(search: SearchRecord, summary: Summary, svgs: Mapping[str, bytes]) -> dict[str, Any]:
+def _search(
+    search: SearchRecord, summary: Summary, figures: Mapping[str, Mapping[str, bytes]], shown: Mapping[str, Table]
+) -> dict[str, Any]:
     """What the page shows of one search."""
-    figures = {f"search-{kind}-{search.arm}": caption for kind, caption in SEARCH_CAPTIONS.items()}
+    captions = {f"search-{kind}-{search.arm}": caption for kind, caption in SEARCH_CAPTIONS.items()}
     return {
         "arm": search.arm,
         "kind": search.kind,
@@ -158,14 +191,14 @@ def _search(search: SearchRecord, summary: Summary, svgs: Mapping[str, bytes]) -
         "finished": search.finished,
         "seeds": seed_list(sorted({seed for point in search.points for seed in point["seeds"]})),
         "counted": cycle_list(search.counted) if search.counted else "the counted cycles",
-        "table": search_table(search, _MOST_POINTS),
+        "table": shown[f"search-{search.arm}"],
         "more": max(0, len(search.points) - _MOST_POINTS),
         "chosen": constants_text(search.args) if search.args is not None else None,
         "extended": search.extended,
         "edges": ", ".join(at_edge(search, summary.study)),
         "saved": savings_sentence(summary.savings[search.arm]),
         "fragment": fragment(search, summary.study),
-        "figures": [_drawn(name, svgs[name].decode(), *words) for name, words in figures.items() if name in svgs],
+        "figures": [_drawn(name, figures[name], *words) for name, words in captions.items() if name in figures],
     }
 
 
@@ -186,7 +219,8 @@ CAPTIONS = {
     "response": (
         "Response curves",
         "Validation accuracy over max_lr at each cycle, from the same parents. All panels have the same height in "
-        "points. The line joins the Oracle's own rates; dots are single seeds.",
+        "points. The line joins the Oracle's own rates; dots are single seeds, or a band one standard "
+        "deviation where they are too many.",
     ),
     "accuracy": (
         "Test accuracy over pruning",
@@ -199,6 +233,22 @@ CAPTIONS = {
         "Left, within one Oracle's cycle: its best rate on validation against the schedule's own rate, from the same "
         "weights. Right, between chains: the greedy Oracle's arm against the schedule's arm. "
         "Above 0 the Oracle is better.",
+    ),
+    "against": (
+        "The schedule against the other arms",
+        "Judged schedule − arm on test, so that above 0 (orange) the judged schedule is better. Left: mean over cycles "
+        "≥ 2, paired by seed, with its 95 % t interval; shaded: the tolerance; an arrow: far off, with its number. "
+        "Right: the same at each cycle; what is shown is so after Holm over all arms and cycles.",
+    ),
+    "controls": (
+        "The S against simpler curves",
+        "Judged schedule − control on test over pruning, mean over seeds and 95 % paired t interval, not corrected for "
+        "the number of cycles; above 0 the S is better. The controls have its profile and budget.",
+    ),
+    "fit": (
+        "Curves fitted to the responses",
+        "Above: curves of each family on the rates near each cycle's best. Below: what each loses where it did not "
+        "look, in points on validation, and the S with each beta.",
     ),
     "spread": (
         "Spread of gradients and representations",
@@ -231,23 +281,18 @@ SEARCH_CAPTIONS = {
 }  # fmt: skip
 
 
-def _figure(name: str, svg: str, summary: Summary) -> dict[str, Any]:
+def _figure(name: str, kinds: Mapping[str, bytes], summary: Summary) -> dict[str, Any]:
     extra = f" {summary.headline[0]}" if name == "max-lr" and summary.headline else ""
-    return _drawn(name, svg, *CAPTIONS[name], extra)
+    return _drawn(name, kinds, *CAPTIONS[name], extra)
 
 
-def _drawn(name: str, svg: str, title: str, caption: str, extra: str = "") -> dict[str, Any]:
-    alt = f"{title}. {caption}{extra}"
-    return {"name": name, "title": title, "caption": caption, "svg": Markup(inline_svg(svg, name, alt))}
-
-
-def inline_svg(svg: str, name: str, alt: str) -> str:
-    """An SVG file as an element of a page: ids unique by `name`, an alt text; no prolog, metadata or fixed size."""
-    body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    prefix = f"fig-{name}"
-    body = re.sub(r'(\sid=")', rf"\1{prefix}-", body)
-    body = re.sub(r"(url\(#|href=\"#)", rf"\1{prefix}-", body)
-    body = body.replace('<style type="text/css">*{', f"<style type=\"text/css\">[id='{prefix}'] *{{", 1)
-    tag, rest = body.split(">", 1)
-    tag = re.sub(r'\s(width|height)="[^"]*"', "", tag)
-    return f'{tag} id="{prefix}" role="img" aria-label="{escape(alt)}">{rest}'
+def _drawn(name: str, kinds: Mapping[str, bytes], title: str, caption: str, extra: str = "") -> dict[str, Any]:
+    """What the macro `drawing` shows: kinds is what `save_figures` made of the figure."""
+    return {
+        "name": name,
+        "title": title,
+        "caption": caption,
+        "svg": Markup(inline_svg(kinds["svg"].decode(), name, f"{title}. {caption}{extra}")),
+        "csv": csv_link(kinds["csv"]) if "csv" in kinds else None,
+        "kinds": list(kinds),
+    }

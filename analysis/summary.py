@@ -10,7 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import budgets, containment, cost, mechanism, oracle, oracles_compared, ranking, regret, search, wording
+from analysis import (
+    against,
+    budgets,
+    containment,
+    cost,
+    mechanism,
+    needed,
+    oracle,
+    oracles_compared,
+    ranking,
+    regret,
+    search,
+    wording,
+)
 from analysis.columns import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
 from analysis.interval import interval_of
 from analysis.oracle import OracleCycle
@@ -35,11 +48,13 @@ class Summary:
         chain_oracle: the greedy Oracle that chain gap and primary endpoint come from, None without one.
         cycles: one row per decided cycle (`CYCLES`), from those two Oracles.
         intervals: per Oracle and cycle (`INTERVALS`).
-        verdicts: per Oracle, cycle and tested arm (`VERDICTS`); Holm is over the cycles of one Oracle and arm.
+        verdicts: per Oracle, cycle and tested arm (`VERDICTS`); Holm is over the cycles of one Oracle and arm. An
+            undetermined one has the range of seeds that it would take (`needed.seeds_for_verdict`).
         curves: per Oracle, cycle and rate: means and spreads over seeds (`CURVES`).
         arms: per arm and cycle: means and spreads of what its chains go on with (`ARMS`).
         regret, crossfit: per Oracle, cycle and seed (`REGRET`, `CROSSFIT`).
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
+        against: the judged schedule against every other schedule arm, overall and per cycle (`AGAINST`).
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
         ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
         budgets: what schedule arms trained per retrained cycle (`BUDGETS`).
@@ -68,6 +83,7 @@ class Summary:
     regret: pd.DataFrame
     crossfit: pd.DataFrame
     gaps: pd.DataFrame
+    against: pd.DataFrame
     endpoint: Endpoint | None
     ranking: pd.DataFrame
     budgets: pd.DataFrame
@@ -146,6 +162,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         regret=regrets,
         crossfit=crossfit,
         gaps=gaps,
+        against=against.against_table(chains, study),
         endpoint=_endpoint(gaps, study, chain_by),
         ranking=ranking.rank_arms(chains, study),
         budgets=budgets.budget_table(chains, study),
@@ -212,7 +229,13 @@ def _verdict(group: OracleCycle, arm: str, tolerance: float) -> dict[str, Any]:
         "n_seeds": verdict.n_seeds,
         "p_inside": verdict.p_inside,
         "p_outside": verdict.p_outside,
+        **_needed(group, arm, verdict.name, tolerance),
     }
+
+
+def _needed(group: OracleCycle, arm: str, verdict: str, tolerance: float) -> dict[str, int]:
+    found = needed.seeds_for_verdict(group, arm, tolerance) if verdict == "undetermined" else None
+    return {} if found is None else {"needed_low": found[0], "needed_high": found[1]}
 
 
 def _point_verdict(group: OracleCycle, rate: float | None, tolerance: float) -> str | None:

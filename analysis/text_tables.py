@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.oracle import numbers
+from analysis.palette import CROWD
 from analysis.search import PILOT, by_merit, parameters
 from analysis.stats import paired_interval
 from analysis.summary import Summary
@@ -94,17 +95,29 @@ def _ends(rows: pd.DataFrame, column: str) -> str:
 
 
 def verdict_table(summary: Summary) -> Table:
-    """Verdict of every tested arm per cycle of the verdict's Oracle, with its Holm-corrected p value."""
+    """Verdict of every tested arm per cycle of the verdict's Oracle, with its Holm-corrected p value.
+
+    A row per cycle, with the reason for the judged schedule; of a crowd of arms a row per arm.
+    """
     own = summary.verdicts[summary.verdicts["oracle"] == summary.verdict_oracle]
     arms = [str(arm) for arm in dict.fromkeys(own["arm"])]
-    rows = []
-    for cycle, group in own.groupby("cycle"):
-        cells = {str(row["arm"]): _verdict_text(row) for _, row in group.iterrows()}
-        rows.append((str(cycle), *(cells.get(arm, DASH) for arm in arms)))
-    reasons = {str(row["cycle"]): row["reason"] for _, row in own[own["arm"] == summary.schedule].iterrows()}
+    cycles = [int(cycle) for cycle in dict.fromkeys(own["cycle"])]
+    cells = {(int(row["cycle"]), str(row["arm"])): _verdict_text(row) for _, row in own.iterrows()}
+    if len(arms) > CROWD:
+        head = ("Arm", *(f"Cycle {cycle}" for cycle in cycles))
+        rows = [(arm, *(cells.get((cycle, arm), DASH) for cycle in cycles)) for arm in arms]
+        return Table(head, rows, frozenset(head[1:]))
+    reasons = {int(row["cycle"]): row["reason"] for _, row in own[own["arm"] == summary.schedule].iterrows()}
     head = ("Cycle", *arms, f"Why, for {summary.schedule}")
-    full = [(*row, reasons[row[0]] if known(reasons.get(row[0])) else DASH) for row in rows]
-    return Table(head, full, frozenset(head[1:]))
+    rows = [
+        (
+            str(cycle),
+            *(cells.get((cycle, arm), DASH) for arm in arms),
+            reasons[cycle] if known(reasons.get(cycle)) else DASH,
+        )
+        for cycle in cycles
+    ]
+    return Table(head, rows, frozenset(head[1:]))
 
 
 def _verdict_text(row: Any) -> str:

@@ -25,16 +25,23 @@ CALLED = {
 
 def fit_lines(comparison: Comparison, study: Study) -> list[str]:
     """The table of families, the conclusion, and what limits it."""
-    return [*_table(comparison), "", *conclusion(comparison, study), "", *_notes(comparison)]
+    return [*_table(comparison), "", *conclusion(comparison, study), "", *limits(comparison)]
 
 
 # --- the table ---
 
 
+FAMILY_HEAD = ("curve", "constants", "fitted", "new cycle", "95 % interval", "new seed", "95 % interval", "test %")
+
+
+def family_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """One row of text per family, under `FAMILY_HEAD`: its constants, regrets in points, test accuracy."""
+    return [_row(fit) for fit in comparison.fits.values()]
+
+
 def _table(comparison: Comparison) -> Iterator[str]:
-    head = ("curve", "constants", "fitted", "new cycle", "95 % interval", "new seed", "95 % interval", "test %")
-    rows = [head, *(_row(fit) for fit in comparison.fits.values())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    rows = [FAMILY_HEAD, *family_rows(comparison)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(FAMILY_HEAD))]
     for row in rows:
         left = "  ".join(cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True))
         right = "  ".join(cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))
@@ -173,7 +180,8 @@ def _spans(fit: Fit) -> Iterator[str]:
         yield f"{key} {_short(low)}" if low == high else f"{key} {_short(low)} to {_short(high)}"
 
 
-def _notes(comparison: Comparison) -> Iterator[str]:
+def limits(comparison: Comparison) -> Iterator[str]:
+    """What the numbers are, and what limits them."""
     yield (
         "Regret: points on validation below the best rate of each cycle in hindsight; of the fit to everything, on "
         "each cycle of the fit without it, on each seed of the fit without it. Test: of the fit without the seed."

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis import oracle
 from analysis.palette import FAINT, INK, looks, shaded
-from analysis.plots.axes import WIDTH, floats, new_figure, percent, weights_axis
+from analysis.plots.axes import MOST_DOTS, WIDTH, ints, new_figure, percent, weights_axis
 from analysis.stats import paired_interval
 from analysis.summary import Summary
 
@@ -59,7 +58,8 @@ def regret_figure(summary: Summary) -> Figure | None:
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for panel, (table, column, name, title) in zip(panels, shown, strict=True):
         color = looks(summary.study)[str(name)].color
-        _differences_panel(panel, table, column, color, 100 * summary.tolerance)
+        _differences_panel(panel, table.assign(left=_left(table, summary)), column, color, 100 * summary.tolerance)
+        weights_axis(panel, summary, most=12 // len(shown))
         panel.set_title(f"{title}: {oracle.describe(summary.study, str(name))}", fontsize=8.5)
     panels[0].set_ylabel("points on test (Oracle − schedule)")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -67,20 +67,29 @@ def regret_figure(summary: Summary) -> Figure | None:
     return figure
 
 
+def _left(table: pd.DataFrame, summary: Summary) -> list[float]:
+    """Weights remaining at each row's cycle, in %, as on the axis of `weights_axis`; as planned where none is known."""
+    shown = summary.arms.dropna(subset=["weights_remaining"]).drop_duplicates("cycle")
+    known = dict(zip(ints(shown["cycle"]), percent(shown["weights_remaining"]), strict=True))
+    return [known.get(cycle, 100 * summary.study.remaining[cycle]) for cycle in ints(table["cycle"])]
+
+
 def _differences_panel(axes: Axes, table: pd.DataFrame, column: str, color: str, tolerance: float) -> None:
     axes.axhspan(-tolerance, tolerance, color=FAINT, alpha=0.16, lw=0, label="± tolerance")
     axes.axhline(0, color=INK, lw=0.8)
-    axes.plot(floats(table["cycle"]) - 0.17, percent(table[column]), "o", color=FAINT, ms=2.6, mew=0, label="one seed")
-    cycles, means, below, above = [], [], [], []
-    for cycle, rows in table.groupby("cycle"):
+    if len(table) <= MOST_DOTS // 2:  # two panels
+        aside = 1.03 * table["left"]  # to the left of the mean
+        axes.plot(aside, percent(table[column]), "o", color=FAINT, ms=2.6, mew=0, label="one seed")
+    places, means, below, above = [], [], [], []
+    for left, rows in table.groupby("left"):
         estimate = paired_interval(percent(rows[column]))
         if estimate.mean is not None:
-            cycles.append(int(str(cycle)))
+            places.append(float(str(left)))
             means.append(estimate.mean)
             below.append(estimate.mean - (estimate.mean if estimate.low is None else estimate.low))
             above.append((estimate.mean if estimate.high is None else estimate.high) - estimate.mean)
     axes.errorbar(
-        cycles,
+        places,
         means,
         yerr=[below, above],
         fmt="o",
@@ -90,6 +99,4 @@ def _differences_panel(axes: Axes, table: pd.DataFrame, column: str, color: str,
         ms=5,
         label="mean, 95 % t interval",
     )
-    axes.set_xlabel("cycle")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="x")

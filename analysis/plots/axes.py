@@ -11,6 +11,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -19,21 +22,34 @@ from analysis.summary import Summary
 
 WIDTH = 7.6  # inches: the width of the report's column
 DPI = 110
+MOST_DOTS = 2000  # of single seeds in a figure: more are slow to draw and hide each other (ours)
+# What would differ between two files of the same figure, by kind.
+UNDATED: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+_CANVASES = {"svg": FigureCanvasSVG, "pdf": FigureCanvasPdf, "png": FigureCanvasAgg}
 
 
 def save_figure(figure: Figure, name: str) -> dict[str, bytes]:
-    """A figure as {"svg": …, "png": …}; the same figure of the same name gives the same bytes."""
-    svg = image_bytes(figure, "svg", name)
-    figure.set_layout_engine("none")  # laid out once; the second kind keeps the places
-    return {"svg": svg, "png": image_bytes(figure, "png", name)}
+    """A figure as {"svg": …, "pdf": …, "png": …}; the same figure of the same name gives the same bytes."""
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once; every kind keeps the places
+    return {kind: image_bytes(figure, kind, name) for kind in UNDATED}
 
 
 def image_bytes(figure: Figure, kind: str, name: str) -> bytes:
-    """The figure as a file of that kind ("svg" or "png"), without a date; `name` makes the ids of an SVG."""
+    """The figure as a file of that kind, a key of `UNDATED`, without a date; `name` makes the ids of an SVG.
+
+    Not by `savefig`, which draws every figure twice to ask for a layout.
+    """
     buffer = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    figure.set_dpi(DPI)  # those of vectors leave it at 72
+    canvas: Any = _CANVASES[kind](figure)
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+        getattr(canvas, f"print_{kind}")(buffer, metadata=UNDATED[kind])
     return buffer.getvalue()
 
 

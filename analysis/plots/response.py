@@ -13,8 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.oracle import OracleCycle
 from analysis.palette import FAINT, INK, looks
-from analysis.plots.axes import WIDTH, percent, rate_axis
+from analysis.plots.axes import MOST_DOTS, WIDTH, percent, rate_axis
 from analysis.response import live_means, panel_room
+from analysis.stats import BoolArray
 from analysis.summary import Summary
 
 
@@ -28,10 +29,11 @@ def response_figure(groups: Mapping[tuple[str, int], OracleCycle], summary: Summ
     figure = Figure(figsize=(WIDTH, max(2.9, 0.75 + 1.85 * lines)), layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, squeeze=False)
     room = panel_room(shown, summary.tolerance)
+    crowded = sum(group.val.size for group in shown) > MOST_DOTS
     handles: dict[str, Any] = {}
     for position, group in enumerate(shown):
         panel = panels.flat[position]
-        _response_panel(panel, group, summary, room)
+        _response_panel(panel, group, summary, room, crowded)
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
         panel.tick_params(labelbottom=position + columns >= len(shown))
@@ -49,7 +51,7 @@ def response_figure(groups: Mapping[tuple[str, int], OracleCycle], summary: Summ
     return figure
 
 
-def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tuple[float, float]) -> None:
+def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tuple[float, float], crowded: bool) -> None:
     style, means = looks(summary.study), 100 * live_means(group)
     color = style[group.oracle].color
     row = summary.cycles[summary.cycles["cycle"] == group.cycle]
@@ -66,8 +68,7 @@ def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tupl
     top = means[line].max() if line.any() else np.nanmax(means)
     floor = top - room[0]
     axes.set_ylim(floor - 0.06 * room[0], top + room[1])
-    for accuracies in 100 * np.where(lost, np.nan, group.val):
-        axes.plot(group.rates, accuracies, "o", ms=2, color=FAINT, alpha=0.75, mew=0, label="one seed")
+    _seeds(axes, group, line, lost, crowded)
     axes.axhline(top - 100 * summary.tolerance, color=FAINT, lw=0.9, ls=(0, (4, 2)), label="best − tolerance")
     axes.plot(group.rates[line], means[line], "-o", color=color, ms=3.5, lw=1.4, label=f"{group.oracle}: mean")
     low = np.isfinite(means) & (means < floor)
@@ -76,6 +77,19 @@ def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tupl
     if lost.any():
         axes.plot(group.rates[lost], np.full(lost.sum(), floor), "x", ms=5, color=INK, label="collapsed in a seed")
     _mark_schedule(axes, group, summary, means, floor)
+
+
+def _seeds(axes: Axes, group: OracleCycle, line: BoolArray, lost: BoolArray, crowded: bool) -> None:
+    """A dot per seed and rate; with too many of them, one standard deviation around the mean of the line's rates."""
+    accuracies = 100 * np.where(lost, np.nan, group.val)
+    if not crowded:
+        rates = np.broadcast_to(group.rates, accuracies.shape)
+        axes.plot(rates.ravel(), accuracies.ravel(), "o", ms=2, color=FAINT, alpha=0.75, mew=0, label="one seed")
+        return
+    mean, spread = np.nanmean(accuracies[:, line], axis=0), np.nanstd(accuracies[:, line], axis=0, ddof=1)
+    axes.fill_between(
+        group.rates[line], mean - spread, mean + spread, color=FAINT, alpha=0.3, lw=0, label="one standard deviation"
+    )
 
 
 def _mark_schedule(axes: Axes, group: OracleCycle, summary: Summary, means: Any, floor: float) -> None:

@@ -14,6 +14,7 @@ from analysis.wording.cells import (
     points,
     rate,
     seconds,
+    seed_range,
     width_text,
 )
 from analysis.wording.headline import headline
@@ -38,6 +39,7 @@ __all__ = [
     "savings_sentence",
     "seconds",
     "seed_list",
+    "seed_range",
     "summary_lines",
     "tuning_sentence",
     "width_text",

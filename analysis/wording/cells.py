@@ -69,6 +69,20 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+# Beyond so many seeds a range says nothing that a study could act on (ours).
+_MANY_SEEDS = 500
+
+
+def seed_range(low: Any, high: Any) -> str:
+    """ "12 seeds", "12 to 30 seeds", "12 to more than 500 seeds", "more than 500 seeds"."""
+    least, most = int(low), int(high)
+    if least > _MANY_SEEDS:
+        return f"more than {_MANY_SEEDS} seeds"
+    if least == most:
+        return plural(least, "seed")
+    return f"{least} to {f'more than {_MANY_SEEDS}' if most > _MANY_SEEDS else most} seeds"
+
+
 def cycle_list(cycles: Iterable[Any]) -> str:
     """ "cycle 3", "cycles 3, 4"."""
     names = [str(cycle) for cycle in cycles]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from analysis.cost import STUDY
 from analysis.oracle import describe
 from analysis.regret import Endpoint
-from analysis.stats import paired_interval
+from analysis.stats import Estimate, paired_interval
 from analysis.wording.cells import (
     MINUS,
     cycle_list,
@@ -31,19 +31,20 @@ if TYPE_CHECKING:
 def headline(summary: Summary) -> tuple[str, ...]:
     """What to read first: containment, two Oracles, regret, primary endpoint, mechanism, cost, budgets, tuning."""
     return (
-        *_containment(summary),
+        *containment_sentences(summary),
         *_two_oracles(summary),
-        *_regret(summary),
-        *_endpoint(summary),
+        *regret_sentences(summary),
+        *endpoint_sentences(summary),
         *mechanism_sentences(summary),
-        *_cost(summary),
+        *cost_sentences(summary),
         *tuned_sentences(summary),
         *equal_budgets(summary),
         tuning_sentence(summary),
     )
 
 
-def _containment(summary: Summary) -> Iterator[str]:
+def containment_sentences(summary: Summary) -> Iterator[str]:
+    """In how many informative cycles the schedule is inside; nothing where no cycle was tested."""
     cycles, name = summary.cycles, summary.schedule
     tested = cycles[cycles["verdict"] != "not tested"]
     if summary.verdict_oracle is None or not len(tested):
@@ -121,7 +122,8 @@ def _same_weights(judged: pd.DataFrame) -> str:
     return f" In {where} both start from the same weights in every seed: agreement there is no evidence."
 
 
-def _regret(summary: Summary) -> Iterator[str]:
+def regret_sentences(summary: Summary) -> Iterator[str]:
+    """Mean cycle regret with its interval."""
     own = summary.regret[summary.regret["oracle"] == summary.verdict_oracle]
     per_seed = own.groupby("seed")[["regret_test", "regret_val"]].mean()
     estimate = paired_interval(per_seed["regret_test"].to_numpy(dtype=float))
@@ -129,20 +131,22 @@ def _regret(summary: Summary) -> Iterator[str]:
         return
     over = "the cycles that each seed has" if own.groupby("seed").size().nunique() > 1 else "cycles"
     yield (
-        f"Cycle regret, mean over {over} on test: {points(estimate.mean)} points ({_spread(estimate)}); on validation, "
-        f"where the best rate was chosen: {points(per_seed['regret_val'].mean())}. "
+        f"Cycle regret, mean over {over} on test: {points(estimate.mean)} points ({spread_text(estimate)}); on "
+        f"validation, where the best rate was chosen: {points(per_seed['regret_val'].mean())}. "
         f"Oracle: {describe(summary.study, summary.verdict_oracle)}."
     )
 
 
-def _spread(estimate: Any) -> str:
+def spread_text(estimate: Estimate) -> str:
+    """The interval of an estimate and its seeds, in words."""
     seeds = plural(estimate.n, "seed")
     if estimate.low is None:
         return f"{seeds}, so no interval"
     return f"95 % paired t interval {points(estimate.low)} to {points(estimate.high)}, {seeds}"
 
 
-def _endpoint(summary: Summary) -> Iterator[str]:
+def endpoint_sentences(summary: Summary) -> Iterator[str]:
+    """The primary endpoint with its interval and equivalence test."""
     end = summary.endpoint
     if end is None or end.estimate.mean is None:
         return
@@ -152,7 +156,7 @@ def _endpoint(summary: Summary) -> Iterator[str]:
     test = f"{yes} within {tolerance} points (TOST p {p_text})" if end.estimate.n > 1 else ""
     yield (
         f"Primary endpoint, chain gap {end.oracle} {MINUS} {end.schedule} on test, mean over cycles "
-        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.mean)} points ({_spread(end.estimate)})"
+        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.mean)} points ({spread_text(end.estimate)})"
         + (f"; {test}" if test else "")
         + f".{_needed(end, tolerance)} Oracle: {describe(summary.study, end.oracle)}."
     )
@@ -166,7 +170,8 @@ def _needed(end: Endpoint, tolerance: str) -> str:
     return f" Were there no gap, about {seeds} in all would resolve {tolerance} points."
 
 
-def _cost(summary: Summary) -> Iterator[str]:
+def cost_sentences(summary: Summary) -> Iterator[str]:
+    """Units and seconds of the schedule and of its Oracle."""
     table = summary.cost.set_index("arm")
     own, oracle = summary.schedule, summary.chain_oracle or summary.verdict_oracle
     if own not in table.index or oracle is None or not table.loc[own, "units"] or not table.loc[oracle, "units"]:

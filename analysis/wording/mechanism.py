@@ -13,7 +13,7 @@ from analysis.wording.cells import MINUS, known, percent, plural
 if TYPE_CHECKING:
     from analysis.summary import Summary
 
-_ANSWERS = {"narrower": "yes", "wider": "no, they widen", "undetermined": "not settled"}
+ANSWERS = {"narrower": "yes", "wider": "no, they widen", "undetermined": "not settled"}
 # More arms than these are counted, not named: the table has them all.
 MOST_NAMED = 4
 _PLACES = {"activation_spread": "before normalisation ", "activation_spread_norm": "after it "}
@@ -26,7 +26,7 @@ def mechanism_sentences(summary: Summary) -> Iterator[str]:
         return
     found = own["grad_spread"]
     yield (
-        f"Do gradients narrow as weights are pruned? Under {summary.schedule}: {_ANSWERS[found['direction']]}. Their "
+        f"Do gradients narrow as weights are pruned? Under {summary.schedule}: {ANSWERS[found['direction']]}. Their "
         f"spread over surviving weights goes as the weights remaining to the power {_power(found)}"
         f"{_end(summary)}.{_too_few(found)}{_longer(summary)}{_representations(own)}{_controls(summary)}"
     )
@@ -39,12 +39,13 @@ def _by_measure(slopes: pd.DataFrame) -> dict[str, Any]:
 def _power(row: Any) -> str:
     seeds = plural(int(row["n_seeds"]), "seed")
     if not known(row["slope_low"]):
-        return f"{_number(row['slope'])} ({seeds}, so no interval)"
-    ends = f"{_number(row['slope_low'])} to {_number(row['slope_high'])}"
-    return f"{_number(row['slope'])} (95 % paired t interval {ends}, {seeds})"
+        return f"{signed(row['slope'])} ({seeds}, so no interval)"
+    ends = f"{signed(row['slope_low'])} to {signed(row['slope_high'])}"
+    return f"{signed(row['slope'])} (95 % paired t interval {ends}, {seeds})"
 
 
-def _number(value: float) -> str:
+def signed(value: float) -> str:
+    """A power to two digits, with a true minus."""
     text = f"{value:.2f}"
     return "0.00" if float(text) == 0 else text.replace("-", MINUS)
 
@@ -90,7 +91,7 @@ def _controls(summary: Summary) -> str:
         counts = others["direction"].value_counts()
         said = ", ".join(f"{counts[direction]} {direction}" for direction in sorted(counts.index))
         return f" Gradients under the {len(others)} other arms: {said}."
-    said = "; ".join(f"{row['arm']} {row['direction']} ({_number(row['slope'])})" for _, row in others.iterrows())
+    said = "; ".join(f"{row['arm']} {row['direction']} ({signed(row['slope'])})" for _, row in others.iterrows())
     return f" Gradients under the controls: {said}."
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from analysis.search import PILOT, fragment
@@ -15,11 +15,17 @@ from analysis.wording.cells import (
 )
 
 if TYPE_CHECKING:
+    from analysis.questions import Question
     from analysis.summary import Summary
 
 
-def summary_lines(summary: Summary) -> list[str]:
-    """A plain-text table per cycle, then the headline sentences and what is missing."""
+def summary_lines(summary: Summary, answers: Sequence[Question] = ()) -> list[str]:
+    """A plain-text table per cycle, the answers in one line each, the headline beside them, and what is missing.
+
+    Args:
+        summary: of the run.
+        answers: of `questions.questions`; what they say in full is not said again.
+    """
     header = (
         "cycle",
         "weights %",
@@ -45,7 +51,17 @@ def summary_lines(summary: Summary) -> list[str]:
     ]
     legend = "regret (cycle regret) and gap (chain gap) in points on test, means over seeds; * informative cycle"
     table = [*_aligned([header, *body]), legend] if body else []
-    return [*table, *summary.headline, *_fragments(summary), *(f"Note: {note}" for note in summary.notes)]
+    said = {sentence for question in answers for sentence in question.answer}
+    rest = [sentence for sentence in summary.headline if sentence not in said]
+    notes = [f"Note: {note}" for note in summary.notes]
+    return [*table, *map(answer_line, answers), *rest, *_fragments(summary), *notes]
+
+
+def answer_line(question: Question) -> str:
+    """The question with its answer in one line, or with what is missing."""
+    if question.short:
+        return f"{question.title} {question.short[0].upper()}{question.short[1:]}."
+    return f"{question.title} Not answered: {question.missing}"
 
 
 def _fragments(summary: Summary) -> Iterator[str]:

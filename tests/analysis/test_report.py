@@ -1,17 +1,28 @@
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 
-from analysis import report
-from analysis.plots import axes
-from analysis.report import CAPTIONS, inline_svg, render
+from analysis import inline, palette, report
+from analysis.inline import csv_link, inline_svg
+from analysis.oracle import oracle_cycles
+from analysis.outline import contents, with_anchors
+from analysis.plots import axes, fit
+from analysis.plots import response as response_plot
+from analysis.report import CAPTIONS, render
 from analysis.summary import summarise
-from analysis.text_tables import trouble_table
+from analysis.text_tables import trouble_table, verdict_table
+from analysis.wording.facts import facts
+from silo_tune.study_file import parse_study
 from tests.analysis.builder import Row, diverged, failed, make_frame, make_study
 from tests.analysis.degenerate import CASES
 
@@ -58,35 +69,63 @@ def test_every_file_is_there(files: dict[str, bytes]) -> None:
     for name in CAPTIONS:
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
         assert ElementTree.fromstring(files[f"figures/{name}.svg"]).tag.endswith("svg")
+        assert len(read_csv(files[f"figures/{name}.csv"])) > 0
     tables = {name for name in files if name.startswith("tables/")}
     assert {"tables/cycles.csv", "tables/cost.csv", "tables/verdicts.csv", "tables/response-curves.csv"} <= tables
+    assert {"tables/cycles.md", "tables/cycles.tex", "tables/cost.md", "tables/verdicts.tex"} <= tables
+
+
+def test_a_pdf_holds_its_fonts_and_no_date(files: dict[str, bytes]) -> None:
+    for name in CAPTIONS:
+        pdf = files[f"figures/{name}.pdf"]
+        assert pdf.startswith(b"%PDF")
+        assert b"/FontFile2" in pdf
+        assert b"/CIDFontType2" in pdf
+        assert b"/Type3" not in pdf
+        assert b"CreationDate" not in pdf
+
+
+def read_csv(data: bytes) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(data))
 
 
 def test_tables_are_read_back(files: dict[str, bytes]) -> None:
-    import io
-
-    cycles = pd.read_csv(io.BytesIO(files["tables/cycles.csv"]))
+    cycles = read_csv(files["tables/cycles.csv"])
     assert cycles["cycle"].tolist() == list(range(1, 9))
     assert cycles["max_lr"].between(0.03, 0.07).all()
 
 
 def test_the_page_stands_alone(page: Page) -> None:
-    assert "script" not in page.tags
     assert "link" not in page.tags
     assert "img" not in page.tags
-    assert all(link.startswith("#") for link in page.links)
+    assert "iframe" not in page.tags
+    assert all(link.startswith(("#", "data:text/csv;charset=utf-8,", "data:image/png;base64,")) for link in page.links)
+
+
+def test_only_its_own_script_may_run(files: dict[str, bytes], page: Page) -> None:
+    text = files["report.html"].decode()
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    assert page.tags.count("script") == len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1]
+    assert f"script-src 'sha256-{digest}';" in policy[1]
+    assert "unsafe-eval" not in policy[1]
+    assert not re.search(r"\son[a-z]+=", re.sub(r"<(svg|script).*?</\1>", "", text, flags=re.DOTALL))
 
 
 def test_ids_are_unique_and_references_resolve(files: dict[str, bytes], page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
     text = files["report.html"].decode()
-    wanted = set(re.findall(r"url\(#([^)]+)\)", text)) | {link[1:] for link in page.links}
+    within = {link[1:] for link in page.links if link.startswith("#")}
+    wanted = set(re.findall(r"url\(#([^)]+)\)", text)) | within
     assert wanted
     assert wanted <= set(page.ids)
 
 
 def test_every_figure_has_a_text_for_those_who_do_not_see_it(page: Page) -> None:
-    assert [image["id"] for image in page.images] == [f"fig-{name}" for name in CAPTIONS]
+    assert sorted(str(image["id"]) for image in page.images) == sorted(f"fig-{name}" for name in CAPTIONS)
     assert all(len(image["aria-label"] or "") > 40 for image in page.images)
 
 
@@ -96,15 +135,40 @@ def test_the_page_says_what_the_run_was(files: dict[str, bytes]) -> None:
         assert said in text
 
 
+def test_facts_count_units_rows_and_time() -> None:
+    frame, study = CASES["one-seed"]()
+    own = frame.drop_duplicates("key")
+    said = dict(facts(summarise(frame, study), frame, LEDGER))
+    assert said["Units"] == f"{len(own)} distinct, in {len(frame)} rows"
+    total = own["train_seconds"].sum()
+    assert said["Training time"].startswith(f"{total / 60:.1f} min")
+    assert said["Environment"] == "python 3.11.2, torch 2.6.0"
+    assert said["Trained by"] == "silo-tune 0.1.0"
+
+
+def test_facts_of_nothing_are_dashes() -> None:
+    frame, study = CASES["no-rows"]()
+    said = dict(facts(summarise(frame, study), frame, {}))
+    assert said["Units"] == "0 distinct, in 0 rows"
+    assert said["Training time"] == "–"
+    assert "Environment" not in said
+    assert "Trained by" not in said
+
+
 def test_the_same_run_gives_the_same_bytes(files: dict[str, bytes]) -> None:
     study = make_study(title="SILO on the digits")
     assert render(make_frame(study), study, LEDGER) == files
 
 
+def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of the other kinds are empty: a third of the time."""
+    save = axes.image_bytes
+    monkeypatch.setattr(axes, "image_bytes", lambda *what: save(*what) if what[1] == "svg" else b"")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_with_something_missing_still_has_a_report(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = axes.image_bytes
-    monkeypatch.setattr(axes, "image_bytes", lambda *what: save(*what) if what[1] == "svg" else b"")  # half the time
+    only_svg(monkeypatch)
     files = render(*CASES[case](), {})
     page = Page(files["report.html"].decode())
     text = files["report.html"].decode()
@@ -114,7 +178,9 @@ def test_a_run_with_something_missing_still_has_a_report(case: str, monkeypatch:
     assert not re.search(r"\bnan\b|&lt;NA&gt;|>None<", shown)
 
 
-def test_strings_of_the_study_and_the_data_are_escaped() -> None:
+def test_strings_of_the_study_and_the_data_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_svg(monkeypatch)
+
     def spoil(row: Row) -> Row:
         return failed(HOSTILE) if row["max_lr"] > 0.9 else diverged(HOSTILE) if row["max_lr"] > 0.4 else {}
 
@@ -125,7 +191,7 @@ def test_strings_of_the_study_and_the_data_are_escaped() -> None:
         "changes": [{"at": HOSTILE, "keys": [HOSTILE]}],
     }
     text = render(make_frame(study, spoil=spoil), study, ledger)["report.html"].decode()
-    assert "<script" not in text
+    assert text.count("<script") == 1  # the page's own
     assert text.count("&lt;script&gt;") >= 8
 
 
@@ -138,7 +204,7 @@ def test_an_alt_text_is_escaped() -> None:
 
 
 def test_many_troubles_are_cut_short_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "save_figures", lambda frame, summary: {})
+    monkeypatch.setattr(report, "save_figures", lambda *_: {})
 
     monkeypatch.setattr(report, "_MOST_TROUBLES", 1)
     text = render(*CASES["high-rates-diverge"](), {})["report.html"].decode()
@@ -158,3 +224,126 @@ def test_of_many_reasons_the_first_is_shown() -> None:
     numbered["error"] = numbered["error"].where(numbered["error"].isna(), "reason " + numbered["key"])
     reasons = [row[-1] for row in trouble_table(summarise(numbered, study)).rows]
     assert any(re.fullmatch(r"reason [0-9a-f]+ \(and 14 more\)", reason) for reason in reasons)
+
+
+# --- parts of the page ---
+
+
+def test_text_that_looks_like_an_attribute_is_left_alone() -> None:
+    said = 'id="a" fill: #0072b2 url(#b)'
+    svg = f'<svg width="1pt"><g id="a" style="fill: #0072b2"><text>{said}</text><use href="#a"/></g></svg>'
+    made = inline_svg(svg, "f", "alt")
+    assert f"<text>{said}</text>" in made
+    assert '<g id="fig-f-a" style="fill: var(--c0072b2,#0072b2)">' in made
+    assert 'href="#fig-f-a"' in made
+
+
+def test_every_colour_has_a_twin_for_dark_screens() -> None:
+    style = (Path(report.__file__).parent / "templates" / "style.css").read_text()
+    dark = dict(re.findall(r"--c([0-9a-f]{6}): #([0-9a-f]{6})", style))
+    card = re.search(r"--cffffff: (#[0-9a-f]{6})", style)
+    assert card is not None
+    sources = [Path(palette.__file__), Path(fit.__file__)]
+    used = {color.lower() for file in sources for color in re.findall(r"#([0-9A-Fa-f]{6})\b", file.read_text())}
+    assert used | {"ffffff"} == set(dark)
+    for light in [*palette._OTHERS, *palette._GREEDY, *palette._CONDITIONED, palette._SCHEDULE, palette.INK]:
+        assert contrast(f"#{dark[light[1:].lower()]}", card[1]) > 4.5
+    arms = [dark[color[1:].lower()] for color in (palette._SCHEDULE, *palette._OTHERS, *palette._GREEDY)]
+    assert len(set(arms)) == len(arms)
+
+
+def contrast(first: str, second: str) -> float:
+    """Ratio of luminances, as WCAG 2 defines it."""
+
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contents_follow_the_headings() -> None:
+    body = '<h2 id="a">A &amp; b</h2><h3 id="b">B</h3><h3>no id</h3><h2 id="c">C</h2><p>&lt;h2 id="x"&gt;</p>'
+    found = [(entry.id, str(entry.title), [part.id for part in entry.parts]) for entry in contents(body)]
+    assert found == [("a", "A &amp; b", ["b"]), ("c", "C", [])]
+    assert str(with_anchors(body)).count('class="anchor"') == 3
+
+
+def test_a_link_to_data_gives_the_same_bytes() -> None:
+    data = b'a,"b ""c"" <script> %41 #\n' + "é−\n".encode()
+    link = csv_link(data)
+    assert link is not None
+    assert not set(link) & set("<>\"' #\n")
+    assert unquote_to_bytes(link.split(",", 1)[1]) == data
+
+
+def test_data_too_long_for_a_page_is_only_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_svg(monkeypatch)
+    monkeypatch.setattr(inline, "MOST_INLINE", 100)
+    assert csv_link(b"1,2\n" * 50) is None
+    text = render(*CASES["one-seed"](), {})["report.html"].decode()
+    assert "data:text/csv" not in text
+    assert "Data, too long for this page: <code>figures/response.csv</code>" in text
+
+
+def test_the_numbers_of_a_figure(files: dict[str, bytes]) -> None:
+    band = read_csv(files["figures/max-lr.csv"])
+    assert band["cycle"].tolist() == list(range(1, 9))
+    assert band["max_lr_low"].tolist() == pytest.approx([0.03] * 8)
+    response = read_csv(files["figures/response.csv"])
+    seeds = [f"val_seed_{seed}" for seed in range(5)]
+    assert response["val_mean"].tolist() == pytest.approx(response[seeds].mean(axis=1).tolist())
+    cost = read_csv(files["figures/cost.csv"]).set_index("arm")
+    assert cost.loc["silo", "units"] == 45
+    regret = read_csv(files["figures/regret.csv"])
+    assert regret.groupby("measure").size().to_dict() == {"chain gap": 40, "cycle regret": 40}
+
+
+def test_many_seeds_make_bands_of_dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, study = CASES["two-cycles"]()
+    groups, summary = oracle_cycles(frame, study), summarise(frame, study)
+
+    def legend() -> set[str]:
+        figure = response_plot.response_figure(groups, summary)
+        assert figure is not None
+        return {text.get_text() for box in figure.legends for text in box.get_texts()}
+
+    assert "one seed" in legend()
+    assert "one standard deviation" not in legend()
+    monkeypatch.setattr(response_plot, "MOST_DOTS", 3)
+    assert "one seed" not in legend()
+    assert "one standard deviation" in legend()
+
+
+def test_a_crowd_of_arms_has_a_row_each() -> None:
+    frame, study = CASES["many-arms"]()
+    summary = summarise(frame, study)
+    tested = verdict_table(summary)
+    assert tested.head == ("Arm", "Cycle 1", "Cycle 2", "Cycle 3")
+    assert {row[0] for row in tested.rows} == set(study.tests_of("oracle-at-silo"))
+    assert all("inside" in row[1] or "outside" in row[1] or row[1] == "undetermined" for row in tested.rows)
+
+
+def test_hostile_words_stay_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_svg(monkeypatch)
+    hostile = "]]></style></script>{{7*7}}{% raw %}'\"><img src=x onerror=alert(1)>é漢" + "x" * 300
+    model = {"function": "package.module:name", "version": "1", "args": {hostile: hostile}}
+    study = make_study(seeds=1, cycles=2, title=hostile)
+    raw = study.model_dump(mode="json", exclude_none=True) | {"model": model}
+    hostile_study = parse_study(raw)
+    ledger = {"created": hostile, "environment": {hostile: hostile}, "changes": [{"at": hostile, "keys": [hostile]}]}
+
+    def spoil(row: Row) -> Row:
+        return failed(hostile) if row["max_lr"] > 0.4 else {"device": hostile, "version": hostile}
+
+    made = render(make_frame(hostile_study, spoil=spoil), hostile_study, ledger)
+    text = made["report.html"].decode()
+    for raw_text in ("<img", "{{7*7}}<", "]]></style>"):
+        assert raw_text not in text
+    assert text.count("</style>") == 1 + text.count('<style type="text/css">')
+    assert text.count("</script>") == 1
+    assert "49" not in re.findall(r"<title>(.*?)</title>", text)[0]
+    assert hostile.replace("|", "\\|")[:4] not in made["tables/diverged-and-failed.tex"].decode()
+    assert "<img" not in made["tables/diverged-and-failed.md"].decode()

@@ -1,0 +1,400 @@
+"""Each question on runs whose truth is known, and on runs that cannot answer it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.oracle import oracle_cycles
+from analysis.plots import draw_figures
+from analysis.plots.fit import fit_figure
+from analysis.questions import Question, fit_of, questions
+from analysis.questions.baselines import MOST_NAMED
+from analysis.questions.shape import alike
+from analysis.report import CAPTIONS, render
+from analysis.summary import Summary, summarise, summary_lines
+from silo_tune.study import Study
+from tests.analysis.builder import ARMS, Response, Row, make_frame, make_search, make_study, peaked
+from tests.analysis.degenerate import CASES
+
+IDS = ["inside", "loses-and-saves", "baselines", "shape", "curve", "gradients"]
+SCHEDULES = {name: ARMS[name] for name in ("silo", "low", "high", "ramp")}
+HOSTILE = '<img src=x onerror="alert(1)">'
+
+
+def asked_of(frame: pd.DataFrame, study: Study, searches: Any = None) -> dict[str, Question]:
+    found = questions(summarise(frame, study, searches), fit_of(frame, study))
+    return {question.id: question for question in found}
+
+
+def run(response: Response = peaked, arms: Mapping[str, Any] = ARMS, **study: Any) -> dict[str, Question]:
+    made = make_study(arms, **study)
+    return asked_of(make_frame(made, response), made)
+
+
+@cache
+def whole() -> dict[str, Question]:
+    return run()
+
+
+@cache
+def of_case(name: str) -> dict[str, Question]:
+    return asked_of(*CASES[name]())
+
+
+def said(question: Question) -> str:
+    return " ".join(question.answer)
+
+
+def without_oracles(**changes: Any) -> dict[str, Any]:
+    return {**SCHEDULES, **changes}
+
+
+def ladder(cycle: int, max_lr: float) -> float:
+    """The higher the peak, the better, by far: 10 points per decade."""
+    return 0.8 + 0.1 * (max_lr - 0.03) / 0.04
+
+
+# --- all of them ---
+
+
+def test_they_come_in_a_fixed_order_with_permanent_ids() -> None:
+    assert list(whole()) == IDS
+    assert list(of_case("no-rows")) == IDS
+
+
+def test_no_two_questions_share_a_figure_and_each_has_a_caption() -> None:
+    figures = [question.figure for question in whole().values()]
+    assert len(set(figures)) == len(IDS)
+    assert set(figures) <= set(CAPTIONS)
+
+
+def test_a_whole_run_answers_each_with_a_figure_a_table_and_numbers() -> None:
+    study = make_study()
+    frame = make_frame(study)
+    fit = fit_of(frame, study)
+    assert not isinstance(fit, str)
+    drawn = draw_figures(oracle_cycles(frame, study), summarise(frame, study), fit)
+    for question in whole().values():
+        assert question.answer
+        assert question.short
+        assert question.missing is None
+        assert question.figure in drawn
+        assert question.table is not None
+        assert question.table.rows
+        assert all(len(row) == len(question.table.head) for row in question.table.rows)
+        assert len(question.data)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_with_something_missing_says_what_and_never_fails(case: str) -> None:
+    for question in of_case(case).values():
+        assert question.answer or question.missing
+        assert bool(question.answer) == bool(question.short)
+        text = " ".join([*question.answer, question.short, question.missing or ""])
+        assert not re.search(r"\bnan\b|<NA>|None", text)
+        for row in question.table.rows if question.table else []:
+            assert all(isinstance(cell, str) and "nan" not in cell and "<NA>" not in cell for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("case", "id_", "words"),
+    [
+        ("no-rows", "inside", "no results yet"),
+        ("no-rows", "curve", "no results yet"),
+        ("no-oracle", "inside", 'Add an arm with mode = "oracle"'),
+        ("no-oracle", "loses-and-saves", 'Add an arm with mode = "oracle"'),
+        ("no-oracle", "curve", "Add an arm with mode"),
+        ("no-judged-schedule", "baselines", "no arm 'silo' to judge"),
+        ("no-judged-schedule", "shape", "no arm 'silo' to judge"),
+        ("untested-schedule", "inside", "add silo to its tests"),
+        ("untested-schedule", "loses-and-saves", "No cycle regret"),
+        ("no-controls", "inside", "No control is tested"),
+        ("no-controls", "baselines", "no other schedule arm: add baselines"),
+        ("no-controls", "shape", 'add constant-high = { preset = "constant-high" }'),
+        ("conditioned-only", "loses-and-saves", 'no greedy Oracle; add one with prefix = "own"'),
+        ("one-seed", "inside", "takes 5 seeds, the study has 1"),
+        ("one-seed", "baselines", "One seed has no interval"),
+        ("one-seed", "gradients", "takes 3 seeds"),
+        ("two-cycles", "baselines", "no cycle ≥ 2"),
+        ("two-cycles", "loses-and-saves", "raise cycles"),
+        ("two-cycles", "gradients", "3 pruned cycles"),
+        ("under-way", "baselines", "let the run go on"),
+        ("everything-diverged", "shape", "let the run go on"),
+    ],
+)
+def test_what_is_missing_is_said_with_what_to_add(case: str, id_: str, words: str) -> None:
+    assert words in (of_case(case)[id_].missing or "")
+
+
+def test_a_run_with_searches_alone_answers_nothing() -> None:
+    pilot = {"seeds": [9], "chains": 3, "low": 0.01, "high": 1.0}
+    study = make_study({"silo": {"mode": "schedule", "schedule": "silo"}}, pilot=pilot)
+    rows, record = make_search(study, "silo", "pilot", "silo", [{"eps": 0.03, "delta": 0.04}], [9])
+    for question in asked_of(rows, study, {"silo": record}).values():
+        assert not question.answer
+        assert question.missing
+
+
+# --- inside ---
+
+
+def test_how_sure_and_how_many_seeds_it_lacks() -> None:
+    inside = whole()["inside"]
+    assert "is inside in 3 of 4 informative cycles" in said(inside)
+    assert "2 of 7 inside stand (largest p 0.117)" in said(inside)
+    assert re.search(r"Undetermined in cycle 6\..* in all would settle it.* cycle 6: \d+ to ", said(inside))
+    assert inside.short == "inside in 3 of 4 informative cycles, undetermined in 1 of 8"
+    open_ = inside.data[inside.data["verdict"] == "undetermined"]
+    assert open_["needed_low"].notna().tolist() == [True]
+    assert inside.data.loc[inside.data["verdict"] == "inside", "needed_low"].isna().all()
+
+
+def test_without_an_informative_cycle_that_is_what_is_short() -> None:
+    assert of_case("no-controls")["inside"].short.startswith("no informative cycle; inside in 2")
+
+
+# --- loses and saves ---
+
+
+def test_losses_are_never_mixed_and_the_saving_is_in_units_and_time() -> None:
+    loses = whole()["loses-and-saves"]
+    assert loses.data["quantity"].tolist() == [
+        "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret",
+    ]  # fmt: skip
+    assert loses.data["oracle"].tolist() == ["oracle", "oracle-at-silo", "oracle-at-silo"]
+    assert "saves 90 % of the units, 90 % of the time" in loses.short
+    study = make_study()
+    summary = summarise(make_frame(study), study)
+    own = summary.crossfit[summary.crossfit["oracle"] == "oracle-at-silo"]
+    assert loses.data["difference"].tolist()[2] == pytest.approx(own["regret_test"].mean())
+    assert loses.data["n_seeds"].tolist() == [5, 5, 5]
+
+
+# --- baselines ---
+
+
+def test_better_worse_and_equivalent_are_told_apart() -> None:
+    arms = without_oracles(twin={"mode": "schedule", "schedule": {"name": "silo", "eps": 0.03, "delta": 0.04}})
+    found = run(ladder, arms)["baselines"]
+    text = said(found)
+    assert re.search(r"better than low \(\+[67]\.\d\d points, \+\d\.\d\d to \+\d\.\d\d\)", text)
+    assert re.search(r"worse than high \(−\d\.\d\d points", text)
+    assert "equivalent to twin (0.00 points, 0.00 to 0.00) within 0.50 points" in text
+    assert "Holm over 4 arms" in text
+    assert "above 0 silo is better" in text
+    outcomes = {row[0]: row[3] for row in found.table.rows} if found.table else {}
+    assert (outcomes["low"], outcomes["high"], outcomes["twin"]) == ("better", "worse", "equivalent")
+
+
+def test_the_largest_difference_is_named_with_its_sparsity() -> None:
+    text = said(whole()["baselines"])
+    assert "the largest is at 16.8 % of the weights (cycle 8), +1.57 points" in text
+    assert "Holm over 24 pairs of arm and cycle" in text
+
+
+def test_a_rank_is_never_shown_without_its_interval() -> None:
+    found = whole()["baselines"]
+    assert found.table is not None
+    ranks = [row[found.table.head.index("Rank")] for row in found.table.rows]
+    assert all(re.fullmatch(r"\d+ \(\d+ to \d+\)", rank) for rank in ranks)
+    assert re.search(r"silo \d+ \(\d to \d\)", said(found))
+
+
+def test_of_many_arms_only_some_are_named() -> None:
+    text = said(of_case("many-arms")["baselines"])
+    overall = text.split(". ")[0]
+    assert overall.count(" points, ") <= len(("better", "worse", "equivalent", "undetermined")) * MOST_NAMED
+    assert re.search(r"and \d+ more", overall)
+
+
+def test_untuned_arms_and_lost_seeds_are_said() -> None:
+    assert "not equally tuned" in said(whole()["baselines"])
+    assert "low (1)" in said(of_case("chain-ended-early")["baselines"])
+
+
+def test_arms_with_another_budget_are_said() -> None:
+    def spoil(row: Row) -> Row:
+        return {"steps": 50} if row["arm"] == "low" and row["cycle"] > 0 else {}
+
+    study = make_study(SCHEDULES, cycles=4)
+    found = asked_of(make_frame(study, spoil=spoil), study)["baselines"]
+    assert "low trained 0.50 times the steps" in said(found)
+
+
+# --- shape ---
+
+
+def rise(cycle: int, max_lr: float) -> float:
+    """Only a rate near the S of silo does well: it matters."""
+    s = [0.03, 0.03, 0.03004, 0.0321, 0.0476, 0.0645, 0.0689, 0.0698, 0.0699][cycle]
+    return 0.9 - 20 * abs(max_lr - s)
+
+
+def test_the_s_matters_where_only_the_s_does_well() -> None:
+    shape = run(rise, SCHEDULES)["shape"]
+    assert shape.short == "yes"
+    assert shape.data["outcome"].tolist() == ["better", "better", "better"]
+
+
+def test_it_does_not_where_a_control_is_equivalent() -> None:
+    shape = run(lambda cycle, max_lr: 0.9, SCHEDULES)["shape"]
+    assert shape.short == "no, not beyond the tolerance"
+    assert "are within 0.50 points of it (TOST, Holm)" in said(shape)
+
+
+def test_it_does_not_where_a_control_does_better() -> None:
+    shape = run(ladder, SCHEDULES)["shape"]
+    assert "No: the constant at ε + δ (high)" in said(shape)
+    assert "did better than silo" in said(shape)
+
+
+def test_with_two_noisy_seeds_nothing_is_shown() -> None:
+    study = make_study(SCHEDULES, seeds=2)
+    shape = asked_of(make_frame(study, lambda cycle, max_lr: 0.9, noise=0.02), study)["shape"]
+    assert shape.short == "not shown"
+    assert run(arms=SCHEDULES, seeds=1)["shape"].short == "one seed cannot tell"
+
+
+def test_controls_are_known_by_their_curve_not_by_their_name() -> None:
+    found = {control.role: control.arm for control in alike(summary_of(SCHEDULES))}
+    assert found == {"constant at ε + δ": "high", "constant at ε": "low", "straight ramp": "ramp"}
+
+
+def test_another_profile_budget_or_constant_is_no_control() -> None:
+    arms = without_oracles(
+        high={**ARMS["high"], "profile": "cosine"},
+        low={**ARMS["low"], "epochs": 2},
+        middle={"mode": "schedule", "schedule": {"name": "constant", "max_lr": 0.05}},
+    )
+    assert [control.arm for control in alike(summary_of(arms))] == ["ramp"]
+    shape = run(arms=arms, cycles=4)["shape"]
+    assert "no constant at ε + δ or constant at ε" in (shape.missing or "")
+
+
+def test_the_constants_of_a_pilot_are_those_that_it_found() -> None:
+    arms = {
+        "silo": {"mode": "schedule", "schedule": "silo"},
+        "tuned": {"mode": "schedule", "schedule": "constant"},
+        "high": ARMS["high"],
+    }
+    pilot = {"seeds": [9], "chains": 3, "low": 0.01, "high": 1.0}
+    study = make_study(arms, pilot=pilot)
+    given = {"silo": {"eps": 0.02, "delta": 0.05}, "tuned": {"max_lr": 0.05}}
+    searches = {
+        arm: make_search(study, arm, "pilot", {"silo": "silo", "tuned": "constant"}[arm], [constants], [9])[1]
+        for arm, constants in given.items()
+    }
+    summary = summarise(make_frame(study, found=given), study, searches)
+    assert [(c.arm, c.role) for c in alike(summary)] == [
+        ("high", "constant at ε + δ"), ("tuned", "constant of the pilot"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("silo", "why"),
+    [
+        ({"name": "constant", "max_lr": 0.03}, "no S to ask about"),
+        ({"name": "silo", "eps": 0.03, "delta": 0.0}, "delta = 0"),
+    ],
+)
+def test_without_an_s_there_is_nothing_to_ask(silo: dict[str, Any], why: str) -> None:
+    shape = run(arms=without_oracles(silo={"mode": "schedule", "schedule": silo}), cycles=4)["shape"]
+    assert not shape.answer
+    assert why in (shape.missing or "")
+
+
+def test_verdicts_of_the_controls_are_compared_from_the_same_rates() -> None:
+    text = said(whole()["shape"])
+    assert "Verdicts of oracle-at-silo (conditioned on silo), from the same rates: high " in text
+    assert re.search(r"low another in \d of 8 cycles \(silo inside, it outside in cycles", text)
+
+
+# --- curve ---
+
+
+def test_the_curve_is_that_of_the_fit() -> None:
+    curve = whole()["curve"]
+    assert curve.short.startswith("the best max_lr rises; the S is better than a constant peak")
+    assert curve.table is not None
+    assert [row[0] for row in curve.table.rows][:3] == ["silo", "silo, beta 5", "constant"]
+    assert len(curve.data) == len(curve.table.rows)
+
+
+def test_an_oracle_without_a_grid_gives_no_curve() -> None:
+    guided = {"mode": "oracle", "guided": {"sampler": "random", "low": 0.01, "high": 1.0, "trials": 4}}
+    study = make_study({**SCHEDULES, "guided": guided}, cycles=4)
+    schedules = make_study(SCHEDULES, cycles=4)
+    missing = asked_of(make_frame(schedules), study)["curve"].missing or ""
+    assert "No Oracle of the study has a grid" in missing
+    assert "Add an arm" in missing
+
+
+# --- gradients ---
+
+
+def test_gradients_narrow_as_they_were_made_to() -> None:
+    gradients = whole()["gradients"]
+    assert gradients.short.startswith("yes (power 0.5")
+    assert gradients.table is not None
+    assert gradients.table.rows[0][:2] == ("silo", "gradients")
+
+
+# --- where they are shown ---
+
+
+def summary_of(arms: Mapping[str, Any]) -> Summary:
+    study = make_study(arms, cycles=4)
+    return summarise(make_frame(study), study)
+
+
+def test_the_terminal_has_a_line_each_and_nothing_twice() -> None:
+    study = make_study()
+    frame = make_frame(study)
+    summary = summarise(frame, study)
+    lines = summary_lines(summary, questions(summary, fit_of(frame, study)))
+    for question in whole().values():
+        assert sum(line.startswith(question.title) for line in lines) == 1
+    assert not any(line.startswith(("Primary endpoint", "Cost:", "silo is inside")) for line in lines)
+    assert any(line.startswith("Two Oracles") for line in lines)
+    assert any(line.startswith("Not equally tuned") for line in lines)
+
+
+def test_the_terminal_says_what_is_missing() -> None:
+    frame, study = CASES["no-oracle"]()
+    summary = summarise(frame, study)
+    lines = summary_lines(summary, questions(summary, fit_of(frame, study)))
+    assert any("Not answered: The study has no Oracle" in line for line in lines)
+
+
+def test_every_answer_is_in_the_page_with_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.report.save_figures", lambda *what: {})
+    study = make_study(cycles=4)
+    files = render(make_frame(study), study, {})
+    page = files["report.html"].decode()
+    for id_ in IDS:
+        assert page.count(f'id="{id_}"') == 1
+        assert f"tables/answer-{id_}.csv" in files
+    assert {"tables/against.csv", "tables/ranking.csv"} <= set(files)
+
+
+def test_words_of_the_run_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.report.save_figures", lambda *what: {})
+    hostile = Question("inside", HOSTILE, (HOSTILE,), HOSTILE, missing=HOSTILE)
+    monkeypatch.setattr("analysis.report.questions", lambda *what: (hostile,))
+    study = make_study(SCHEDULES, cycles=4)
+    page = render(make_frame(study), study, {})["report.html"].decode()
+    assert "<img" not in page
+    assert page.count("&lt;img src=x") >= 4
+
+
+def test_the_fit_is_drawn_as_by_the_command() -> None:
+    study = make_study(cycles=5)
+    fit = fit_of(make_frame(study), study)
+    assert not isinstance(fit, str)
+    assert len(fit_figure(fit, 0.005).axes) == 3
