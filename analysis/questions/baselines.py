@@ -183,7 +183,7 @@ def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) ->
         arm,
         points(row["difference"]),
         f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else DASH,
-        row["outcome"] if known(row["outcome"]) else DASH,
+        str(row["outcome"]) if known(row["outcome"]) else DASH,
         p_value(row["p_holm"]),
         p_value(row["p_equivalent_holm"]),
         f"{percent(top['weights_remaining'])} %" if top else DASH,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.against import outcome
+from analysis.against import SIGNIFICANCE, outcome
 from analysis.oracle import controls, describe
 from analysis.questions.baselines import bare, parts
 from analysis.questions.question import Question, absent, joined
@@ -57,8 +57,9 @@ def ask(summary: Summary) -> Question:
     missing = _missing(found, data)
     if not data["difference"].notna().any():
         return Question(ID, title, missing=missing, figure="controls", data=data)
-    answer = (_conclusion(summary, data), *_each(data), *_verdicts(summary, found), _of_these(summary))
-    short = _conclusion(summary, data).split(":")[0].lower()
+    conclusion = _conclusion(summary, data)
+    answer = (conclusion, *_each(data), *_verdicts(summary, found), _of_these(summary))
+    short = f"{conclusion[0].lower()}{conclusion[1:]}".removesuffix(".")
     return Question(ID, title, answer, short, "controls", _table(data), data, missing)
 
 
@@ -128,21 +129,27 @@ def _control(summary: Summary, arm: str) -> Control | None:
 def compared(summary: Summary, found: list[Control]) -> pd.DataFrame:
     """Overall differences S − control, Holm and TOST over these controls alone, and what they say."""
     overall, _ = parts(summary)
-    rows = []
-    for control in found:
-        row = overall[overall["arm"] == control.arm]
-        values = row.iloc[0].to_dict() if len(row) else dict.fromkeys(overall.columns)
-        rows.append({**values, "arm": control.arm, "role": control.role, "constants": control.constants})
+    of: dict[str, Any] = {str(row["arm"]): row for row in overall.to_dict("records")}
+    empty: dict[str, Any] = dict.fromkeys(map(str, overall.columns))
+    rows = [
+        {**of.get(control.arm, empty), "arm": control.arm, "role": control.role, "constants": control.constants}
+        for control in found
+    ]
     tested = [row for row in rows if known(row["p"])]
     for name in ("p", "p_equivalent"):
         for row, p in zip(tested, holm([row[name] for row in tested]), strict=True):
             row[f"{name}_holm"] = p
-    for row in rows:
-        ps = [p if known(p := row[name]) else None for name in ("p_holm", "p_equivalent_holm")]
-        row["outcome"] = outcome(row["difference"], *ps) if known(row["difference"]) else None
-        row["within"] = bool(ps[1] is not None and outcome(0.0, None, ps[1]) == "equivalent")
+    rows = [row | _standing(row) for row in rows]
     columns = ["arm", "role", "constants", *overall.columns.drop(["arm", "cycle", "weights_remaining"]), "within"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _standing(row: dict[str, Any]) -> dict[str, Any]:
+    p, p_equivalent = (row[name] if known(row[name]) else None for name in ("p_holm", "p_equivalent_holm"))
+    return {
+        "outcome": outcome(row["difference"], p, p_equivalent) if known(row["difference"]) else None,
+        "within": p_equivalent is not None and p_equivalent < SIGNIFICANCE,
+    }
 
 
 def _conclusion(summary: Summary, data: pd.DataFrame) -> str:
