@@ -33,7 +33,8 @@ class OracleCycle:
         rates: (R,) max_lr, rising; rates of tested arms included.
         asked: (R,) True for a rate of the Oracle's own grid.
         val, val_loss, test: (S, R) accuracy in [0, 1], nats, accuracy in [0, 1].
-        ok: (S, R) the unit ended with status ok, so that it may win.
+        ok: (S, R) the rate may win its seed: it trained, and so did its repeats. Where rates were trained again only
+            those may.
         collapsed: (S, R) diverged, or a last-epoch training loss of at least 0.95 ln(classes).
         tested: arm → its own max_lr at this cycle.
         chance: accuracy of guessing.
@@ -100,9 +101,7 @@ def oracle_cycle(oracle: str, cycle: int, rows: pd.DataFrame) -> OracleCycle:
     shape = (len(seeds), len(rates))
     asked = np.zeros(len(rates), dtype=bool)
     np.logical_or.at(asked, rate_index, flags(rows, "asked"))
-    ok, collapsed = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    np.logical_or.at(ok, at, (rows["status"] == "ok").to_numpy(dtype=bool, na_value=False))
-    np.logical_or.at(collapsed, at, collapsed_rows(rows))
+    collapsed = _any_into(shape, at, collapsed_rows(rows))
     matrix = {
         name: _mean_into(shape, at, numbers(rows, name)) for name in ("val_accuracy", "val_loss", "test_accuracy")
     }
@@ -115,12 +114,34 @@ def oracle_cycle(oracle: str, cycle: int, rows: pd.DataFrame) -> OracleCycle:
         val=matrix["val_accuracy"],
         val_loss=matrix["val_loss"],
         test=matrix["test_accuracy"],
-        ok=ok,
+        ok=_may_win(shape, at, rows),
         collapsed=collapsed,
         tested=dict(_tested(rows)),
         chance=_chance(rows),
         parents=_parents(rows),
     )
+
+
+def _may_win(shape: tuple[int, int], at: tuple[IndexArray, IndexArray], rows: pd.DataFrame) -> BoolArray:
+    """Rates that may win their seed, as in the engine (`chains.chain.winner_of`).
+
+    There a repeat that diverged counts as guessing. Here such a rate wins only where every repeated one has such a
+    repeat: a mean of an accuracy and a guess is below any accuracy of worth.
+    """
+    first = ~(numbers(rows, "repeat") > 0)
+    status = rows["status"].to_numpy(dtype=object)
+    trained = _any_into(shape, at, first & (status == "ok"))
+    again = trained & _any_into(shape, at, ~first)
+    steady = again & ~_any_into(shape, at, ~first & (status == "diverged"))
+    few = np.where(steady.any(axis=1, keepdims=True), steady, again)
+    may: BoolArray = np.where(again.any(axis=1, keepdims=True), few, trained)
+    return may
+
+
+def _any_into(shape: tuple[int, int], at: tuple[IndexArray, IndexArray], where: BoolArray) -> BoolArray:
+    found = np.zeros(shape, dtype=bool)
+    np.logical_or.at(found, at, where)
+    return found
 
 
 def _mean_into(shape: tuple[int, int], at: tuple[IndexArray, IndexArray], values: FloatArray) -> FloatArray:

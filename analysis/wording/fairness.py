@@ -22,13 +22,12 @@ def unequal_budgets(summary: Summary) -> Iterator[str]:
     """Arms that trained longer or shorter than the judged schedule, by their share of its steps."""
     table = summary.budgets
     for ratio, rows in table[~table["matched"].fillna(True)].groupby(table["ratio"].round(2), sort=True):
-        arms = ", ".join(rows["arm"])
-        share = (
-            f"{float(str(ratio)):.2f} times the steps"
-            if ratio != 1
-            else "as many steps in all, but not in every cycle,"
-        )
-        yield f"{arms} trained {share} of {summary.schedule} per cycle: not a matched budget."
+        share = float(str(ratio))
+        if share == 1:
+            told = f"about as many steps as {summary.schedule}, but not the same in every cycle"
+        else:
+            told = f"{share:.2f} times the steps of {summary.schedule} per cycle"
+        yield f"{', '.join(rows['arm'])} trained {told}: not a matched budget."
 
 
 def partial_ranking(summary: Summary) -> Iterator[str]:
