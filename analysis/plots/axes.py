@@ -11,6 +11,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -26,20 +29,27 @@ UNDATED: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
 }
+_CANVASES = {"svg": FigureCanvasSVG, "pdf": FigureCanvasPdf, "png": FigureCanvasAgg}
 
 
 def save_figure(figure: Figure, name: str) -> dict[str, bytes]:
     """A figure as {"svg": …, "pdf": …, "png": …}; the same figure of the same name gives the same bytes."""
-    svg = image_bytes(figure, "svg", name)
-    figure.set_layout_engine("none")  # laid out once; the other kinds keep the places
-    return {"svg": svg, "pdf": image_bytes(figure, "pdf", name), "png": image_bytes(figure, "png", name)}
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once; every kind keeps the places
+    return {kind: image_bytes(figure, kind, name) for kind in UNDATED}
 
 
 def image_bytes(figure: Figure, kind: str, name: str) -> bytes:
-    """The figure as a file of that kind, a key of `UNDATED`, without a date; `name` makes the ids of an SVG."""
+    """The figure as a file of that kind, a key of `UNDATED`, without a date; `name` makes the ids of an SVG.
+
+    Not by `savefig`, which draws every figure twice to ask for a layout.
+    """
     buffer = io.BytesIO()
+    figure.set_dpi(DPI)  # those of vectors leave it at 72
+    canvas: Any = _CANVASES[kind](figure)
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=UNDATED[kind])
+        getattr(canvas, f"print_{kind}")(buffer, metadata=UNDATED[kind])
     return buffer.getvalue()
 
 
