@@ -13,6 +13,7 @@ from analysis.against import SIGNIFICANCE, outcome
 from analysis.oracle import controls, describe
 from analysis.questions.baselines import bare, parts
 from analysis.questions.question import Question, absent, joined
+from analysis.ranking import FEWEST_TOLD_APART
 from analysis.stats import holm
 from analysis.summary import Summary
 from analysis.text_tables import Table
@@ -68,10 +69,20 @@ def ask(summary: Summary) -> Question:
 
 def _constants(summary: Summary, arm: str) -> Mapping[str, Any]:
     """A schedule arm's constants, those that a pilot found included."""
-    definition, search = summary.study.arms[arm], summary.searches.get(arm)
+    definition = summary.study.arms[arm]
     assert isinstance(definition, ScheduleArm)
-    found = (search.args or {}) if search is not None else {}
-    return {**definition.schedule.args, **{key: value for key, value in found.items() if key != "name"}}
+    search = summary.searches.get(arm if definition.ends is None else definition.ends.arm)
+    found = {key: value for key, value in (search.args if search and search.args else {}).items() if key != "name"}
+    if definition.ends is not None and found:
+        found = definition.constants_at(_ends(found))
+    return {**definition.schedule.args, **found}
+
+
+def _ends(constants: Mapping[str, Any]) -> list[float]:
+    """The two rates between which a found curve moves, rising; an S goes from ε to ε + δ."""
+    if "delta" in constants:
+        return [constants["eps"], float(f"{constants['eps'] + constants['delta']:.12g}")]
+    return sorted(float(value) for value in constants.values())
 
 
 def _no_s(summary: Summary) -> str | None:
@@ -155,7 +166,7 @@ def _standing(row: dict[str, Any]) -> dict[str, Any]:
 def _conclusion(summary: Summary, data: pd.DataFrame) -> str:
     rows = data[data["difference"].notna()]
     if not rows["p"].notna().any():
-        return "One seed cannot tell: differences have no interval."
+        return f"Too few seeds to tell: a test takes {FEWEST_TOLD_APART}."
     tolerance = f"{points(summary.tolerance, signed=False)} points"
     lost, within = rows[rows["outcome"] == "worse"], rows[rows["within"]]
     if len(lost):
