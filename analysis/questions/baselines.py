@@ -57,11 +57,8 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
         return
     groups = [(name, rows[rows["outcome"] == name]) for name in OUTCOMES]
     said = "; ".join(_group(summary, group, name) for name, group in groups if len(group))
-    holm = (
-        f"Holm over {plural(len(rows), 'arm')}"
-        if rows["p"].notna().any()
-        else f"no test below {FEWEST_TOLD_APART} seeds"
-    )
+    tested = int(rows["p"].notna().sum())
+    holm = f"Holm over {plural(tested, 'arm')}" if tested else f"no test below {FEWEST_TOLD_APART} seeds"
     last = summary.study.cycles - 1
     yield (
         f"On test, {summary.schedule} {MINUS} arm, mean over cycles {FIRST_ENDPOINT_CYCLE} to {last} (above 0 "
@@ -92,11 +89,8 @@ def _by_cycle(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
     place = f"{percent(row['weights_remaining'])} % of the weights (cycle {row['cycle']})"
     where = f"at {place}, {bare(row)}, against {row['arm']}"
     if not len(shown):
-        why = (
-            "no single cycle shows a difference"
-            if len(tested)
-            else f"fewer than {FEWEST_TOLD_APART} seeds show nothing"
-        )
+        few = f"fewer than {FEWEST_TOLD_APART} seeds show nothing"
+        why = "no single cycle shows a difference" if len(tested) else few
         yield f"By cycle {why}; the largest is {where}."
         return
     better = int((shown["difference"] > 0).sum())
