@@ -14,6 +14,7 @@ import pytest
 
 from analysis import inline, palette, report
 from analysis.inline import csv_link, inline_svg
+from analysis.oracle import oracle_cycles
 from analysis.outline import contents, with_anchors
 from analysis.plots import axes, fit
 from analysis.plots import response as response_plot
@@ -98,7 +99,7 @@ def test_the_page_stands_alone(page: Page) -> None:
     assert "link" not in page.tags
     assert "img" not in page.tags
     assert "iframe" not in page.tags
-    assert all(link.startswith(("#", "data:text/csv;charset=utf-8,")) for link in page.links)
+    assert all(link.startswith(("#", "data:text/csv;charset=utf-8,", "data:image/png;base64,")) for link in page.links)
 
 
 def test_only_its_own_script_may_run(files: dict[str, bytes], page: Page) -> None:
@@ -124,7 +125,7 @@ def test_ids_are_unique_and_references_resolve(files: dict[str, bytes], page: Pa
 
 
 def test_every_figure_has_a_text_for_those_who_do_not_see_it(page: Page) -> None:
-    assert [image["id"] for image in page.images] == [f"fig-{name}" for name in CAPTIONS]
+    assert sorted(str(image["id"]) for image in page.images) == sorted(f"fig-{name}" for name in CAPTIONS)
     assert all(len(image["aria-label"] or "") > 40 for image in page.images)
 
 
@@ -159,10 +160,15 @@ def test_the_same_run_gives_the_same_bytes(files: dict[str, bytes]) -> None:
     assert render(make_frame(study), study, LEDGER) == files
 
 
+def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of the other kinds are empty: a third of the time."""
+    save = axes.image_bytes
+    monkeypatch.setattr(axes, "image_bytes", lambda *what: save(*what) if what[1] == "svg" else b"")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_with_something_missing_still_has_a_report(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = axes.image_bytes
-    monkeypatch.setattr(axes, "image_bytes", lambda *what: save(*what) if what[1] == "svg" else b"")  # half the time
+    only_svg(monkeypatch)
     files = render(*CASES[case](), {})
     page = Page(files["report.html"].decode())
     text = files["report.html"].decode()
@@ -172,7 +178,9 @@ def test_a_run_with_something_missing_still_has_a_report(case: str, monkeypatch:
     assert not re.search(r"\bnan\b|&lt;NA&gt;|>None<", shown)
 
 
-def test_strings_of_the_study_and_the_data_are_escaped() -> None:
+def test_strings_of_the_study_and_the_data_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_svg(monkeypatch)
+
     def spoil(row: Row) -> Row:
         return failed(HOSTILE) if row["max_lr"] > 0.9 else diverged(HOSTILE) if row["max_lr"] > 0.4 else {}
 
@@ -196,7 +204,7 @@ def test_an_alt_text_is_escaped() -> None:
 
 
 def test_many_troubles_are_cut_short_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "save_figures", lambda frame, summary: {})
+    monkeypatch.setattr(report, "save_figures", lambda *_: {})
 
     monkeypatch.setattr(report, "_MOST_TROUBLES", 1)
     text = render(*CASES["high-rates-diverge"](), {})["report.html"].decode()
@@ -272,6 +280,7 @@ def test_a_link_to_data_gives_the_same_bytes() -> None:
 
 
 def test_data_too_long_for_a_page_is_only_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_svg(monkeypatch)
     monkeypatch.setattr(inline, "MOST_INLINE", 100)
     assert csv_link(b"1,2\n" * 50) is None
     text = render(*CASES["one-seed"](), {})["report.html"].decode()
@@ -294,11 +303,18 @@ def test_the_numbers_of_a_figure(files: dict[str, bytes]) -> None:
 
 def test_many_seeds_make_bands_of_dots(monkeypatch: pytest.MonkeyPatch) -> None:
     frame, study = CASES["two-cycles"]()
-    few = render(frame, study, {})["figures/response.svg"].decode()
+    groups, summary = oracle_cycles(frame, study), summarise(frame, study)
+
+    def legend() -> set[str]:
+        figure = response_plot.response_figure(groups, summary)
+        assert figure is not None
+        return {text.get_text() for box in figure.legends for text in box.get_texts()}
+
+    assert "one seed" in legend()
+    assert "one standard deviation" not in legend()
     monkeypatch.setattr(response_plot, "MOST_DOTS", 3)
-    many = render(frame, study, {})["figures/response.svg"].decode()
-    assert ("one seed" in few, "one standard deviation" in few) == (True, False)
-    assert ("one seed" in many, "one standard deviation" in many) == (False, True)
+    assert "one seed" not in legend()
+    assert "one standard deviation" in legend()
 
 
 def test_a_crowd_of_arms_has_a_row_each() -> None:
@@ -306,10 +322,12 @@ def test_a_crowd_of_arms_has_a_row_each() -> None:
     summary = summarise(frame, study)
     tested = verdict_table(summary)
     assert tested.head == ("Arm", "Cycle 1", "Cycle 2", "Cycle 3")
-    assert [row[0] for row in tested.rows] == study.tests_of("oracle-at-silo") or len(tested.rows) == 15
+    assert {row[0] for row in tested.rows} == set(study.tests_of("oracle-at-silo"))
+    assert all("inside" in row[1] or "outside" in row[1] or row[1] == "undetermined" for row in tested.rows)
 
 
-def test_hostile_words_stay_words() -> None:
+def test_hostile_words_stay_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_svg(monkeypatch)
     hostile = "]]></style></script>{{7*7}}{% raw %}'\"><img src=x onerror=alert(1)>é漢" + "x" * 300
     model = {"function": "package.module:name", "version": "1", "args": {hostile: hostile}}
     study = make_study(seeds=1, cycles=2, title=hostile)

@@ -411,7 +411,7 @@ def test_a_search_with_something_missing_still_has_a_section(
 
 
 def test_many_points_are_cut_short_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "save_figures", lambda frame, summary: {})
+    monkeypatch.setattr(report, "save_figures", lambda *_: {})
     monkeypatch.setattr(report, "_MOST_POINTS", 2)
     frame, study, searches = full()
     text = render(frame, study, {}, searches)["report.html"].decode()
