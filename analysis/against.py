@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.columns import AGAINST, typed
 from analysis.oracle import numbers
+from analysis.ranking import FEWEST_TOLD_APART
 from analysis.regret import FIRST_ENDPOINT_CYCLE
 from analysis.stats import FloatArray, holm, paired_interval, tost, two_sided_p
 from silo_tune.study import ScheduleArm, Study
@@ -35,7 +36,8 @@ def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Per other schedule arm: the overall difference (`cycle` null), and that of every cycle ≥ 1 (`columns.AGAINST`).
 
     The overall difference is per seed the mean over all cycles ≥ 2, then the mean over seeds; a seed in which a cycle
-    of either chain is missing or has no accuracy is left out, and counted in `left_out`. A single seed has no p value.
+    of either chain is missing or has no accuracy is left out, and counted in `left_out`. Below three seeds there
+    is no p value (`ranking.FEWEST_TOLD_APART`).
 
     Args:
         chains: from `regret.chain_rows`.
@@ -81,14 +83,14 @@ def _per_cycle(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str
 
 def _estimated(values: FloatArray, study: Study) -> dict[str, Any]:
     estimate = paired_interval(values)
-    several = estimate.n > 1
+    enough = estimate.n >= FEWEST_TOLD_APART
     return {
         "difference": estimate.mean,
         "spread": estimate.spread,
         "low": estimate.low,
         "high": estimate.high,
-        "p": two_sided_p(values) if several else None,
-        "p_equivalent": tost(values, study.report.tolerance).p if several else None,
+        "p": two_sided_p(values) if enough else None,
+        "p_equivalent": tost(values, study.report.tolerance).p if enough else None,
         "n_seeds": estimate.n,
         "left_out": len(study.replicates.seeds) - estimate.n,
     }

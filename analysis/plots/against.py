@@ -139,7 +139,7 @@ def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]
     axes.set_title("by cycle; dot: shown (Holm over all)", fontsize=8.5)
     axes.spines[["left", "bottom"]].set_visible(False)
     bar = figure.colorbar(mesh, ax=axes, extend="both", aspect=30, pad=0.02)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label("points")
     bar.locator = MaxNLocator(5)
     bar.update_ticks()

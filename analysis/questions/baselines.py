@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.against import SIGNIFICANCE, others
 from analysis.questions.question import Question, absent, joined
+from analysis.ranking import FEWEST_TOLD_APART
 from analysis.regret import FIRST_ENDPOINT_CYCLE
 from analysis.summary import Summary
 from analysis.text_tables import Table
@@ -56,7 +57,8 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
         return
     groups = [(name, rows[rows["outcome"] == name]) for name in OUTCOMES]
     said = "; ".join(_group(summary, group, name) for name, group in groups if len(group))
-    holm = f"Holm over {plural(len(rows), 'arm')}" if rows["p"].notna().any() else "no test with one seed"
+    tested = int(rows["p"].notna().sum())
+    holm = f"Holm over {plural(tested, 'arm')}" if tested else f"no test below {FEWEST_TOLD_APART} seeds"
     last = summary.study.cycles - 1
     yield (
         f"On test, {summary.schedule} {MINUS} arm, mean over cycles {FIRST_ENDPOINT_CYCLE} to {last} (above 0 "
@@ -87,7 +89,8 @@ def _by_cycle(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
     place = f"{percent(row['weights_remaining'])} % of the weights (cycle {row['cycle']})"
     where = f"at {place}, {bare(row)}, against {row['arm']}"
     if not len(shown):
-        why = "no single cycle shows a difference" if len(tested) else "one seed shows no difference"
+        few = f"fewer than {FEWEST_TOLD_APART} seeds show nothing"
+        why = "no single cycle shows a difference" if len(tested) else few
         yield f"By cycle {why}; the largest is {where}."
         return
     better = int((shown["difference"] > 0).sum())
@@ -183,7 +186,7 @@ def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) ->
         arm,
         points(row["difference"]),
         f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else DASH,
-        row["outcome"] if known(row["outcome"]) else DASH,
+        str(row["outcome"]) if known(row["outcome"]) else DASH,
         p_value(row["p_holm"]),
         p_value(row["p_equivalent_holm"]),
         f"{percent(top['weights_remaining'])} %" if top else DASH,
@@ -208,7 +211,7 @@ def _missing(summary: Summary, known_: pd.DataFrame) -> str | None:
         return f"The study has no cycle ≥ {FIRST_ENDPOINT_CYCLE}, so no overall difference: raise cycles."
     if not len(known_):
         return "No seed has every cycle of two schedule arms: let the run go on."
-    if int(known_["n_seeds"].max()) < 2:
-        return "One seed has no interval and no test: add seeds to [replicates]."
+    if (seeds := int(known_["n_seeds"].max())) < FEWEST_TOLD_APART:
+        return f"{plural(seeds, 'seed')} of {FEWEST_TOLD_APART} that a test takes: add seeds to [replicates]."
     lacking = [arm for arm in others(summary.study) if arm not in set(known_["arm"])]
     return f"No seed has every cycle of {joined(lacking)}." if lacking else None

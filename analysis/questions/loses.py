@@ -83,18 +83,16 @@ def _short(summary: Summary, data: pd.DataFrame) -> str:
 
 
 def _saved(summary: Summary) -> Iterator[str]:
-    table = summary.cost.set_index("arm")
-    oracle = summary.chain_oracle or summary.verdict_oracle
-    if oracle is None or not known(table.loc[oracle, "saved_by_schedule"]):
+    costs: dict[str, Any] = {row["arm"]: row for row in summary.cost.to_dict("records")}
+    mine, theirs = costs.get(summary.schedule), costs.get(summary.chain_oracle or summary.verdict_oracle or "")
+    if mine is None or theirs is None or not known(theirs["saved_by_schedule"]):
         return
-    units = float(table.loc[oracle, "saved_by_schedule"])
-    theirs = float(table.loc[oracle, "train_seconds"])
-    time = (
-        f", {percent(1 - float(table.loc[summary.schedule, 'train_seconds']) / theirs, 0)} % of the time"
-        if theirs
-        else ""
-    )
-    yield f"saves {percent(units, 0)} % of the units{time}" if units >= 0 else "saves nothing"
+    if theirs["saved_by_schedule"] < 0:
+        yield "saves nothing"
+        return
+    seconds = theirs["train_seconds"]
+    time = f", {percent(1 - mine['train_seconds'] / seconds, 0)} % of the time" if seconds else ""
+    yield f"saves {percent(theirs['saved_by_schedule'], 0)} % of the units{time}"
 
 
 def _interval(row: Any) -> str:

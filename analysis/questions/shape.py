@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.against import outcome
+from analysis.against import SIGNIFICANCE, outcome
 from analysis.oracle import controls, describe
 from analysis.questions.baselines import bare, parts
 from analysis.questions.question import Question, absent, joined
+from analysis.ranking import FEWEST_TOLD_APART
 from analysis.stats import holm
 from analysis.summary import Summary
 from analysis.text_tables import Table
@@ -57,8 +58,9 @@ def ask(summary: Summary) -> Question:
     missing = _missing(found, data)
     if not data["difference"].notna().any():
         return Question(ID, title, missing=missing, figure="controls", data=data)
-    answer = (_conclusion(summary, data), *_each(data), *_verdicts(summary, found), _of_these(summary))
-    short = _conclusion(summary, data).split(":")[0].lower()
+    conclusion = _conclusion(summary, data)
+    answer = (conclusion, *_each(data), *_verdicts(summary, found), _of_these(summary))
+    short = f"{conclusion[0].lower()}{conclusion[1:]}".removesuffix(".")
     return Question(ID, title, answer, short, "controls", _table(data), data, missing)
 
 
@@ -67,10 +69,20 @@ def ask(summary: Summary) -> Question:
 
 def _constants(summary: Summary, arm: str) -> Mapping[str, Any]:
     """A schedule arm's constants, those that a pilot found included."""
-    definition, search = summary.study.arms[arm], summary.searches.get(arm)
+    definition = summary.study.arms[arm]
     assert isinstance(definition, ScheduleArm)
-    found = (search.args or {}) if search is not None else {}
-    return {**definition.schedule.args, **{key: value for key, value in found.items() if key != "name"}}
+    search = summary.searches.get(arm if definition.ends is None else definition.ends.arm)
+    found = {key: value for key, value in (search.args if search and search.args else {}).items() if key != "name"}
+    if definition.ends is not None and found:
+        found = definition.constants_at(_ends(found))
+    return {**definition.schedule.args, **found}
+
+
+def _ends(constants: Mapping[str, Any]) -> list[float]:
+    """The two rates between which a found curve moves, rising; an S goes from ε to ε + δ."""
+    if "delta" in constants:
+        return [constants["eps"], float(f"{constants['eps'] + constants['delta']:.12g}")]
+    return sorted(float(value) for value in constants.values())
 
 
 def _no_s(summary: Summary) -> str | None:
@@ -128,27 +140,33 @@ def _control(summary: Summary, arm: str) -> Control | None:
 def compared(summary: Summary, found: list[Control]) -> pd.DataFrame:
     """Overall differences S − control, Holm and TOST over these controls alone, and what they say."""
     overall, _ = parts(summary)
-    rows = []
-    for control in found:
-        row = overall[overall["arm"] == control.arm]
-        values = row.iloc[0].to_dict() if len(row) else dict.fromkeys(overall.columns)
-        rows.append({**values, "arm": control.arm, "role": control.role, "constants": control.constants})
+    of: dict[str, Any] = {str(row["arm"]): row for row in overall.to_dict("records")}
+    empty: dict[str, Any] = dict.fromkeys(map(str, overall.columns))
+    rows = [
+        {**of.get(control.arm, empty), "arm": control.arm, "role": control.role, "constants": control.constants}
+        for control in found
+    ]
     tested = [row for row in rows if known(row["p"])]
     for name in ("p", "p_equivalent"):
         for row, p in zip(tested, holm([row[name] for row in tested]), strict=True):
             row[f"{name}_holm"] = p
-    for row in rows:
-        ps = [p if known(p := row[name]) else None for name in ("p_holm", "p_equivalent_holm")]
-        row["outcome"] = outcome(row["difference"], *ps) if known(row["difference"]) else None
-        row["within"] = bool(ps[1] is not None and outcome(0.0, None, ps[1]) == "equivalent")
+    rows = [row | _standing(row) for row in rows]
     columns = ["arm", "role", "constants", *overall.columns.drop(["arm", "cycle", "weights_remaining"]), "within"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _standing(row: dict[str, Any]) -> dict[str, Any]:
+    p, p_equivalent = (row[name] if known(row[name]) else None for name in ("p_holm", "p_equivalent_holm"))
+    return {
+        "outcome": outcome(row["difference"], p, p_equivalent) if known(row["difference"]) else None,
+        "within": p_equivalent is not None and p_equivalent < SIGNIFICANCE,
+    }
 
 
 def _conclusion(summary: Summary, data: pd.DataFrame) -> str:
     rows = data[data["difference"].notna()]
     if not rows["p"].notna().any():
-        return "One seed cannot tell: differences have no interval."
+        return f"Too few seeds to tell: a test takes {FEWEST_TOLD_APART}."
     tolerance = f"{points(summary.tolerance, signed=False)} points"
     lost, within = rows[rows["outcome"] == "worse"], rows[rows["within"]]
     if len(lost):

@@ -138,6 +138,12 @@ def test_a_seed_without_a_cycle_is_left_out_of_the_overall_difference_alone() ->
     assert lost["high", None]["n_seeds"] == 3
 
 
+def test_two_seeds_have_an_interval_and_no_test() -> None:
+    row = rows_of(lambda arm, seed, cycle: 0.8 - (0.01 if arm == "low" else 0.0), seeds=2)["low", None]
+    assert (row["low"], row["outcome"]) == (pytest.approx(0.01), "undetermined")  # no spread, by chance
+    assert pd.isna(row["p"])
+
+
 def test_one_seed_has_a_difference_and_nothing_more() -> None:
     row = rows_of(known, seeds=1)["low", None]
     assert row["difference"] == pytest.approx(0.01)
