@@ -57,7 +57,11 @@ def render(
         ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
         searches: arm → its pilot or tune search.
     """
-    summary = summarise(frame, study, searches)
+    return render_summary(summarise(frame, study, searches), frame, ledger)
+
+
+def render_summary(summary: Summary, frame: pd.DataFrame, ledger: Mapping[str, Any]) -> dict[str, bytes]:
+    """The same, of a summary that is there already."""
     figures = save_figures(ordinary(frame), summary)
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
     files |= {f"tables/{name}.csv": _csv(table) for name, table in tables(summary).items()}

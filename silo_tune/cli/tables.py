@@ -15,7 +15,9 @@ from silo_tune.registries import KINDS
 @app.command()
 def report(run: RunFolder, debug: Debug = False) -> None:
     """Write a run's table and report again, from its files alone."""
-    typer.echo(f"report: {write_report(run)}")
+    lines, page = write_report(run)
+    for line in ["", *lines, "", f"report: {page}"]:
+        typer.echo(line)
 
 
 @app.command()
