@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silo_tune.cli.app import Debug, Out, RunFolder, Sets, Smoke, StudyFile, app
+from silo_tune.cli.reports import write_report
 from silo_tune.cli.stopping import Stopped, monitors, stops
 from silo_tune.errors import BadInput, RunFailed
 
@@ -103,22 +104,6 @@ def _finish(console: Console, outcome: Outcome) -> None:
             "chains ended because their units failed; the reasons are above and in the report: mend the cause, then "
             "run the same command with --retry-failed"
         )
-
-
-def write_report(url: str) -> tuple[list[str], str]:
-    """Table and report of a run, from its files, or report of a record; returns its short answers and its page."""
-    from analysis.report import render_summary
-    from analysis.summary import summarise, summary_lines
-    from silo_tune.results import read, write_table
-    from silo_tune.store import Run
-
-    found, run_ = read(url), Run(url)
-    if not found.is_record:
-        write_table(run_, found.frame)
-    summary = summarise(found.frame, found.study, found.searches)
-    for name, content in render_summary(summary, found.frame, found.ledger).items():
-        run_.storage.replace(f"report/{name}", content)
-    return summary_lines(summary), run_.storage.shown("report/report.html")
 
 
 @app.command()

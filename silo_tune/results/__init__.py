@@ -1,6 +1,6 @@
 """The table of a run: derived from its decisions and results, or read where a record has the rows alone."""
 
-from silo_tune.results.columns import COLUMNS, UNSTABLE
+from silo_tune.results.columns import COLUMNS, IDENTITY, UNSTABLE
 from silo_tune.results.reading import read_table
 from silo_tune.results.records import Recorded, load_run, read, read_files, write_record
 from silo_tune.results.rows import rows
@@ -9,6 +9,7 @@ from silo_tune.results.table import make_table, mixed_devices, table, write_tabl
 
 __all__ = [
     "COLUMNS",
+    "IDENTITY",
     "UNSTABLE",
     "Recorded",
     "SearchRecord",

@@ -84,13 +84,16 @@ def load_run(url: str) -> tuple[pd.DataFrame, Study, dict[str, Any]]:
 def write_record(url: str, recorded: Recorded) -> None:
     """Write a record: study, data, rounds of searches, and last the table.
 
+    It takes the place of nothing but a record that was put together from others (whose ledger has `runs`).
+
     Raises:
-        BadInput: a run that has decisions is at that place.
+        BadInput: something else is at that place.
     """
     run = Run(url)
     before = run.recorded()
-    if before is not None and run.started(before[0]):
-        raise BadInput(f"{url} is a run, and a record never takes its place; choose another --out")
+    if before is not None and (run.started(before[0]) or not before[1].get("runs")):
+        kind = "a run" if run.started(before[0]) else "a record that was not put together from others"
+        raise BadInput(f"{url} holds {kind}, and nothing is written over it; choose another --out")
     run.write_study(recorded.study, recorded.ledger)
     if recorded.data is not None:
         run.storage.replace("data.json", seal(recorded.data))
