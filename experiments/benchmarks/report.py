@@ -73,7 +73,7 @@ def timed(arguments: list[str]) -> tuple[float, float]:
 
 def profile(url: str) -> None:
     """Print where the time of a report goes."""
-    from silo_tune.cli.runs import write_report
+    from silo_tune.cli.reports import write_report
 
     watching = cProfile.Profile()
     watching.runcall(write_report, url)

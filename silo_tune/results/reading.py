@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from silo_tune.errors import BadInput
@@ -52,20 +52,26 @@ def _parsed(data: bytes, source: str) -> pd.DataFrame:
     from pyarrow import parquet
 
     try:
-        found = parquet.read_table(io.BytesIO(data))
+        file = parquet.ParquetFile(io.BytesIO(data))
+        _check_version(file.schema_arrow.metadata or {}, source)
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise BadInput(f"{source}: two columns have one name; put back a copy")
+        found = file.read()
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise BadInput(f"{source} is not a whole Parquet file ({reason}); put back a copy") from None
-    version = (found.schema.metadata or {}).get(FORMAT_KEY, b"1").decode(errors="replace")
+    kinds = {pa.int64(): pd.Int64Dtype(), pa.float64(): pd.Float64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = found.to_pandas(types_mapper=kinds.get, ignore_metadata=True)
+    return frame
+
+
+def _check_version(metadata: Mapping[bytes, bytes], source: str) -> None:
+    version = metadata.get(FORMAT_KEY, b"1").decode(errors="replace")
     if not version.isdigit() or int(version) < 1:
         raise BadInput(f"{source}: its version {version!r} is none; put back a copy")
     if int(version) > FORMAT:
         raise BadInput(f"{source} was made by a newer silo-tune (table {version}, this one reads {FORMAT}); update")
-    if len(set(found.column_names)) < found.num_columns:
-        raise BadInput(f"{source}: two columns have one name; put back a copy")
-    kinds = {pa.int64(): pd.Int64Dtype(), pa.float64(): pd.Float64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    frame: pd.DataFrame = found.to_pandas(types_mapper=kinds.get, ignore_metadata=True)
-    return frame
 
 
 # --- types ---
@@ -94,7 +100,7 @@ def _as_kind(column: pd.Series[Any], kind: str) -> tuple[pd.Series[Any], np.ndar
     import numpy as np
     import pandas as pd
 
-    if str(column.dtype) == kind or kind == "string":
+    if kind == "string" or (str(column.dtype) == kind and kind != "Float64"):
         return column.astype(kind), np.zeros(len(column), dtype=bool)  # type: ignore[call-overload]
     if kind == "boolean":
         column = column.map(lambda cell: _TRUTH.get(cell.lower(), cell) if isinstance(cell, str) else cell)
@@ -128,9 +134,7 @@ def _values(given: pd.DataFrame, column: str, rows: list[int]) -> Iterator[str]:
     names = [name for name in column.split(", ") if name in given]
     cells = given[names].iloc[rows].drop_duplicates()
     for row in cells.itertuples(index=False, name=None):
-        text = [
-            "nothing" if pd.isna(cell) else f"{cell:.12g}" if isinstance(cell, float) else str(cell) for cell in row
-        ]
+        text = [_shown(cell) for cell in row]
         yield text[0] if len(text) == 1 else f"({', '.join(text)})"
 
 
