@@ -143,3 +143,13 @@ def test_a_table_that_is_cut_is_refused(tmp_path: Path) -> None:
     data = (tmp_path / "table.parquet").read_bytes()
     (tmp_path / "table.parquet").write_bytes(data[: len(data) // 2])
     assert "is not a whole Parquet file" in refused(url)
+
+
+def test_other_commands_take_a_record_or_say_that_it_is_one(tmp_path: Path) -> None:
+    url = record(tmp_path / "a", range(3))
+    done = in_process("export", url, "--optuna", str(tmp_path / "a.log"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 studies in ")
+    done = in_process("status", url)
+    assert done.returncode == 2
+    assert f"{url} is a record: nothing in it goes on; `silo-tune report {url}`" in done.stderr
