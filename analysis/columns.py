@@ -47,6 +47,19 @@ GAPS = {
     "oracle": "string", "schedule": "string", "cycle": "Int64", "seed": "Int64", "gap_val": "Float64",
     "gap_test": "Float64",
 }  # fmt: skip
+# Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `difference`: the
+# arm minus the judged schedule; `own_seeds`: seeds that the arm has complete; `same_as`: arms with the same units.
+RANKING = {
+    "rank": "Int64", "rank_best": "Int64", "rank_worst": "Int64", "arm": "string", "kind": "string",
+    "judged": "boolean",
+    "mean": "Float64", "low": "Float64", "high": "Float64", "difference": "Float64", "difference_low": "Float64",
+    "difference_high": "Float64", "p_holm": "Float64", "n_seeds": "Int64", "own_seeds": "Int64", "same_as": "string",
+}  # fmt: skip
+# What schedule arms trained per retrained cycle, over the `cells` (seed and cycle) that the judged one has too.
+BUDGETS = {
+    "arm": "string", "judged": "boolean", "epochs": "Float64", "steps": "Float64", "ratio": "Float64",
+    "matched": "boolean", "cells": "Int64", "n_seeds": "Int64",
+}  # fmt: skip
 # Spreads relative to the dense cycle: `ratio` is the exponential of the mean log-ratio over seeds.
 SPREADS = {
     "arm": "string", "measure": "string", "cycle": "Int64", "weights_remaining": "Float64", "ratio": "Float64",

@@ -3,8 +3,10 @@
 The rule, on validation accuracy, against the asked rates of one Oracle at one cycle (same parent, same rates in every
 seed). A rate that collapsed in any seed is outside and left out of both tests. *Inside*: for every other rate the
 one-sided 95 % paired-t upper bound of accuracy(rate) − accuracy(schedule) is below the tolerance; an intersection-union
-test, so that no correction over rates is due. *Outside*: for some rate the lower bound, Bonferroni over rates, is above
-it. Otherwise *undetermined*, as is everything below five seeds.
+test, so that no correction over rates is due (Berger 1982, "Multiparameter hypothesis testing and acceptance
+sampling"). *Outside*: for some rate the lower bound, Bonferroni over rates (Dunn 1961, "Multiple comparisons among
+means"), is above it. Otherwise *undetermined*, as is everything below five seeds. A wrong inside and a wrong outside
+have at most 5 % each; the rule, its names and the five seeds are ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The point interval: the rates whose mean accuracy, interpolated in log max_lr, is within the tolerance of the best.
 
-It is shown beside the verdict of `containment`, never instead of it: it knows no noise.
+It is shown beside the verdict of `containment`, never instead of it: it knows no noise. The definition is ours.
 """
 
 from __future__ import annotations

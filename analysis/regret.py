@@ -4,6 +4,13 @@
 the Oracle arm's continuation with the schedule arm's own unit, from different parents. The two are never mixed. The
 rate is chosen on validation and measured on test as well; positive means that the Oracle is better, and negative values
 stay as they are. All values are accuracies in [0, 1] (0.01 is one point).
+
+What each estimates: regret on *validation*, where the best was chosen, is too large (the winner's curse; Cawley and
+Talbot 2010, "On over-fitting in model selection"). Regret on *test* is without bias for what the Oracle gains by
+keeping the trained network that it chose. That includes the luck of one training, which validation and test share, so
+it is above 0 even where all rates are equal. *Cross-fitted* regret has no such luck: it is without bias for what the
+rate that the other seeds choose gains in a new seed. That is at most the regret against the truly best rate.
+`tests/analysis/test_simulated.py` checks all three.
 """
 
 from __future__ import annotations

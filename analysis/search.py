@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
@@ -198,6 +198,7 @@ class Tuning:
         planned: pilot chains that every tuned arm is due, before any extension of its grid.
         chains: arm → pilot chains that it has, for every arm that a pilot tunes.
         written: schedule arms whose constants are written in the study.
+        derived: arm → the arm whose pilot found its constants.
         running: arms whose pilot has not ended.
     """
 
@@ -206,6 +207,7 @@ class Tuning:
     chains: Mapping[str, int]
     written: tuple[str, ...]
     running: tuple[str, ...] = ()
+    derived: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -236,11 +238,13 @@ def tuning_of(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
     schedules = {name: arm for name, arm in study.arms.items() if isinstance(arm, ScheduleArm)}
     pilots = frame[is_pilot(frame)]
     chains = pilots.drop_duplicates(["arm", "seed", "trial"])["arm"].value_counts()
-    tuned = [name for name, arm in schedules.items() if arm.open or name in chains.index]
+    derived = {name: arm.ends.arm for name, arm in schedules.items() if arm.ends is not None}
+    tuned = [n for n, arm in schedules.items() if n not in derived and (arm.open or n in chains.index)]
     return Tuning(
         seeds=study.pilot.seeds if study.pilot is not None else (),
         planned=study.pilot.chains * len(study.pilot.seeds) if study.pilot is not None else 0,
         chains={name: int(chains.get(name, 0)) for name in tuned},
-        written=tuple(name for name in schedules if name not in tuned),
+        written=tuple(name for name in schedules if name not in tuned and name not in derived),
         running=tuple(n for n in tuned if searches is not None and not (n in searches and searches[n].finished)),
+        derived=derived,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import containment, cost, mechanism, oracle, oracles_compared, regret, search, wording
+from analysis import budgets, containment, cost, mechanism, oracle, oracles_compared, ranking, regret, search, wording
 from analysis.columns import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
 from analysis.interval import interval_of
 from analysis.oracle import OracleCycle
@@ -41,6 +41,8 @@ class Summary:
         regret, crossfit: per Oracle, cycle and seed (`REGRET`, `CROSSFIT`).
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
+        ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
+        budgets: what schedule arms trained per retrained cycle (`BUDGETS`).
         spreads, slopes: of gradients and representations, for the schedule and the controls (`SPREADS`, `SLOPES`).
         cost: per arm (`cost.COLUMNS`).
         pair: the greedy Oracle and the one conditioned on the schedule, None unless both have rows.
@@ -67,6 +69,8 @@ class Summary:
     crossfit: pd.DataFrame
     gaps: pd.DataFrame
     endpoint: Endpoint | None
+    ranking: pd.DataFrame
+    budgets: pd.DataFrame
     spreads: pd.DataFrame
     slopes: pd.DataFrame
     cost: pd.DataFrame
@@ -143,6 +147,8 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         crossfit=crossfit,
         gaps=gaps,
         endpoint=_endpoint(gaps, study, chain_by),
+        ranking=ranking.rank_arms(chains, study),
+        budgets=budgets.budget_table(chains, study),
         spreads=mechanism.spread_table(ratios),
         slopes=mechanism.slope_table(ratios),
         cost=cost.cost_table(frame, study),

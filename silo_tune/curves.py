@@ -92,6 +92,9 @@ def _peaks_in_words(study: Study, name: str) -> str:
     if isinstance(arm, TuneArm):
         searched_ = ", ".join(f"{key} is searched in {list(at)}" for key, at in arm.free.items())
         return f"{_table({'name': 'silo', **arm.pinned})} whose {searched_}"
+    if arm.ends is not None:
+        which = f"the {arm.ends.end} one" if arm.ends.end else "both"
+        return f"{_table(arm.schedule.resolved())}; takes {which} of the rates that {arm.ends.arm}'s pilot finds"
     if arm.open:
         return f"{_table(arm.schedule.resolved())}; [pilot] finds its {' and '.join(arm.schedule.open)}"
     late = "; the worker resolves it after each prune" if arm.schedule.adaptive else ""

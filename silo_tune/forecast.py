@@ -148,7 +148,7 @@ def _search(layout: Layout, journal: Journal, name: str, plan: Plan) -> tuple[li
     if plan.finished(heard):
         best = best_point(heard)
         if plan.kind == "pilot" and best is not None:
-            layout.settle(name, None, plan.schedule(best["params"]))
+            layout.take(name, best["params"])
         return asked, 0
     # The dense unit of a seed is shared by all its trials.
     most = len(seeds) * (1 + plan.most * (layout.study.cycles - 1))

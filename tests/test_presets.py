@@ -13,6 +13,7 @@ from silo_tune.presets.alike import same_as
 from silo_tune.profiles import make_profile
 from silo_tune.schedules import Schedule
 from silo_tune.study import ScheduleArm, Study
+from silo_tune.study.arms import Ends
 from silo_tune.study_file import parse_study, smoke_table
 from tests.plain import table
 
@@ -113,6 +114,22 @@ def test_controls_follow_a_judged_s_cyc_too() -> None:
     judged = {"report": {"schedule": "it", "tolerance": 0.01}}
     made = study({"it": {"preset": "s-cyc", "eps": 0.5, "delta": 0.3}, "low": {"preset": "constant-low"}}, judged)
     assert set(peaks(made, made.arms["low"])) == {0.5}  # type: ignore[arg-type]
+
+
+PILOT_OF_TEN = {"pilot": {"seeds": [100], "chains": 10, "low": 0.01, "high": 1.0}}
+LOW_AND_HIGH = {"low": {"preset": "constant-low"}, "high": {"preset": "constant-high"}}
+
+
+def test_with_a_pilot_the_controls_take_the_ends_that_it_finds_for_the_judged_curve() -> None:
+    made = study({**LOW_AND_HIGH, "silo": {"preset": "silo"}}, PILOT_OF_TEN)
+    found = {name: arm.ends for name, arm in made.followers("silo")}
+    assert found == {"low": Ends(arm="silo", end="low"), "high": Ends(arm="silo", end="high")}
+    assert [name for name in made.arms if made.searched(name)] == ["silo"]
+
+
+def test_with_a_pilot_but_a_written_curve_the_controls_have_pilots_of_their_own() -> None:
+    made = study({**LOW_AND_HIGH, "silo": {"preset": "silo", "eps": 0.1, "delta": 0.2}}, PILOT_OF_TEN)
+    assert [name for name in made.arms if made.searched(name)] == ["low", "high"]
 
 
 def test_a_pilot_leaves_what_is_no_rate_as_it_was_written() -> None:

@@ -47,6 +47,10 @@ TUNE = {
 }  # fmt: skip
 PILOT = {"seeds": [100, 101], "chains": 6, **RATES}
 OPEN = {"pilot": PILOT, "arms.silo.schedule": "silo", "arms.constant.schedule": "constant"}
+SILO_ENDS = {"mode": "schedule", "schedule": "constant", "ends": {"arm": "silo", "end": "high"}}
+LOW_END = {"arm": "silo", "end": "low"}
+RAMP_OF_SILO = {"mode": "schedule", "schedule": {"name": "linear", "over": 3}, "ends": {"arm": "silo"}}
+ENDS = {"pilot": PILOT, "arms.silo.schedule": "silo", "arms.constant": SILO_ENDS, "arms.linear": RAMP_OF_SILO}
 FEW = {"arms.greedy": None, "arms.conditioned": None, "arms.linear": None}
 
 
@@ -91,6 +95,7 @@ STUDIES: dict[str, Mapping[str, Any]] = {
     "guided": {**FEW, "arms.guided": {**GUIDED, "prefix": "arm:silo"}, "arms.own": GUIDED},
     "repeats": {**FEW, "arms.own": guided(repeat_top=2, batch=2)},
     "pilot": {**OPEN, "arms.linear": None, "arms.own": GUIDED},
+    "ends": {**ENDS, "arms.greedy": {**GUIDED, "tests": ["silo", "constant", "linear"]}},
     "tune": {**FEW, "arms.tuned": TUNE},
     "all": {**OPEN, "arms.linear": None, "arms.own": GUIDED, "arms.tuned": {**TUNE, "seeds": [100, 0]}},
 }
@@ -338,6 +343,34 @@ def test_an_oracle_waits_for_the_constants_of_the_arms_that_it_tests() -> None:
     assert all(chain.done for chain in planner.chains.values())
 
 
+def test_an_arm_takes_the_ends_that_another_arms_pilot_found() -> None:
+    made = study({**ENDS, "arms.greedy": None, "arms.conditioned": None})
+    journal, planner, _ = run(made, world=Basin(optimum=0.05))
+    [record] = searches(journal, made).values()  # type: ignore[arg-type]
+    assert record.args is not None
+    low, high = record.args["eps"], record.args["eps"] + record.args["delta"]
+    frame = make_table(rows(journal, made))  # type: ignore[arg-type]
+    assert set(frame[frame["mode"] == "pilot"].arm) == {"silo"}
+    peaks = {arm: rows_.max_lr.tolist() for arm, rows_ in frame[(frame.seed == 0) & (frame.cycle >= 1)].groupby("arm")}
+    assert peaks["constant"] == pytest.approx([high] * 3)
+    assert (peaks["linear"][0] - low, peaks["linear"][-1]) == pytest.approx(((high - low) / 3, high))
+    # Added to a run whose pilot has ended, it has its constants at once.
+    later = study({**ENDS, "arms.greedy": None, "arms.conditioned": None, "arms.low": {**SILO_ENDS, "ends": LOW_END}})
+    _, planner, _ = run(later, journal)
+    assert planner.done
+    added = make_table(rows(journal, later))  # type: ignore[arg-type]
+    assert added[(added.arm == "low") & (added.cycle >= 1)].max_lr.tolist() == pytest.approx([low] * 6)
+
+
+def test_an_arm_waits_for_the_ends_of_another_and_ends_with_its_pilot() -> None:
+    made = study({**ENDS, "arms.greedy": None, "arms.conditioned": None})
+    _, planner, _ = run(made, world=Basin(lambda unit: "failed" if unit.seed >= 100 and unit.cycle else "ok"))
+    told = {chain.ended for chain in planner.chains.values()}
+    assert told == {
+        f"the pilot of {arm} found no constants: its units failed" for arm in ("silo", "constant", "linear")
+    }
+
+
 def test_without_a_pilot_open_constants_are_asked_for() -> None:
     with pytest.raises(StudyError, match=r"arms\.silo\.schedule: needs eps, delta; give them, or a \[pilot\]"):
         study({"arms.silo.schedule": "silo"})
@@ -444,6 +477,10 @@ def test_the_forecast_is_never_below_what_is_trained_and_exact_in_the_end(change
 # --- what a study refuses ---
 
 
+def ends(**table: str) -> dict[str, Any]:
+    return {**ENDS, "arms.constant": {**SILO_ENDS, "ends": table}}
+
+
 BAD = {
     "upside down": ({"arms.own": guided(low=2.0)}, "bounds are upside down"),
     "few trials": ({"arms.own": guided(trials=2)}, "fewer than the 3 warm starts"),
@@ -461,6 +498,14 @@ BAD = {
     "decades": ({**OPEN, "pilot.high": 0.5}, "less than two decades"),
     "pairs": ({**OPEN, "pilot.chains": 7}, "pairs of levels: 6 or 10, not 7"),
     "idle pilot": ({"pilot": PILOT}, "nothing to find"),
+    "no such leader": (ends(arm="silo2", end="low"), "unknown arm whose pilot finds two rates 'silo2'"),
+    "leader with one": ({**ENDS, "arms.linear": {**RAMP_OF_SILO, "ends": {"arm": "constant"}}}, "arms.linear.ends.arm"),
+    "no end": (ends(arm="silo"), 'max_lr is one of two rates: "low" or "high"'),
+    "an end too many": ({**ENDS, "arms.linear": {**RAMP_OF_SILO, "ends": LOW_END}}, "start and end take both rates"),
+    "ends and constants": (
+        {**ENDS, "arms.constant": {**SILO_ENDS, "schedule": {"name": "constant", "max_lr": 0.1}}},
+        "leave them out, or ends",
+    ),
     "infinite": ({"arms.tuned": {**TUNE, "eps": [0.01, math.inf]}}, "a number, or [low, high]"),
     "one cycle": ({**OPEN, **FEW, "cycles": 1}, "there is no cycle ≥ 1"),
     "one of two": ({**OPEN, "arms.silo.schedule": {"name": "silo", "eps": 0.1}}, "needs delta"),

@@ -135,7 +135,11 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"replicates.seeds": [-1]}, "replicates.seeds.0", "greater than or equal to 0"),
     ({"arms.silo.mode": "tuned"}, "arms.silo", "unknown mode 'tuned'; choose from oracle, schedule"),
     ({"arms.silo.mode": None}, "arms.silo", "missing 'mode'"),
-    ({"arms.silo.scheduel": 1}, "arms.silo.scheduel", "unknown key; choose from after_prune, epochs, mode, own_dense"),
+    (
+        {"arms.silo.scheduel": 1},
+        "arms.silo.scheduel",
+        "unknown key; choose from after_prune, ends, epochs, mode",
+    ),
     ({"arms.silo.schedule.name": "slio"}, "arms.silo.schedule", "unknown schedule 'slio'; choose from allr"),
     ({"arms.silo.schedule.gamma": 1}, "arms.silo.schedule", "silo takes no 'gamma'; it takes eps, delta"),
     ({"arms.silo.schedule.eps": 0}, "arms.silo.schedule", "eps must be above 0"),
@@ -145,6 +149,10 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"arms.silo.schedule": {"function": "m:f"}}, "arms.silo.schedule", "a function needs a version"),
     ({"arms.silo.profile": {"function": "m:f", "version": "1"}}, "arms.silo.profile", "registered names"),
     ({"arms.silo.epochs": 0}, "arms.silo.epochs", "greater than or equal to 1"),
+    ({"arms.greedy.grid": {"rates": [0.1, 0.01]}}, "arms.greedy.grid", "rates rise, each given once"),
+    ({"arms.greedy.grid": {"rates": [0.1, 0.1]}}, "arms.greedy.grid", "rates rise, each given once"),
+    ({"arms.greedy.grid": {"rates": []}}, "arms.greedy.grid.low", "missing"),
+    ({"arms.greedy.grid.rates": [0.02, 0.1]}, "arms.greedy.grid", "both say the grid; give one"),
     ({"arms.greedy.grid.low": 2.0}, "arms.greedy.grid", "the grid is upside down: low 2.0 is not below high 1.0"),
     ({"arms.greedy.grid.low": 0}, "arms.greedy.grid.low", "greater than 0"),
     ({"arms.greedy.grid.points": 0}, "arms.greedy.grid.points", "greater than or equal to 1"),
@@ -437,6 +445,16 @@ def test_smoke_shrinks_a_study_to_seconds(tmp_path: Path) -> None:
     assert greedy.grid.points == 3
     assert small.report.tolerance >= 2 / 64
     assert small.prune == study(changes).prune
+
+
+def test_a_grid_of_written_rates_is_what_it_says_and_shrinks_to_three_of_them(tmp_path: Path) -> None:
+    rates = [0.01, 0.02, 0.05, 0.1, 0.7]
+    made = study({"arms.greedy.grid": {"rates": rates}})
+    assert made.arms["greedy"].grid.values() == rates  # type: ignore[union-attr]
+    again = parse_study(made.model_dump(mode="json", exclude_none=True))
+    assert again == made
+    small = parse_study(smoke_table(table({"arms.greedy.grid": {"rates": rates}})))
+    assert small.arms["greedy"].grid.values() == [0.01, 0.05, 0.7]  # type: ignore[union-attr]
 
 
 def test_smoke_never_makes_a_study_larger(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from analysis.wording.cells import (
     points,
     seconds,
 )
+from analysis.wording.fairness import equal_budgets
 from analysis.wording.mechanism import mechanism_sentences
 from analysis.wording.searches import tuned_sentences, tuning_sentence
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def headline(summary: Summary) -> tuple[str, ...]:
-    """What to read first: containment, the two Oracles, regret, primary endpoint, mechanism, cost, equal tuning."""
+    """What to read first: containment, two Oracles, regret, primary endpoint, mechanism, cost, budgets, tuning."""
     return (
         *_containment(summary),
         *_two_oracles(summary),
@@ -37,6 +38,7 @@ def headline(summary: Summary) -> tuple[str, ...]:
         *mechanism_sentences(summary),
         *_cost(summary),
         *tuned_sentences(summary),
+        *equal_budgets(summary),
         tuning_sentence(summary),
     )
 

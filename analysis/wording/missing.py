@@ -13,6 +13,7 @@ from analysis.wording.cells import (
     plural,
     points,
 )
+from analysis.wording.fairness import partial_ranking, unequal_budgets
 from analysis.wording.mechanism import missing_spreads
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def notes(summary: Summary) -> tuple[str, ...]:
         *_missing_arms(summary),
         *_missing_seeds(summary),
         *_missing_rows(summary),
+        *partial_ranking(summary),
         *missing_spreads(summary),
+        *unequal_budgets(summary),
         *_weak_tests(summary),
     )
 

@@ -31,13 +31,16 @@ def _who_was_tuned(summary: Summary) -> Iterator[str]:
     due = [arm for arm, count in tuning.chains.items() if count >= tuning.planned]
     on = f"on {seed_list(tuning.seeds)}" if tuning.seeds else "on seeds of their own"
     if due:
-        everyone = len(due) == len(tuning.chains) and not tuning.written
+        everyone = len(due) == len(tuning.chains) and not (tuning.written or tuning.derived)
         who, each = ("every schedule arm", "") if everyone else (", ".join(due), " each" if len(due) > 1 else "")
         yield f"{who} got {plural(tuning.planned, 'pilot chain')}{each} {on}"
     for arm, count in tuning.extra.items():
         yield f"the best of {arm} lay on an edge of its grid, which was extended by {plural(count, 'chain')}"
     for arm in (arm for arm in tuning.chains if arm not in due):
         yield f"{arm} has {tuning.chains[arm]} of {plural(tuning.planned, 'pilot chain')} {on}"
+    for leader in dict.fromkeys(tuning.derived.values()):
+        names = [arm for arm, other in tuning.derived.items() if other == leader]
+        yield f"{' and '.join(names)} take{'s' if len(names) == 1 else ''} the rates that the pilot of {leader} found"
     if tuning.written:
         yield f"not tuned, with constants that are written in the study: {', '.join(tuning.written)}"
 

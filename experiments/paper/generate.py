@@ -208,7 +208,6 @@ def decades(recipe: Recipe) -> tuple[float, float]:
 def arms_of(recipe: Recipe) -> dict[str, list[str]]:
     """Every baseline by the name of its arm: the lines of its table."""
     late = max(1, round(recipe.epochs / 10))
-    ends = f"eps = {_toml(recipe.eps)}\ndelta = {_toml(recipe.delta)}"
     named = ["silo", "s-cyc", "lr-warmup", "constant", "step", "cyclical", "cosine", "one-cycle"]
     arms = {name: [_preset(name)] for name in named}
     arms["lr-rewinding"] = [_preset("lr-rewinding", "fixed by its definition: the dense training's schedule again")]
@@ -222,9 +221,9 @@ def arms_of(recipe: Recipe) -> dict[str, list[str]]:
         *_last(recipe),
     ]
     arms |= {name: [_preset(name)] for name in ("slr", "clr", "llr", "allr", "ice")}
-    # With its constants left to the pilot each of the two would be lr-warmup again.
-    arms["constant-low"] = [_preset("constant-low", "not tuned: ε of the recipe, the lower control"), ends]
-    arms["constant-high"] = [_preset("constant-high", "not tuned: ε + δ of the recipe, the upper control"), ends]
+    # With pilots of their own the two would be lr-warmup again.
+    arms["constant-low"] = [_preset("constant-low", "the ε that the pilot of silo finds, the lower control")]
+    arms["constant-high"] = [_preset("constant-high", "the ε + δ that it finds, the upper control")]
     arms["linear"] = [_preset("linear")]
     return arms
 

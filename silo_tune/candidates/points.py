@@ -127,8 +127,8 @@ class PilotPlan:
         best = best_point(heard)
         if best is None:
             return []
-        wider = self._extended(levels, _rates(best["params"]))
-        tried = [_rates(point["params"]) for point in heard]
+        wider = self._extended(levels, rates_of(best["params"]))
+        tried = [rates_of(point["params"]) for point in heard]
         return [_named(rates) for rates in self._cover(wider) if rates not in tried]
 
     def finished(self, heard: Sequence[Mapping[str, Any]]) -> bool:
@@ -153,7 +153,7 @@ class PilotPlan:
 
     def args(self, params: Params) -> dict[str, Any]:
         assert self.arm.schedule.name is not None
-        return constants_at(self.arm.schedule.name, _rates(params))
+        return constants_at(self.arm.schedule.name, rates_of(params))
 
     def pipeline(self, params: Params) -> Ice | None:
         return None  # the arm's own
@@ -163,7 +163,7 @@ def _named(rates: Sequence[float]) -> dict[str, float]:
     return dict(zip(("max_lr",) if len(rates) == 1 else ("lowest", "highest"), rates, strict=True))
 
 
-def _rates(params: Params) -> tuple[float, ...]:
+def rates_of(params: Params) -> tuple[float, ...]:
     """The rates of a point: one, or low ≤ high."""
     return tuple(sorted(params.values()))
 

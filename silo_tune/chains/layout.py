@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from silo_tune.candidates import Guided, OneRound, Proposal, Source, grid_source, peak_of, require_sampler, value_of
-from silo_tune.candidates.points import Plan, plan_of, sampler_seed
+from silo_tune.candidates.points import Params, Plan, plan_of, rates_of, sampler_seed
 from silo_tune.chains.chain import Chain
 from silo_tune.schedules import AdaptiveSchedule, Schedule
 from silo_tune.study import OracleArm, ScheduleArm, Study, TuneArm
@@ -61,6 +61,17 @@ class Layout:
         first = 0 if self.settings[arm].own_dense else 1
         for cycle in range(first, self.study.cycles):
             self._sources[arm, trial, cycle] = OneRound((Proposal(self._peak(arm, trial, cycle)),))
+
+    def take(self, arm: str, params: Params) -> None:
+        """Fix what a pilot found: its arm's schedule, and those of the arms that take its ends."""
+        plan = self.plans[arm]
+        self.settle(arm, None, plan.schedule(params), plan.pipeline(params))
+        for name, follower in self.study.followers(arm):
+            self.settle(name, None, self.study.schedule_of(follower, follower.constants_at(rates_of(params))))
+
+    def lose(self, arm: str) -> None:
+        """A pilot found nothing: for its arm, and for those that take its ends."""
+        self.lost.update((arm, *(name for name, _ in self.study.followers(arm))))
 
     def ready(self, arm: str) -> bool:
         """Is everything known that this arm's candidates are made of?"""

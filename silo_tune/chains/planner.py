@@ -466,9 +466,9 @@ class Planner:
         if not isinstance(self.study.arms[search.arm], ScheduleArm):
             return
         if best is None:
-            self.layout.lost.add(search.arm)
+            self.layout.lose(search.arm)
         else:
-            self._settle_trial(search, None, best["params"])
+            self.layout.take(search.arm, best["params"])
         for chain in self.chains.values():
             if chain.active and not chain.open:
                 self._advance(chain)

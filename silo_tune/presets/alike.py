@@ -66,7 +66,8 @@ def _alike(study: Study, arm: ScheduleArm | None) -> str | None:
     if arm is None or arm.schedule.function is not None:
         return None
     settings = study.settings(arm)
-    peaks: Any = {"open": arm.schedule.resolved()}
+    ends = {} if arm.ends is None else arm.ends.model_dump()
+    peaks: Any = {"open": {**arm.schedule.resolved(), **ends}}
     if arm.open and arm.schedule.adaptive:
         peaks = {"open": {"name": "constant"}} if _is_whole(study, arm, settings.epochs) else peaks
     elif not arm.open:

@@ -38,6 +38,7 @@ class Setting:
         curve: constants of SILO here (eps, delta, beta, q): those of the judged arm, or of the network's recipe.
         pruned: planned pruned fractions of the first cycles, far enough for the S to rise.
         tuned: does a [pilot] find the constants that are left out?
+        leader: the judged arm where the pilot finds its two ends, else None.
     """
 
     cycles: int
@@ -50,6 +51,7 @@ class Setting:
     curve: Mapping[str, float]
     pruned: Sequence[float]
     tuned: bool
+    leader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,21 @@ def _silo(setting: Setting, args: Args) -> Arm:
 
 
 def _low(setting: Setting, args: Args) -> Arm:
-    curve = _curve(setting, args)
-    return _constant(setting, {"max_lr": curve["eps"]} if "eps" in curve else {})
+    return _end(setting, args, "low")
 
 
 def _high(setting: Setting, args: Args) -> Arm:
+    return _end(setting, args, "high")
+
+
+def _end(setting: Setting, args: Args, end: str) -> Arm:
+    """A constant at ε or ε + δ: those of the judged arm, if need be as its pilot finds them."""
     curve = _curve(setting, args)
-    return _constant(setting, {"max_lr": curve["eps"] + curve["delta"]} if "eps" in curve else {})
+    if "eps" in curve:
+        return _constant(setting, {"max_lr": curve["eps"] + (curve["delta"] if end == "high" else 0.0)})
+    if setting.leader is None:
+        return _constant(setting, {})
+    return {"schedule": {"name": "constant"}, "ends": {"arm": setting.leader, "end": end}}
 
 
 def _linear(setting: Setting, args: Args) -> Arm:

@@ -19,6 +19,8 @@ FAR = 1000
 # Other arms may name one that cannot be filled in.
 STAND_IN = {"mode": "schedule", "schedule": {"name": "constant", "max_lr": 1.0}}
 CURVE = ("eps", "delta", "beta", "q", "midpoint")
+# Presets of the rising S.
+CURVES = ("silo", "s-cyc")
 
 
 def expand_presets(table: Mapping[str, Any]) -> tuple[Table, list[Problem]]:
@@ -63,7 +65,25 @@ def setting_of(table: Mapping[str, Any], arm: Mapping[str, Any]) -> Setting:
         curve=_curve(table),
         pruned=_pruned(_section(table, "prune")),
         tuned=isinstance(table.get("pilot"), Mapping),
+        leader=_leader(table),
     )
+
+
+def _judged(table: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Name and table of the judged arm, an empty one where the study has none."""
+    name = str(_section(table, "report").get("schedule", "silo"))
+    return name, _section(_section(table, "arms"), name)
+
+
+def _leader(table: Mapping[str, Any]) -> str | None:
+    """The judged arm, where it is a curve whose ε and ε + δ a pilot finds."""
+    name, judged = _judged(table)
+    if not isinstance(table.get("pilot"), Mapping):
+        return None
+    schedule = judged.get("schedule")
+    shape = {"name": schedule} if isinstance(schedule, str) else _section(judged, "schedule")
+    curve = judged.get("preset") in CURVES or shape.get("name") == "silo"
+    return name if curve and not {"eps", "delta"} & {*judged, *shape} else None
 
 
 def _section(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -93,10 +113,8 @@ def _curve(table: Mapping[str, Any]) -> dict[str, float]:
     model = table.get("model")
     recipe = RECIPES.get(str(model.get("name") if isinstance(model, Mapping) else model))
     known = {} if recipe is None else {key: getattr(recipe, key) for key in ("eps", "delta", "beta", "q")}
-    judged = _section(table, "arms").get(_section(table, "report").get("schedule", "silo"))
-    if not isinstance(judged, Mapping):
-        return known
-    if judged.get("preset") in ("silo", "s-cyc"):
+    _, judged = _judged(table)
+    if judged.get("preset") in CURVES:
         known |= judged
     schedule = judged.get("schedule")
     if isinstance(schedule, Mapping) and schedule.get("name") == "silo":

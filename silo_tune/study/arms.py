@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
+from silo_tune.schedules import constants_at
 from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct
 from silo_tune.study.pipelines import Ice, Pipeline
 from silo_tune.study.prune import Prune
@@ -21,21 +22,35 @@ PILOT_SPAN = 100.0
 
 
 class Grid(Frozen):
-    """A grid of max_lr, evenly spaced in log from `low` to `high`."""
+    """A grid of max_lr: evenly spaced in log from `low` to `high`, or the `rates` that are given, rising."""
 
     low: Rate
     high: Rate
     points: int = Field(ge=1, le=1000)
+    rates: Annotated[tuple[Rate, ...], LISTED] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ends_of_rates(cls, value: Any) -> Any:
+        rates = value.get("rates") if isinstance(value, Mapping) else None
+        if not isinstance(rates, (list, tuple)) or not rates or "points" in value:
+            return value
+        return {**value, "low": rates[0], "high": rates[-1], "points": len(rates)}
 
     @model_validator(mode="after")
     def _check(self) -> Grid:
-        if self.points > 1 and self.low >= self.high:
+        if self.rates is not None:
+            if list(self.rates) != sorted(set(self.rates)):
+                raise ValueError("rates rise, each given once")
+            if (self.rates[0], self.rates[-1], len(self.rates)) != (self.low, self.high, self.points):
+                raise ValueError("rates and low, high, points both say the grid; give one")
+        elif self.points > 1 and self.low >= self.high:
             raise ValueError(f"the grid is upside down: low {self.low} is not below high {self.high}")
         return self
 
     def values(self) -> list[float]:
         """The rates, rising."""
-        return log_spaced(self.low, self.high, self.points)
+        return list(self.rates) if self.rates is not None else log_spaced(self.low, self.high, self.points)
 
 
 def log_spaced(low: float, high: float, points: int) -> list[float]:
@@ -91,21 +106,42 @@ class ArmBase(Frozen):
     _point = field_validator("rewind_to")(lambda cls, v: v if v is None else Prune._point(v))
 
 
+class Ends(Frozen):
+    """Whose ends a control takes: the lower and upper rate that another arm's pilot finds (SILO's ε and ε + δ).
+
+    Attributes:
+        arm: a schedule arm with two open constants.
+        end: which of the two, for a schedule with one constant.
+    """
+
+    arm: str
+    end: Literal["low", "high"] | None = None
+
+
 class ScheduleArm(ArmBase):
     """A fixed or adaptive peak schedule: one candidate per cycle.
 
-    A schedule that leaves its constants out is `open`: [pilot] finds them. `preset` tells which one filled this arm in.
+    A schedule that leaves its constants out is `open`: [pilot] finds them, or they are the `ends` that it finds for
+    another arm. `preset` tells which one filled this arm in.
     """
 
     mode: Literal["schedule"]
     schedule: ScheduleRef
+    ends: Ends | None = None
     preset: str | None = None
     pipeline: Pipeline | None = None
 
     @property
     def open(self) -> bool:
-        """Does the pilot find this arm's constants?"""
+        """Are this arm's constants found while the study runs?"""
         return bool(self.schedule.open)
+
+    def constants_at(self, rates: Sequence[float]) -> dict[str, Any]:
+        """This arm's constants where it takes its ends from the arm whose pilot found `rates`, rising."""
+        assert self.schedule.name is not None
+        assert self.ends is not None
+        picked = {"low": rates[:1], "high": rates[-1:], None: rates}[self.ends.end]
+        return constants_at(self.schedule.name, picked)
 
 
 class OracleArm(ArmBase):

@@ -131,7 +131,8 @@ def _part_problems(study: Study, name: str, pipeline: WhileTraining) -> Iterator
 
 def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:
     """Open constants need a pilot, and a pilot something to find."""
-    open_ = {name: arm.schedule.open for name, arm in study.arms.items() if isinstance(arm, ScheduleArm) and arm.open}
+    arms = [(name, arm) for name, arm in study.arms.items() if isinstance(arm, ScheduleArm)]
+    open_ = {name: arm.schedule.open for name, arm in arms if study.searched(name)}
     pilot = study.pilot
     if pilot is None:
         for name, constants in open_.items():
@@ -150,6 +151,27 @@ def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:
     for name in open_:
         if study.arms[name].own_dense:
             yield f"arms.{name}.own_dense", "pilot chains share the dense cycle"
+
+
+def ends_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """An arm that takes another's ends has none of its own, and the other has a pilot that finds two."""
+    for name, arm in study.arms.items():
+        if not isinstance(arm, ScheduleArm) or arm.ends is None:
+            continue
+        leader, constants = study.arms.get(arm.ends.arm), arm.schedule.open
+        pairs = [key for key in study.arms if study.pilots(key) and _finds_two(study.arms[key])]
+        if not constants:
+            yield f"arms.{name}.ends", "the schedule has its constants: leave them out, or ends"
+        elif leader is None or arm.ends.arm not in pairs:
+            yield f"arms.{name}.ends.arm", unknown("arm whose pilot finds two rates", arm.ends.arm, pairs)
+        elif len(constants) == 1 and arm.ends.end is None:
+            yield f"arms.{name}.ends.end", f'{constants[0]} is one of two rates: "low" or "high"'
+        elif len(constants) == 2 and arm.ends.end is not None:
+            yield f"arms.{name}.ends.end", f"{' and '.join(constants)} take both rates: leave it out"
+
+
+def _finds_two(arm: object) -> bool:
+    return isinstance(arm, ScheduleArm) and len(arm.schedule.open) == 2
 
 
 def _peak_problems(study: Study, name: str, arm: ScheduleArm) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from silo_tune.study.arms import Arm, ArmBase, OracleArm, Pilot, ScheduleArm, Tu
 from silo_tune.study.checks import (
     arm_problems,
     dense_problems,
+    ends_problems,
     incomparable,
     pilot_problems,
     pipeline_problems,
@@ -67,7 +68,7 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _cross(self) -> Study:
         problems = list(prune_problems(self))  # the other checks need a target for every cycle
-        checks = (arm_problems, dense_problems, pilot_problems, pipeline_problems)
+        checks = (arm_problems, dense_problems, pilot_problems, ends_problems, pipeline_problems)
         problems = problems or [problem for check in checks for problem in check(self)]
         if problems:
             raise Problems(problems)
@@ -97,7 +98,13 @@ class Study(Frozen):
     def searched(self, name: str) -> bool:
         """Does a search over whole chains (a pilot, or the arm's own) decide this arm's constants?"""
         arm = self.arms[name]
-        return isinstance(arm, TuneArm) or (isinstance(arm, ScheduleArm) and arm.open)
+        return isinstance(arm, TuneArm) or (isinstance(arm, ScheduleArm) and arm.open and arm.ends is None)
+
+    def followers(self, name: str) -> Iterator[tuple[str, ScheduleArm]]:
+        """Arms that take the ends that this arm's pilot finds."""
+        for other, arm in self.arms.items():
+            if isinstance(arm, ScheduleArm) and arm.ends is not None and arm.ends.arm == name:
+                yield other, arm
 
     def pilots(self, name: str) -> bool:
         """Does [pilot] find this arm's constants?"""

@@ -33,7 +33,7 @@ OPEN = {
     "silo": {"mode": "schedule", "schedule": {"name": "silo"}},
     "flat": {"mode": "schedule", "schedule": {"name": "constant"}},
 }
-FOUND = {"silo": {"eps": 0.03, "delta": 0.04}, "flat": {"max_lr": 0.1}}
+FOUND = {"silo": {"eps": 0.03, "delta": 0.04}, "flat": {"max_lr": 0.1}, "low": {"max_lr": 0.03}}
 PAIRS = [{"lowest": 0.01, "highest": 0.01}, {"lowest": 0.01, "highest": 1.0}, {"lowest": 1.0, "highest": 1.0}]
 CURVE = {
     "mode": "tune", "trials": 4, "eps": [0.01, 0.1], "delta": [0.0, 0.1], "beta": 5.0, "q": [0, 2], "rungs": [1],
@@ -207,6 +207,14 @@ def test_written_constants_are_not_tuned() -> None:
     assert sentence == (
         "Not equally tuned: silo, flat got 6 pilot chains each on seeds 100, 101; "
         "not tuned, with constants that are written in the study: low, high."
+    )
+
+
+def test_a_control_with_the_ends_of_the_judged_curve_is_no_arm_of_its_own() -> None:
+    low = {"mode": "schedule", "schedule": "constant", "ends": {"arm": "silo", "end": "low"}}
+    assert said({**OPEN, "low": low}) == (
+        "Equally tuned: silo, flat got 6 pilot chains each on seeds 100, 101; "
+        "low takes the rates that the pilot of silo found."
     )
 
 

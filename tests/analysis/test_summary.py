@@ -36,6 +36,8 @@ def test_tables_have_the_declared_columns_and_types(full: Summary) -> None:
         (full.regret, columns.REGRET),
         (full.crossfit, columns.CROSSFIT),
         (full.gaps, columns.GAPS),
+        (full.ranking, columns.RANKING),
+        (full.budgets, columns.BUDGETS),
         (full.compared, columns.COMPARED),
     ):
         expected = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in declared.items()})
@@ -79,7 +81,7 @@ def test_a_named_curve_is_no_control() -> None:
 
 
 def test_headline_says_where_numbers_come_from(full: Summary) -> None:
-    containment, both, regret, endpoint, mechanism, cost, standing = full.headline
+    containment, both, regret, endpoint, mechanism, cost, budgets, standing = full.headline
     informative = full.cycles[full.cycles["informative"]]
     inside = int((informative["verdict"] == "inside").sum())
     assert f"silo is inside in {inside} of {len(informative)} informative cycles" in containment
@@ -91,6 +93,7 @@ def test_headline_says_where_numbers_come_from(full: Summary) -> None:
     assert "95 % paired t interval" in endpoint
     assert "Do gradients narrow" in mechanism
     assert "45 units" in cost
+    assert budgets.startswith("Equal budgets: all 4 schedule arms")
     assert standing.startswith("Not equally tuned")
     assert full.notes == ()
 
