@@ -83,7 +83,9 @@ def _refuse_clashes(clashing: pd.DataFrame, compared: list[str]) -> None:
         where = rows.iloc[0]
         values = dict(zip(rows["run"], rows[column].astype(object).where(rows[column].notna(), "nothing"), strict=True))
         trial = "" if pd.isna(where["trial"]) else f", trial {where['trial']}"
-        lines.append(f"seed {where['seed']}, arm {where['arm']}{trial}, cycle {where['cycle']}: {column}: {told(values)}")
+        lines.append(
+            f"seed {where['seed']}, arm {where['arm']}{trial}, cycle {where['cycle']}: {column}: {told(values)}"
+        )
         if len(lines) == 5:
             break
     raise BadInput(

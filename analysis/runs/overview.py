@@ -19,8 +19,8 @@ from analysis.wording import DASH, MINUS, percent, points
 from silo_tune.study import Study
 
 NO_MEAN = (
-    "Every row is a study of its own, with its own tolerance and noise. No mean over rows is shown: their number is that "
-    "of the networks that somebody chose, and an interval over them would say nothing of others."
+    "Every row is a study of its own, with its own tolerance and noise. No mean over rows is shown: their number is "
+    "that of the networks that somebody chose, and an interval over them would say nothing of others."
 )
 
 
@@ -144,7 +144,7 @@ def _numbers(row: Row) -> dict[str, Any]:
 
 
 def overview_table(rows: Sequence[Row]) -> Table:
-    """The verdicts, the endpoint and the cost as text, differences in points with 95 % paired t intervals over seeds."""
+    """Verdicts, endpoint and cost as text, differences in points with 95 % paired t intervals over seeds."""
     head = ("Study", "Model", "Data", "Seeds", "Tolerance", "Inside", "Chain gap", "TOST", "Cycle regret", "Saved, %")
     body = [
         (
@@ -189,8 +189,8 @@ def _legend(rows: Sequence[Row]) -> str:
         f"Inside: informative cycles in which {judged} is inside, of all informative ones. Chain gap: the primary "
         f"endpoint, greedy Oracle {MINUS} {judged} on test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; TOST: "
         f"equivalence within the tolerance. Cycle regret: on test, mean over cycles. {judged} {MINUS} a control: on "
-        f"test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; above 0 {judged} is better. Differences are in points, "
-        f"with 95 % paired t intervals over seeds, not corrected for their number."
+        f"test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; above 0 {judged} is better. Differences are in "
+        f"points, with 95 % paired t intervals over seeds, not corrected for their number."
     )
 
 
