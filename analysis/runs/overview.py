@@ -168,7 +168,9 @@ def against_table(rows: Sequence[Row]) -> Table:
     """The judged schedule minus each control, likewise."""
     arms = list(dict.fromkeys(arm for row in rows for arm in row.against))
     head = ("Study", *(f"{row_schedule(rows)} {MINUS} {arm}" for arm in arms))
-    body = [(row.group, *(_estimate(row.against.get(arm, Estimate(0))) for arm in arms)) for row in rows]
+    body: list[tuple[str, ...]] = [
+        (row.group, *(_estimate(row.against.get(arm, Estimate(0))) for arm in arms)) for row in rows
+    ]
     return Table(head, body if arms else [], frozenset({"Study"}))
 
 
