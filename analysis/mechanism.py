@@ -100,10 +100,13 @@ def _slope(arm: str, measure: str, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _slopes_of_seeds(rows: pd.DataFrame) -> Iterator[float]:
-    for _, own in rows.groupby("seed"):
-        pruned = own[own["cycle"] > 0]
-        if len(pruned) >= FEWEST_CYCLES:
-            yield slope_of(oracle.numbers(pruned, "weights_remaining"), oracle.numbers(pruned, "log_ratio"))
+    pruned = rows[rows["cycle"] > 0]
+    seeds = pruned["seed"].to_numpy(dtype=int)
+    remaining, ratio = oracle.numbers(pruned, "weights_remaining"), oracle.numbers(pruned, "log_ratio")
+    for seed in np.unique(seeds):
+        own = seeds == seed
+        if own.sum() >= FEWEST_CYCLES:
+            yield slope_of(remaining[own], ratio[own])
 
 
 def slope_of(weights_remaining: FloatArray, log_ratio: FloatArray) -> float:

@@ -95,7 +95,7 @@ def oracle_studies(frame: pd.DataFrame, study: Study, run: Run) -> Iterator[Optu
         groups: Any = mine.groupby(["seed", "cycle"])
         for (seed, cycle), group in groups:
             rounds = rounds_of(run, name, seed, cycle)
-            trials = [oracle_trial(row, bounds, rounds[row["key"]]) for row in group.to_dict("records")]
+            trials = [oracle_trial(row, bounds, rounds.get(row["key"])) for row in group.to_dict("records")]
             # Where accuracies tie, Optuna's best trial need not be the winner: the loss decided.
             winner = next((number for number, won in enumerate(group.winner) if won), None)
             where = {"study": study.name, "arm": name, "prefix": arm.prefix, "seed": seed, "cycle": cycle}
@@ -112,8 +112,11 @@ def rounds_of(run: Run, arm: str, seed: int, cycle: int) -> dict[str, int]:
     return rounds
 
 
-def oracle_trial(row: Row, bounds: FloatDistribution, number: int) -> FrozenTrial:
-    """One candidate of round `number`. A diverged one is told as guessing, 1/classes; a failed one has no value."""
+def oracle_trial(row: Row, bounds: FloatDistribution, number: int | None) -> FrozenTrial:
+    """One candidate of round `number`, which is not known of a record.
+
+    A diverged one is told as guessing, 1/classes; a failed one has no value.
+    """
     diverged = row["status"] == "diverged"
     value = 1.0 / row["classes"] if diverged else row["val_accuracy"]
     return make_trial(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from silo_tune.errors import SiloTuneError
+from silo_tune.errors import BadInput, SiloTuneError
 from silo_tune.lease import Holder, Lease, holder
 from silo_tune.progress import Progress
 from silo_tune.snapshot import ChainView, Ended, SearchView, Snapshot, State, shortened
@@ -124,7 +124,7 @@ def read_status(url: str) -> Status:
     """How a run stands, from its files.
 
     Raises:
-        BadInput: there is no run at that place.
+        BadInput: there is no run at that place, or a record.
         StorageError: the storage failed.
     """
     run = Run(url)
@@ -136,6 +136,8 @@ def read_status(url: str) -> Status:
         raise AssertionError
     study, ledger = recorded_study
     snapshot, note = _snapshot(run.storage)
+    if snapshot is None and run.is_record(study):
+        raise BadInput(f"{url} is a record: nothing in it goes on; `silo-tune report {url}` shows what came of it")
     if snapshot is None:
         snapshot = from_decisions(run.storage, study)
     held = _standing(held, snapshot)

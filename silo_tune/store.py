@@ -26,6 +26,7 @@ from silo_tune.study_file import parse_study
 from silo_tune.units import RECIPE, Unit
 
 FORMAT = 1
+TABLE = "table.parquet"
 STATE = re.compile(r"state-[0-9a-f]+\.safetensors")
 
 Notice = Callable[[str], None]
@@ -341,7 +342,7 @@ class Run:
         An arm counts from the first cycle that no seed of that Oracle has closed.
         """
         recorded = self.recorded()
-        if recorded is None or not self._started(recorded[0]):
+        if recorded is None or not self.started(recorded[0]):
             return {}
         before, ledger = recorded
         since = {oracle: dict(tests) for oracle, tests in ledger.get("tests_from", {}).items()}
@@ -355,10 +356,16 @@ class Run:
         """Keys that differ from the recorded study, all of them additive.
 
         Raises:
-            BadInput: the run was made with another recipe, or a change is not additive; the keys are named.
+            BadInput: the run was made with another recipe, a change is not additive (the keys are named), or a record
+                is there.
         """
         recorded = self.recorded()
-        if recorded is None or not self._started(recorded[0]):
+        if recorded is not None and self.is_record(recorded[0]):
+            raise BadInput(
+                f"{self.url} is a record: it has rows and no units to go on from; choose another --out (or remove "
+                f"{self.storage.shown(TABLE)}, to begin anew there)"
+            )
+        if recorded is None or not self.started(recorded[0]):
             return []
         before, ledger = recorded
         if ledger["recipe"] != RECIPE:
@@ -377,8 +384,9 @@ class Run:
         """
         recorded = self.recorded()
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        if recorded is None or not self._started(recorded[0]):
-            self._write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
+        if recorded is None or not self.started(recorded[0]):
+            self.check(study)  # a record is never written over
+            self.write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
             return {}
         ledger = recorded[1]
         changed, since = self.check(study), self.tests_from(study)
@@ -386,14 +394,18 @@ class Run:
             self.notice(f"accepted changes to {self.url}: {', '.join(changed)}")
             ledger["changes"] = [*ledger.get("changes", []), {"at": now, "keys": changed}]
             ledger["tests_from"] = since
-            self._write_study(study, ledger)
+            self.write_study(study, ledger)
         return since
 
-    def _started(self, study: Study) -> bool:
+    def started(self, study: Study) -> bool:
         """Has any chain closed a cycle? Until then nothing is decided, and any change is welcome."""
         seeds = study.replicates.seeds
         closed = any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms for seed in seeds)
         return closed or any(self.searched(arm, study) for arm in study.arms)
+
+    def is_record(self, study: Study) -> bool:
+        """Are there rows and no decisions that they could be derived from?"""
+        return self.storage.exists(TABLE) and not self.started(study)
 
     def searched(self, arm: str, study: Study) -> bool:
         """Has any trial of this arm's search closed a cycle?"""
@@ -471,7 +483,8 @@ class Run:
             return before.search_seeds(name) == after.search_seeds(name)
         return field == ("trials",) and new.trials >= old.trials  # later rounds follow the closed ones
 
-    def _write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
+    def write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
+        """Write RUN/study.toml as it is, without asking what was decided."""
         table = {"study": study.model_dump(mode="json", exclude_none=True), "run": ledger}
         sealed = {**table, "run": {"sha256": _digest(table), **ledger}}
         self.storage.replace("study.toml", tomli_w.dumps(sealed).encode())
@@ -489,7 +502,7 @@ class Run:
         """
         known = self.units._sealed("data.json", "it is written anew")
         recorded = self.recorded()
-        if known is None or recorded is None or not self._started(recorded[0]):
+        if known is None or recorded is None or not self.started(recorded[0]):
             self.storage.replace("data.json", seal(facts))
         elif not _same_data(known, facts):
             raise BadInput(

@@ -14,6 +14,8 @@ import pytest
 
 import silo_tune
 from silo_tune.registries import KINDS
+from silo_tune.results import Recorded, write_record
+from tests.analysis.builder import ARMS, make_frame, make_study
 
 ROOT = Path(silo_tune.__file__).parent.parent
 
@@ -255,6 +257,7 @@ def test_the_plain_modules_load_without_torch_ray_and_pandas(tmp_path: Path) -> 
     [
         ["--help"],
         ["run", "--help"],
+        ["report", "--help"],
         *(["list", kind] for kind in KINDS),
         ["plan", "experiments/digits.toml"],
         ["plan", "experiments/paper/vit-imagenet.toml"],
@@ -265,3 +268,12 @@ def test_a_command_that_trains_nothing_loads_nothing_heavy(tmp_path: Path, argv:
     command = ["silo-tune", *(str(ROOT / word) if word.endswith(".toml") else word for word in argv)]
     assert not loaded(COMMAND.format(argv=command), tmp_path) & HEAVY
     assert list(tmp_path.iterdir()) == []  # and it writes nothing
+
+
+def test_a_report_loads_neither_torch_nor_ray_nor_optuna(tmp_path: Path) -> None:
+    study = make_study({name: ARMS[name] for name in ("silo", "high", "oracle")}, seeds=2, cycles=2)
+    ledger = {"format": 1, "recipe": 1, "created": "2026", "environment": {}}
+    write_record(str(tmp_path / "record"), Recorded(make_frame(study), study, ledger))
+    found = loaded(COMMAND.format(argv=["silo-tune", "report", "record"]), tmp_path)
+    assert not found & {"torch", "ray", "optuna", "sklearn", "torchvision", "timm"}
+    assert (tmp_path / "record" / "report" / "report.html").exists()

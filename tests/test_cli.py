@@ -289,5 +289,9 @@ def test_a_run_its_status_and_the_report_that_it_names(study: str, tmp_path: Pat
     assert lines[0].startswith("small at runs/small: finished at ")
     assert lines[-1] == "report: runs/small/report/report.html"
     assert (tmp_path / "runs" / "small" / "report" / "report.html").exists()
+    made = in_process("report", "runs/small", "--out", "record", cwd=tmp_path)
+    assert (made.returncode, made.stdout.splitlines()[-1]) == (0, "report: record/report/report.html")
+    pages = [(tmp_path / place / "report" / "report.html").read_bytes() for place in ("runs/small", "record")]
+    assert pages[0] == pages[1]
     followed = in_process("status", "runs/small", "--follow", cwd=tmp_path)  # a finished run is not waited for
     assert (followed.returncode, followed.stdout.splitlines()[0]) == (0, lines[0])

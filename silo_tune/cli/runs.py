@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silo_tune.cli.app import Debug, Out, RunFolder, Sets, Smoke, StudyFile, app
+from silo_tune.cli.reports import write_report
 from silo_tune.cli.stopping import Stopped, monitors, stops
 from silo_tune.errors import BadInput, RunFailed
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from silo_tune.run import Outcome, Runner
-    from silo_tune.study import Study
 
 FOLLOW_SECONDS, FOLLOW_URL_SECONDS = 2.0, 5.0
 
@@ -66,7 +66,7 @@ def run(
             monitor=monitor,
             retry_failed=retry_failed,
         )
-    _finish(console, loaded, outcome)
+    _finish(console, outcome)
 
 
 def _with_dashboard() -> Runner:
@@ -85,16 +85,12 @@ def _print_lines(console: Console, lines: list[str]) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _finish(console: Console, study: Study, outcome: Outcome) -> None:
-    from analysis.summary import summarise, summary_lines
-    from silo_tune.results import searches
-    from silo_tune.store import Run
-
+def _finish(console: Console, outcome: Outcome) -> None:
     counts = outcome.counts
-    where = write_report(outcome.url)
+    told, where = write_report(outcome.url)
     lines = [
         "",
-        *summary_lines(summarise(outcome.frame, study, searches(Run(outcome.url), study))),
+        *told,
         "",
         f"units: {counts.trained} trained, {counts.shared} shared, {counts.reused} skipped (done before), "
         f"{counts.failed} failed",
@@ -108,20 +104,6 @@ def _finish(console: Console, study: Study, outcome: Outcome) -> None:
             "chains ended because their units failed; the reasons are above and in the report: mend the cause, then "
             "run the same command with --retry-failed"
         )
-
-
-def write_report(url: str) -> str:
-    """Table and report of a run, from its files; returns where the page is."""
-    from analysis.report import render
-    from silo_tune.results import load_run, searches, write_table
-    from silo_tune.store import Run
-
-    frame, study, ledger = load_run(url)
-    run_ = Run(url)
-    write_table(run_, frame)
-    for name, content in render(frame, study, ledger, searches(run_, study)).items():
-        run_.storage.replace(f"report/{name}", content)
-    return run_.storage.shown("report/report.html")
 
 
 @app.command()

@@ -7,15 +7,26 @@ from typing import Annotated
 import typer
 
 from silo_tune.cli.app import Debug, GridOracle, RunFolder, app
-from silo_tune.cli.runs import write_report
+from silo_tune.cli.reports import write_report, write_together
 from silo_tune.errors import BadInput, unknown
 from silo_tune.registries import KINDS
 
 
 @app.command()
-def report(run: RunFolder, debug: Debug = False) -> None:
-    """Write a run's table and report again, from its files alone."""
-    typer.echo(f"report: {write_report(run)}")
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or URLs, or records.")],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="A record of the runs, with the report; needed for several."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a run or record again, or that of several runs together, from their files alone."""
+    if out is None and len(runs) > 1:
+        raise BadInput("several runs have no folder in common: say where their report goes, --out DIR")
+    lines, page = write_report(runs[0]) if out is None else write_together(runs, out)
+    for line in ["", *lines, "", f"report: {page}"]:
+        typer.echo(line)
 
 
 @app.command()

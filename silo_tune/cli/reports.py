@@ -1,0 +1,88 @@
+"""What `run` and `report` write: tables, reports, records, and the overview of several studies."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from silo_tune.errors import BadInput
+
+if TYPE_CHECKING:
+    from analysis.summary import Summary
+
+
+def write_report(url: str) -> tuple[list[str], str]:
+    """Table and report of a run, from its files, or report of a record; returns its short answers and its page."""
+    from analysis.summary import summary_lines
+
+    summary, page = _write_report(url)
+    return summary_lines(summary), page
+
+
+def _write_report(url: str) -> tuple[Summary, str]:
+    from analysis.report import render_summary
+    from analysis.summary import summarise
+    from silo_tune.results import read, write_table
+    from silo_tune.store import Run
+
+    found, run = read(url), Run(url)
+    if not found.is_record:
+        write_table(run, found.frame)
+    summary = summarise(found.frame, found.study, found.searches)
+    for name, content in render_summary(summary, found.frame, found.ledger).items():
+        run.storage.replace(f"report/{name}", content)
+    return summary, run.storage.shown("report/report.html")
+
+
+def write_together(urls: list[str], out: str) -> tuple[list[str], str]:
+    """Several runs as one record with its report, or as a record for each group and an overview, in `out`.
+
+    Returns:
+        The short answers, and where the page is.
+
+    Raises:
+        BadInput: a run is given twice, or the runs do not belong together; see `analysis.runs.combine`.
+    """
+    from analysis.runs import combine, overview, overview_lines
+    from silo_tune.results import read, write_record
+    from silo_tune.storage import Storage
+    from silo_tune.store import Run
+
+    groups = combine({name: read(url) for name, url in short_names(urls, out).items()})
+    if len(groups) == 1:
+        write_record(out, groups[0].recorded)
+        return write_report(out)
+    if Run(out).recorded() is not None:
+        raise BadInput(f"{out} holds a run or a record; an overview of several takes a folder of its own: choose --out")
+    found = []
+    for group in groups:
+        place = f"{out.rstrip('/')}/{group.name}"
+        write_record(place, group.recorded)
+        found.append((group, _write_report(place)[0]))
+    storage = Storage(out)
+    for name, content in overview(found).items():
+        storage.replace(name, content)
+    return overview_lines(found), storage.shown("report.html")
+
+
+def short_names(urls: list[str], out: str) -> dict[str, str]:
+    """Name → run folder: the last part of its path, or the whole of it where two have the same last part.
+
+    Raises:
+        BadInput: two are one place.
+    """
+    places = Counter(map(_place, urls))
+    twice = next((url for url in urls if places[_place(url)] > 1), None)
+    if twice is not None:
+        raise BadInput(f"{twice} is given twice")
+    if _place(out) in places:
+        raise BadInput(f"--out {out} is one of the runs: choose another folder")
+    last = [url.rstrip("/").rsplit("/", 1)[-1] for url in urls]
+    count = Counter(last)
+    return {name if count[name] == 1 else url: url for name, url in zip(last, urls, strict=True)}
+
+
+def _place(url: str) -> str:
+    """A folder by the one name that it has."""
+    return url.rstrip("/") if "://" in url else os.path.realpath(url)

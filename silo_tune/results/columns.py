@@ -1,0 +1,61 @@
+"""The row: its columns, their types and meanings."""
+
+from __future__ import annotations
+
+# One row is one unit's outcome as one chain uses it. A cell is null, never 0, where there is nothing.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "arm": ("string", "name of the arm"),
+    "mode": ("string", "schedule | oracle | tune, or pilot for the trials of a schedule arm's pilot"),
+    "seed": ("Int64", "replicate"),
+    "trial": ("Int64", "trial of a search over whole chains (tune, pilot), else null"),
+    "cycle": ("Int64", "0 is dense"),
+    "candidate": ("Int64", "position among the cycle's candidates"),
+    "repeat": ("Int64", "0, or the number of a re-evaluation with other random streams"),
+    "max_lr": ("Float64", "peak learning rate, resolved"),
+    "peak_rule": ("string", "rule that resolved it, null for a fixed peak"),
+    "asked": ("boolean", "a rate of the arm's own search (false: only a tested arm's value)"),
+    "tests": ("string", "arms whose own value this is, comma-separated"),
+    "status": ("string", "ok | diverged | failed"),
+    "error": ("string", "why, unless ok"),
+    "sparsity": ("Float64", "fraction of prunable weights pruned, in [0, 1]"),
+    "weights_remaining": ("Float64", "1 - sparsity, as counted"),
+    "val_accuracy": ("Float64", "in [0, 1], on the validation split: the only one that chooses"),
+    "val_loss": ("Float64", "mean cross-entropy in nats"),
+    "n_val": ("Int64", "validation images"),
+    "test_accuracy": ("Float64", "in [0, 1], never used to choose"),
+    "n_test": ("Int64", "test images"),
+    "train_loss": ("Float64", "mean cross-entropy of the last epoch, in nats"),
+    "classes": ("Int64", "number of classes"),
+    "epochs": ("Int64", "epochs of this unit"),
+    "steps": ("Int64", "optimizer steps of this unit"),
+    "train_seconds": ("Float64", "wall seconds of training on its worker"),
+    "key": ("string", "identity of the unit"),
+    "parent": ("string", "key of the unit it started from, null at cycle 0"),
+    "winner": ("boolean", "the best candidate of its cycle on validation"),
+    "continued": ("boolean", "the next cycle's parent, where that is not the winner"),
+    "shared_with": ("string", "first arm of the study that owns the key, null when it is this one"),
+    "realised_peak_lr": ("Float64", "largest learning rate that the optimizer was given"),
+    "grad_spread": ("Float64", "standard deviation of the loss gradient over surviving weights, in nats per unit"),
+    "activation_spread": (
+        "Float64",
+        "standard deviation of hidden representations before normalisation, mean over layers",
+    ),
+    "activation_spread_norm": ("Float64", "after normalisation; null where the network has none"),
+    "device": ("string", "kind of the CPU and of its vector units, or the GPU's name"),
+    "mixed": (
+        "boolean",
+        "units of this seed were trained on more than one kind of device: not comparable to the last bit",
+    ),
+    "version": ("string", "silo-tune version that trained it"),
+}
+
+# The same work on the same machine kind gives equal tables, but for these.
+UNSTABLE = ("train_seconds", "device", "mixed")
+
+# Version of the columns, in the metadata of a table's file; a table without it is of the first.
+FORMAT = 1
+FORMAT_KEY = b"silo_tune.table"
+# Columns that tables of earlier versions do not have. They are null there.
+LATER = ("activation_spread_norm", "mixed")
+# What makes a row one row.
+IDENTITY = ("arm", "seed", "trial", "cycle", "candidate", "repeat")

@@ -1,0 +1,122 @@
+"""A run as it is read: table, study, ledger, searches; and records, run folders that have rows and no units.
+
+A *record* is a folder with `study.toml`, `table.parquet`, `data.json` and the rounds of its searches, as in a run. Its
+rows are those of the table. A run that has decisions derives its rows from them, and its table is only an output.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silo_tune.errors import BadInput
+from silo_tune.results.reading import read_table
+from silo_tune.results.searches import SearchRecord, searches
+from silo_tune.results.table import table, to_parquet
+from silo_tune.storage import seal
+from silo_tune.store import TABLE, Run
+from silo_tune.study import Study
+from silo_tune.study_file import load_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What is known of a run.
+
+    Attributes:
+        frame: one row per unit as one chain uses it, columns as in `COLUMNS`.
+        study: its study.
+        ledger: recipe, created, environment, accepted changes.
+        searches: arm → its pilot or tune search.
+        data: what is recorded of the data, None where it is not known.
+        is_record: the rows were read from a table, and there are no units.
+    """
+
+    frame: pd.DataFrame
+    study: Study
+    ledger: Mapping[str, Any]
+    searches: Mapping[str, SearchRecord] = field(default_factory=dict)
+    data: Mapping[str, Any] | None = None
+    is_record: bool = False
+
+
+def read(url: str) -> Recorded:
+    """A run or a record, from its files.
+
+    Raises:
+        BadInput: there is neither at that place, its study is damaged, or the table of a record is not right.
+    """
+    run = Run(url)
+    study = run.study()
+    recorded = run.recorded()
+    assert recorded is not None
+    is_record = run.is_record(study)
+    frame = read_table(run.storage.read(TABLE), run.storage.shown(TABLE), study) if is_record else table(run, study)
+    return Recorded(frame, study, recorded[1], searches(run, study), run.data_facts(), is_record)
+
+
+def read_files(table_file: str | Path, study_file: str | Path) -> Recorded:
+    """A table and a study file that lie elsewhere than in a run folder. Nothing is known of searches and environment.
+
+    Raises:
+        BadInput: a file is not there, or is not right.
+    """
+    study = load_study(study_file)
+    try:
+        data = Path(table_file).read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read the table {str(table_file)!r}: {error.strerror}") from None
+    return Recorded(read_table(data, str(table_file), study), study, {}, is_record=True)
+
+
+def load_run(url: str) -> tuple[pd.DataFrame, Study, dict[str, Any]]:
+    """Table, study and ledger of a run or a record; see `read`."""
+    found = read(url)
+    return found.frame, found.study, dict(found.ledger)
+
+
+def write_record(url: str, recorded: Recorded) -> None:
+    """Write a record: study, data, rounds of searches, and last the table.
+
+    It takes the place of nothing but a record that was put together from others (whose ledger has `runs`).
+
+    Raises:
+        BadInput: something else is at that place.
+    """
+    run = Run(url)
+    before = run.recorded()
+    if before is not None and (run.started(before[0]) or not before[1].get("runs")):
+        kind = "a run" if run.started(before[0]) else "a record that was not put together from others"
+        raise BadInput(f"{url} holds {kind}, and nothing is written over it; choose another --out")
+    run.write_study(recorded.study, recorded.ledger)
+    if recorded.data is not None:
+        run.storage.replace("data.json", seal(recorded.data))
+    for search in recorded.searches.values():
+        for body in _rounds(search):
+            run.storage.replace(run.search_name(search.arm, body["round"]), seal(body))
+        if search.importance is not None:
+            run.write_importance(search.arm, len(search.points), search.importance)
+    run.storage.replace(TABLE, to_parquet(recorded.frame))
+
+
+def _rounds(search: SearchRecord) -> list[dict[str, Any]]:
+    """The files of a search's rounds, as the planner wrote them."""
+    return [
+        {
+            "arm": search.arm,
+            "kind": search.kind,
+            "round": number,
+            "seeds": list(points[0]["seeds"]),
+            "counted": list(search.counted),
+            "points": [{name: value for name, value in point.items() if name != "seeds"} for point in points],
+        }
+        for number, points in (
+            (number, list(group)) for number, group in itertools.groupby(search.points, lambda point: point["round"])
+        )
+    ]

@@ -1,0 +1,56 @@
+"""Rows as a DataFrame, and as a file. Pandas is imported only where a table is made."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY
+from silo_tune.results.rows import rows
+from silo_tune.store import TABLE, Run
+from silo_tune.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def make_table(rows_: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> pd.DataFrame:
+    """A DataFrame with the columns and types of `COLUMNS`."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows_), columns=list(COLUMNS))
+    frame["mixed"] = mixed_devices(frame)
+    return frame.astype({name: kind for name, (kind, _) in COLUMNS.items()})
+
+
+def mixed_devices(frame: pd.DataFrame) -> pd.Series[bool]:
+    """The column `mixed`; what is compared is within a seed."""
+    return frame.groupby("seed")["device"].transform("nunique") > 1
+
+
+def table(run: Run, study: Study | None = None) -> pd.DataFrame:
+    """The table of a run, from its decisions and results."""
+    return make_table(rows(run, study or run.study()))
+
+
+def write_table(run: Run, frame: pd.DataFrame) -> None:
+    """Write RUN/table.parquet, whole or not at all.
+
+    One without rows is not written: a run without decisions that has a table is a record, and nothing goes on with it.
+    """
+    if len(frame):
+        run.storage.replace(TABLE, to_parquet(frame))
+
+
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """The file of a table, with the version of its columns in its metadata."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    made = pa.Table.from_pandas(frame, preserve_index=False)
+    buffer = io.BytesIO()
+    parquet.write_table(
+        made.replace_schema_metadata({**made.schema.metadata, FORMAT_KEY: str(FORMAT).encode()}), buffer
+    )
+    return buffer.getvalue()
