@@ -22,7 +22,7 @@ import pandas as pd
 from analysis.columns import RANKING, typed
 from analysis.oracle import numbers, prefix_of
 from analysis.regret import FIRST_ENDPOINT_CYCLE
-from analysis.stats import ROUNDING, FloatArray, holm, p_above, paired_interval, two_sided_p
+from analysis.stats import ROUNDING, FloatArray, holm, p_above, paired_interval
 from silo_tune.study import OracleArm, ScheduleArm, Study
 
 LEVEL = 0.95
@@ -62,7 +62,7 @@ def rank_arms(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     compared = [arm for arm, found in scores.items() if most and 2 * len(found) >= most]
     seeds = sorted(set.intersection(*(set(scores[arm]) for arm in compared))) if compared else []
     matrix = np.array([[scores[arm][seed] for arm in compared] for seed in seeds]).reshape(len(seeds), len(compared))
-    found = _compared(matrix, compared, study.report.schedule)
+    found = _compared(matrix, compared)
     same = _same_units(chains, compared, seeds)
     rows: list[dict[str, Any]] = [
         {"arm": arm, "kind": kinds[arm], "judged": arm == study.report.schedule, "n_seeds": len(seeds),
@@ -86,7 +86,7 @@ def chain_scores(rows: pd.DataFrame, cycles: int) -> dict[int, float]:
     return {seed: float(each.mean()) for seed, each in found.items() if len(each) == due and np.isfinite(each).all()}
 
 
-def _compared(scores: FloatArray, arms: list[str], judged: str) -> dict[str, dict[str, Any]]:
+def _compared(scores: FloatArray, arms: list[str]) -> dict[str, dict[str, Any]]:
     """Arm → the cells of its place; `scores` is (seeds, arms)."""
     if not len(scores):
         return {}
@@ -101,24 +101,7 @@ def _compared(scores: FloatArray, arms: list[str], judged: str) -> dict[str, dic
             "rank_worst": worst[i],
         }
         found[arm] |= {"mean": own.mean, "low": own.low, "high": own.high}
-    if judged in arms:
-        against = _against(scores, arms.index(judged))
-        for i, cells in against.items():
-            found[arms[i]] |= cells
     return found
-
-
-def _against(scores: FloatArray, judged: int) -> dict[int, dict[str, Any]]:
-    """Column → its difference to the judged one, with its interval and Holm's p over the other columns."""
-    others = [i for i in range(scores.shape[1]) if i != judged]
-    differences = {i: scores[:, i] - scores[:, judged] for i in others}
-    enough = len(scores) >= FEWEST_TOLD_APART
-    adjusted = holm([two_sided_p(differences[i]) for i in others]) if enough else [None] * len(others)
-    cells: dict[int, dict[str, Any]] = {}
-    for i, p_holm in zip(others, adjusted, strict=True):
-        gap = paired_interval(differences[i])
-        cells[i] = {"difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high, "p_holm": p_holm}
-    return cells
 
 
 def rank_intervals(scores: FloatArray, level: float = LEVEL) -> tuple[list[int], list[int]]:

@@ -18,7 +18,7 @@ from analysis.inline import csv_link, inline_svg
 from analysis.oracle import describe
 from analysis.outline import contents, with_anchors
 from analysis.plots import save_figures
-from analysis.questions import Question, fit_of, questions
+from analysis.questions import Fitted, Question, fit_of, questions
 from analysis.search import PILOT, at_edge, fragment, ordinary, points_table
 from analysis.summary import Summary, summarise
 from analysis.text_tables import (
@@ -60,12 +60,11 @@ def render(
         ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
         searches: arm → its pilot or tune search.
     """
-    return render_summary(summarise(frame, study, searches), frame, ledger)
+    return render_summary(summarise(frame, study, searches), fit_of(frame, study), frame, ledger)
 
 
-def render_summary(summary: Summary, frame: pd.DataFrame, ledger: Mapping[str, Any]) -> dict[str, bytes]:
-    """The same, of a summary that is there already."""
-    fit = fit_of(ordinary(frame), summary.study)
+def render_summary(summary: Summary, fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]) -> dict[str, bytes]:
+    """The same, of a summary and fitted curves that are there already."""
     asked = questions(summary, fit)
     figures = save_figures(ordinary(frame), summary, None if isinstance(fit, str) else fit)
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}

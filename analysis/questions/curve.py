@@ -12,6 +12,7 @@ from analysis.curve_fit.tables import fit_tables
 from analysis.curve_fit.words import CALLED, FAMILY_HEAD, conclusion, family_rows, limits, title
 from analysis.oracle import is_guided, oracles
 from analysis.questions.question import Question, joined, oracle_to_add
+from analysis.search import ordinary
 from analysis.summary import Summary
 from analysis.text_tables import Table
 from silo_tune.errors import BadInput
@@ -38,7 +39,7 @@ def fit_of(frame: pd.DataFrame, study: Study) -> Fitted:
         study: its study.
     """
     try:
-        return compare(response_of(frame, study))
+        return compare(response_of(ordinary(frame), study))
     except BadInput as error:
         return str(error)
 

@@ -9,9 +9,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis import oracle, regret
+from analysis import regret
+from analysis.formats import to_markdown
+from analysis.questions.shape import controls_shown
 from analysis.runs.groups import Group
-from analysis.search import ordinary
 from analysis.stats import Estimate, paired_interval
 from analysis.summary import Summary
 from analysis.text_tables import Table
@@ -88,7 +89,7 @@ def row_of(group: Group, summary: Summary) -> Row:
         equivalent=end.equivalence.equivalent if end is not None and end.estimate.n > 1 else None,
         regret=_regret(summary),
         saved=_saved(summary),
-        against=dict(_against(group.recorded.frame, summary.study)),
+        against=dict(_against(summary)),
     )
 
 
@@ -103,15 +104,12 @@ def _saved(summary: Summary) -> float | None:
     return float(share.iloc[0]) if len(share) else None
 
 
-def _against(frame: pd.DataFrame, study: Study) -> Iterator[tuple[str, Estimate]]:
-    """Each control with the paired difference schedule − control."""
-    schedule, chains = study.report.schedule, regret.chain_rows(ordinary(frame))
-    for arm in oracle.controls(study, list(study.arms)) if schedule in study.arms else ():
-        gaps = regret.chain_gaps(chains, schedule, arm)
-        found = regret.primary_endpoint(
-            gaps, schedule, arm, study.cycles, study.replicates.seeds, study.report.tolerance
-        )
-        yield arm, found.estimate
+def _against(summary: Summary) -> Iterator[tuple[str, Estimate]]:
+    """Each control of the S with the paired difference schedule − control over all cycles of the endpoint."""
+    overall = summary.against[summary.against["cycle"].isna()].dropna(subset=["difference"])
+    named = controls_shown(summary)
+    for row in overall[overall["arm"].isin(named)].astype(object).where(overall.notna(), None).to_dict("records"):
+        yield str(row["arm"]), Estimate(row["n_seeds"], row["difference"], row["spread"], row["low"], row["high"])
 
 
 def overview_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -199,16 +197,7 @@ def _legend(rows: Sequence[Row]) -> str:
 def _tables(rows: Sequence[Row]) -> Iterator[str]:
     for table in (overview_table(rows), against_table(rows)):
         if table.rows:
-            yield from (*_markdown(table), "")
-
-
-def _markdown(table: Table) -> Iterator[str]:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    yield line(table.head)
-    yield f"|{'---|' * len(table.head)}"
-    yield from (line(row) for row in table.rows)
+            yield from (*to_markdown(table).splitlines(), "")
 
 
 def _page(rows: Sequence[Row], found: Sequence[tuple[Group, Summary]]) -> str:

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING
 from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:
+    from analysis.questions import Fitted
     from analysis.summary import Summary
 
 
 def write_report(url: str) -> tuple[list[str], str]:
     """Table and report of a run, from its files, or report of a record; returns its short answers and its page."""
+    from analysis.questions import questions
     from analysis.summary import summary_lines
 
-    summary, page = _write_report(url)
-    return summary_lines(summary), page
+    summary, fit, page = _write_report(url)
+    return summary_lines(summary, questions(summary, fit)), page
 
 
-def _write_report(url: str) -> tuple[Summary, str]:
+def _write_report(url: str) -> tuple[Summary, Fitted, str]:
+    from analysis.questions import fit_of
     from analysis.report import render_summary
     from analysis.summary import summarise
     from silo_tune.results import read, write_table
@@ -30,9 +33,10 @@ def _write_report(url: str) -> tuple[Summary, str]:
     if not found.is_record:
         write_table(run, found.frame)
     summary = summarise(found.frame, found.study, found.searches)
-    for name, content in render_summary(summary, found.frame, found.ledger).items():
+    fit = fit_of(found.frame, found.study)
+    for name, content in render_summary(summary, fit, found.frame, found.ledger).items():
         run.storage.replace(f"report/{name}", content)
-    return summary, run.storage.shown("report/report.html")
+    return summary, fit, run.storage.shown("report/report.html")
 
 
 def write_together(urls: list[str], out: str) -> tuple[list[str], str]:
