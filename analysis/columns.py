@@ -55,11 +55,12 @@ AGAINST = {
     "low": "Float64", "high": "Float64", "p": "Float64", "p_holm": "Float64", "p_equivalent": "Float64",
     "p_equivalent_holm": "Float64", "outcome": "string", "n_seeds": "Int64", "left_out": "Int64",
 }  # fmt: skip
-# Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `own_seeds`: seeds that the arm has complete; `same_as`: arms with the same units.
+# Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `own_seeds`: seeds
+# that the arm has complete; `same_as`: arms with the same units.
 RANKING = {
     "rank": "Int64", "rank_best": "Int64", "rank_worst": "Int64", "arm": "string", "kind": "string",
-    "judged": "boolean",
-    "mean": "Float64", "low": "Float64", "high": "Float64", "n_seeds": "Int64", "own_seeds": "Int64", "same_as": "string",
+    "judged": "boolean", "mean": "Float64", "low": "Float64", "high": "Float64", "n_seeds": "Int64",
+    "own_seeds": "Int64", "same_as": "string",
 }  # fmt: skip
 # What schedule arms trained per retrained cycle, over the `cells` (seed and cycle) that the judged one has too.
 BUDGETS = {

@@ -109,6 +109,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "chain-gaps": summary.gaps,
         "against": summary.against,
         "ranking": summary.ranking,
+        "budgets": summary.budgets,
         "oracles-compared": summary.compared,
         "spreads": summary.spreads,
         "spread-slopes": summary.slopes,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from silo_tune.candidates import OneRound
-from silo_tune.candidates.points import Plan, best_point
+from silo_tune.candidates.points import Plan
 from silo_tune.chains import Chain, Journal, Layout
 
 
@@ -146,7 +146,7 @@ def _search(layout: Layout, journal: Journal, name: str, plan: Plan) -> tuple[li
                 break
             asked += found
     if plan.finished(heard):
-        best = best_point(heard)
+        best = plan.best(heard)
         if plan.kind == "pilot" and best is not None:
             layout.take(name, best["params"])
         return asked, 0

@@ -323,6 +323,22 @@ def test_a_grid_is_extended_once_beyond_the_edge_that_the_best_lies_on(optimum: 
     assert len({number for _, number in journal.rounds}) <= 2
 
 
+def test_a_curve_that_must_rise_is_the_best_of_the_rising_pairs() -> None:
+    found = {}
+    for rise in (False, True):
+        made = study({**OPEN, "arms.greedy": None, "arms.conditioned": None, "pilot.rise": rise})
+        journal, planner, _ = run(made)
+        found[rise] = searches(journal, made)["silo"]  # type: ignore[arg-type]
+        assert planner.done
+    flat, rising = found[False], found[True]
+    assert flat.args is not None
+    assert rising.args is not None
+    assert flat.args["delta"] == 0 < rising.args["delta"]
+    assert flat.points == rising.points  # equal effort: the flat pairs are tried as well
+    objectives = {p["trial"]: p["objective"] for p in rising.points if len(set(p["params"].values())) == 2}
+    assert rising.best == max(objectives, key=lambda trial: objectives[trial] or 0)
+
+
 def test_pilot_chains_with_the_same_rates_share_their_units() -> None:
     made = study({**OPEN, **FEW})
     journal, _, drive = run(made)

@@ -144,7 +144,7 @@ def _numbers(row: Row) -> dict[str, Any]:
 def overview_table(rows: Sequence[Row]) -> Table:
     """Verdicts, endpoint and cost as text, differences in points with 95 % paired t intervals over seeds."""
     head = ("Study", "Model", "Data", "Seeds", "Tolerance", "Inside", "Chain gap", "TOST", "Cycle regret", "Saved, %")
-    body = [
+    body: list[tuple[str, ...]] = [
         (
             row.group,
             row.study.model.name or str(row.study.model.function),

@@ -57,6 +57,10 @@ class Plan(Protocol):
         """Would `ask` give nothing?"""
         ...
 
+    def best(self, heard: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """The point that wins: of the complete ones that may, the one with the highest objective."""
+        ...
+
     def schedule(self, params: Params) -> Schedule | AdaptiveSchedule:
         """What the chains of a point run."""
         ...
@@ -124,7 +128,7 @@ class PilotPlan:
             return [_named(rates) for rates in self._cover(levels)]
         if len(heard) > len(self._cover(levels)):
             return []
-        best = best_point(heard)
+        best = self.best(heard)
         if best is None:
             return []
         wider = self._extended(levels, rates_of(best["params"]))
@@ -133,6 +137,10 @@ class PilotPlan:
 
     def finished(self, heard: Sequence[Mapping[str, Any]]) -> bool:
         return not self.ask(heard)
+
+    def best(self, heard: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        rising = self.pairs and self.pilot.rise
+        return best_point([point for point in heard if not rising or len(set(rates_of(point["params"]))) == 2])
 
     def _cover(self, levels: Sequence[float]) -> list[tuple[float, ...]]:
         if not self.pairs:
@@ -205,6 +213,9 @@ class TunePlan:
             name: Dimension(low, high, log=name in ("eps", "delta", "beta") and low > 0, integer=name == "q")
             for name, (low, high) in self.arm.free.items()
         }
+
+    def best(self, heard: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        return best_point(heard)
 
     def told(self, heard: Sequence[Mapping[str, Any]]) -> list[Told]:
         """Points as the sampler hears them."""

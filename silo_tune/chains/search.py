@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Literal
 
-from silo_tune.candidates.points import Plan, best_point
+from silo_tune.candidates.points import Plan
 from silo_tune.chains.chain import Chain
 
 
@@ -89,8 +89,8 @@ class Search:
                 "counted": list(self.plan.counted), "points": points}  # fmt: skip
 
     def best(self) -> Mapping[str, Any] | None:
-        """The complete point with the highest objective."""
-        return best_point(self.closed)
+        """The point that wins, of the closed rounds."""
+        return self.plan.best(self.closed)
 
     def _point(self, trial: int) -> dict[str, Any]:
         chains = [chain for (number, _), chain in self.trials.items() if number == trial]

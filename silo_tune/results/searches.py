@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from silo_tune.candidates.points import best_point, plan_of
+from silo_tune.candidates.points import plan_of
 from silo_tune.store import Run
 from silo_tune.study import ScheduleArm, Study
 
@@ -47,7 +47,8 @@ def searches(run: Run, study: Study) -> dict[str, SearchRecord]:
 
 def _search(run: Run, study: Study, arm: str) -> SearchRecord:
     points = search_points(run, arm)
-    plan, best = plan_of(study, arm), best_point(points)
+    plan = plan_of(study, arm)
+    best = plan.best(points)
     found = study.arms[arm]
     name = found.schedule.name if isinstance(found, ScheduleArm) else "silo"
     given = found.schedule.args if isinstance(found, ScheduleArm) else {}
