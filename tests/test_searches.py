@@ -334,7 +334,7 @@ def test_a_curve_that_must_rise_is_the_best_of_the_rising_pairs() -> None:
     assert flat.args is not None
     assert rising.args is not None
     assert flat.args["delta"] == 0 < rising.args["delta"]
-    assert flat.points == rising.points  # equal effort: the flat pairs are tried as well
+    assert flat.points == rising.points[: len(flat.points)]  # the flat pairs are tried as well
     objectives = {p["trial"]: p["objective"] for p in rising.points if len(set(p["params"].values())) == 2}
     assert rising.best == max(objectives, key=lambda trial: objectives[trial] or 0)
 

@@ -113,7 +113,7 @@ def response_from(groups: Sequence[OracleCycle], pruned: Sequence[float], oracle
     seeds = tuple(sorted({seed for found in usable.values() for seed in found.seeds}))
     if len(cycles) < FEWEST_CYCLES:
         raise BadInput(
-            f"Oracle {oracle!r} has {len(cycles)} cycle(s) with results at {FEWEST_RATES} rates or more: a curve over "
+            f"Oracle {oracle!r} has {len(cycles)} cycles with results at {FEWEST_RATES} rates or more: a curve over "
             f"cycles is fitted to at least {FEWEST_CYCLES}; let the run go on, or study more cycles"
         )
     low, high = (max(usable[m].rates[0] for m in cycles), min(usable[m].rates[-1] for m in cycles))

@@ -445,7 +445,8 @@ def test_the_command_prints_the_table_and_writes_figure_and_tables(
     assert shown.startswith("Oracle conditioned (conditioned on silo), 2 seeds, cycles 1 to 4\n")
     assert all(re.search(rf"^{name} ", shown, re.MULTILINE) for name in FAMILIES)
     files = tmp_path / "run" / "report" / "fit"
-    assert sorted(file.name for file in files.iterdir()) == ["beta.csv", "fit.csv", "fit.png", "fit.svg", "peaks.csv"]
+    figures = [f"fit.{kind}" for kind in ("pdf", "png", "svg")]
+    assert sorted(file.name for file in files.iterdir()) == ["beta.csv", "fit.csv", *figures, "peaks.csv"]
     ElementTree.parse(files / "fit.svg")
     assert list(pd.read_csv(files / "fit.csv")["family"]) == list(FAMILIES)
     first = (files / "fit.svg").read_bytes()

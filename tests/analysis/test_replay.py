@@ -266,7 +266,7 @@ def test_the_command_prints_the_table_and_writes_figure_and_table(
         ["grid", "3"], ["grid", "4"], ["grid", "5"], ["tpe", "3"], ["tpe", "4"], ["random", "3"], ["random", "4"],
     ]  # fmt: skip
     files = Path(url) / "report" / "replay"
-    assert sorted(file.name for file in files.iterdir()) == ["replay.csv", "replay.png", "replay.svg"]
+    assert sorted(file.name for file in files.iterdir()) == ["replay.csv", "replay.pdf", "replay.png", "replay.svg"]
     ElementTree.parse(files / "replay.svg")
     assert len(pd.read_csv(files / "replay.csv")) == len(lines)
     before = [file.read_bytes() for file in sorted(files.iterdir())]
