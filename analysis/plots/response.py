@@ -59,7 +59,7 @@ def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tupl
     axes.set_title(f"cycle {group.cycle}{left}", fontsize=8.5, pad=3)
     axes.set_xscale("log")
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    lost: BoolArray = group.collapsed.any(axis=0)
+    lost: BoolArray = np.asarray(group.collapsed.any(axis=0))
     if not np.isfinite(means).any():
         axes.set_ylim(0, 100)
         axes.plot(group.rates[lost], np.full(lost.sum(), 4), "x", color=INK, ms=5, label="collapsed")
