@@ -323,8 +323,8 @@ class Pilot(Frozen):
         seeds: disjoint from those of [replicates].
         chains: per arm and seed.
         low, high: the rates, at least two decades.
-        rise: of an arm with two constants only a pair low < high wins. With low = high its curve is a constant peak, which
-            arms of their own stand for: what is judged then is no curve.
+        rise: of an arm with two constants only a pair low < high wins. With low = high its curve is a constant peak,
+            which arms of their own stand for: what is judged then is no curve.
     """
 
     seeds: Seeds
