@@ -15,6 +15,7 @@ from analysis.plots import draw_figures
 from analysis.plots.fit import fit_figure
 from analysis.questions import Question, fit_of, questions
 from analysis.questions.baselines import MOST_NAMED
+from analysis.questions.loses import _of_time
 from analysis.questions.shape import alike
 from analysis.report import CAPTIONS, render
 from analysis.summary import Summary, summarise, summary_lines
@@ -414,3 +415,11 @@ def test_the_fit_is_drawn_as_by_the_command() -> None:
     fit = fit_of(make_frame(study), study)
     assert not isinstance(fit, str)
     assert len(fit_figure(fit, 0.005).axes) == 3
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "said"),
+    [(10.0, 40.0, ", 75 % of the time"), (50.0, 40.0, ", but takes 25 % more time"), (1.0, 0.0, "")],
+)
+def test_time_that_is_not_saved_is_no_negative_saving(mine: float, theirs: float, said: str) -> None:
+    assert _of_time(mine, theirs) == said
