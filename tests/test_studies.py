@@ -26,11 +26,11 @@ def browser() -> Iterator[Any]:
     yield from open_browser()
 
 
-def check_report(browser: Any, report: Path) -> None:
+def check_report(browser: Any, report: Path, width: int = 1280, scheme: str = "light") -> None:
     """The page shows every figure that was drawn: a study of seconds may have too little for some."""
     drawn = len(list((report / "figures").glob("*.svg")))
     assert drawn >= 4
-    check_page(browser, (report / "report.html").as_uri(), figures=drawn)
+    check_page(browser, (report / "report.html").as_uri(), width, scheme, figures=drawn)
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
@@ -67,8 +67,8 @@ def test_the_digits_study_is_complete(browser: Any, tmp_path: Path) -> None:
     summary = summarise(frame, study)
     assert len(summary.cycles) == 8
     assert summary.endpoint is not None
-    check_page(browser, (tmp_path / "run" / "report" / "report.html").as_uri())
-    check_page(browser, (tmp_path / "run" / "report" / "report.html").as_uri(), 375, "dark")
+    check_report(browser, tmp_path / "run" / "report")
+    check_report(browser, tmp_path / "run" / "report", 375, "dark")
     again = silo_tune(*command)
     assert "units: 0 trained" in again.stdout
 

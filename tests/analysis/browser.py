@@ -42,7 +42,7 @@ def open_page(browser: Any, url: str, width: int = 1280, scheme: str = "light") 
     page.close()
 
 
-def check_page(browser: Any, url: str, width: int = 1280, scheme: str = "light", figures: int = 7) -> None:
+def check_page(browser: Any, url: str, width: int = 1280, scheme: str = "light", *, figures: int) -> None:
     """Every figure visible, nothing wider than the window, no complaint on the console, no request but the page."""
     with open_page(browser, url, width, scheme) as page:
         check_figures(page, figures)
