@@ -60,12 +60,14 @@ def render(
         ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
         searches: arm → its pilot or tune search.
     """
-    return render_summary(summarise(frame, study, searches), fit_of(frame, study), frame, ledger)
+    summary, fit = summarise(frame, study, searches), fit_of(frame, study)
+    return render_summary(summary, questions(summary, fit), fit, frame, ledger)
 
 
-def render_summary(summary: Summary, fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]) -> dict[str, bytes]:
-    """The same, of a summary and fitted curves that are there already."""
-    asked = questions(summary, fit)
+def render_summary(
+    summary: Summary, asked: tuple[Question, ...], fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The same, of a summary, answers and fitted curves that are there already."""
     figures = save_figures(ordinary(frame), summary, None if isinstance(fit, str) else fit)
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
     files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in tables(summary).items()}

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING
 from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:
-    from analysis.questions import Fitted
+    from analysis.questions import Question
     from analysis.summary import Summary
 
 
 def write_report(url: str) -> tuple[list[str], str]:
     """Table and report of a run, from its files, or report of a record; returns its short answers and its page."""
-    from analysis.questions import questions
     from analysis.summary import summary_lines
 
-    summary, fit, page = _write_report(url)
-    return summary_lines(summary, questions(summary, fit)), page
+    summary, asked, page = _write_report(url)
+    return summary_lines(summary, asked), page
 
 
-def _write_report(url: str) -> tuple[Summary, Fitted, str]:
-    from analysis.questions import fit_of
+def _write_report(url: str) -> tuple[Summary, tuple[Question, ...], str]:
+    from analysis.questions import fit_of, questions
     from analysis.report import render_summary
     from analysis.summary import summarise
     from silo_tune.results import read, write_table
@@ -34,9 +33,10 @@ def _write_report(url: str) -> tuple[Summary, Fitted, str]:
         write_table(run, found.frame)
     summary = summarise(found.frame, found.study, found.searches)
     fit = fit_of(found.frame, found.study)
-    for name, content in render_summary(summary, fit, found.frame, found.ledger).items():
+    asked = questions(summary, fit)
+    for name, content in render_summary(summary, asked, fit, found.frame, found.ledger).items():
         run.storage.replace(f"report/{name}", content)
-    return summary, fit, run.storage.shown("report/report.html")
+    return summary, asked, run.storage.shown("report/report.html")
 
 
 def write_together(urls: list[str], out: str) -> tuple[list[str], str]:
