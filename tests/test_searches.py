@@ -360,19 +360,23 @@ def test_an_oracle_waits_for_the_constants_of_the_arms_that_it_tests() -> None:
 
 
 def test_an_arm_takes_the_ends_that_another_arms_pilot_found() -> None:
-    made = study({**ENDS, "arms.greedy": None, "arms.conditioned": None})
-    journal, planner, _ = run(made, world=Basin(optimum=0.05))
+    alone = {**ENDS, "pilot.rise": True, "arms.greedy": None, "arms.conditioned": None}
+    made = study(alone)
+    journal, planner, _ = run(made, world=Basin(optimum=0.01))
     [record] = searches(journal, made).values()  # type: ignore[arg-type]
     assert record.args is not None
     low, high = record.args["eps"], record.args["eps"] + record.args["delta"]
+    assert low < high
     frame = make_table(rows(journal, made))  # type: ignore[arg-type]
     assert set(frame[frame["mode"] == "pilot"].arm) == {"silo"}
     peaks = {arm: rows_.max_lr.tolist() for arm, rows_ in frame[(frame.seed == 0) & (frame.cycle >= 1)].groupby("arm")}
     assert peaks["constant"] == pytest.approx([high] * 3)
     assert (peaks["linear"][0] - low, peaks["linear"][-1]) == pytest.approx(((high - low) / 3, high))
     # Added to a run whose pilot has ended, it has its constants at once.
-    later = study({**ENDS, "arms.greedy": None, "arms.conditioned": None, "arms.low": {**SILO_ENDS, "ends": LOW_END}})
-    _, planner, _ = run(later, journal)
+    later = study({**alone, "arms.low": {**SILO_ENDS, "ends": LOW_END}})
+    told = forecast(Layout(later), journal)[0]["low"]  # type: ignore[arg-type]
+    assert (told.exact, told.to_train) == (True, 2 * 2)  # cycle 1 is that of silo
+    _, planner, _ = run(later, journal, world=Basin(optimum=0.01))
     assert planner.done
     added = make_table(rows(journal, later))  # type: ignore[arg-type]
     assert added[(added.arm == "low") & (added.cycle >= 1)].max_lr.tolist() == pytest.approx([low] * 6)
