@@ -376,7 +376,8 @@ def test_an_arm_takes_the_ends_that_another_arms_pilot_found() -> None:
     later = study({**alone, "arms.low": {**SILO_ENDS, "ends": LOW_END}})
     told = forecast(Layout(later), journal)[0]["low"]  # type: ignore[arg-type]
     assert (told.exact, told.to_train) == (True, 2 * 2)  # cycle 1 is that of silo
-    _, planner, _ = run(later, journal, world=Basin(optimum=0.01))
+    planner = Planner(later, journal)  # not `run`: parents that silo is past are swept, and made again
+    Drive(journal.commit, Basin(optimum=0.01), random.Random(0), 3)(planner)
     assert planner.done
     added = make_table(rows(journal, later))  # type: ignore[arg-type]
     assert added[(added.arm == "low") & (added.cycle >= 1)].max_lr.tolist() == pytest.approx([low] * 6)
