@@ -374,7 +374,7 @@ def test_an_arm_takes_the_ends_that_another_arms_pilot_found() -> None:
     assert (peaks["linear"][0] - low, peaks["linear"][-1]) == pytest.approx(((high - low) / 3, high))
     # Added to a run whose pilot has ended, it has its constants at once.
     later = study({**alone, "arms.low": {**SILO_ENDS, "ends": LOW_END}})
-    told = forecast(Layout(later), journal)[0]["low"]  # type: ignore[arg-type]
+    told = forecast(Layout(later), journal)[0]["low"]
     assert (told.exact, told.to_train) == (True, 2 * 2)  # cycle 1 is that of silo
     planner = Planner(later, journal)  # not `run`: parents that silo is past are swept, and made again
     Drive(journal.commit, Basin(optimum=0.01), random.Random(0), 3)(planner)

@@ -40,7 +40,7 @@ def ask(summary: Summary) -> Question:
         *_overall(summary, known_), *_by_cycle(summary, any_cycle), *_ranks(summary), *_caveats(summary, known_)
     )  # fmt: skip
     table = _table(summary, overall, per_cycle)
-    return Question(ID, title, answer, _short(known_, any_cycle), "against", table, summary.against, missing)
+    return Question(ID, title, answer, _short(summary, known_, any_cycle), "against", table, summary.against, missing)
 
 
 def parts(summary: Summary) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -64,6 +64,17 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
         f"On test, {summary.schedule} {MINUS} arm, mean over cycles {FIRST_ENDPOINT_CYCLE} to {last} (above 0 "
         f"{summary.schedule} is better; 95 % paired t intervals; {holm}): {said}."
     )
+    small = within_tolerance(rows[rows["outcome"].isin(["better", "worse"])])
+    if len(small):
+        yield (
+            f"Shown, and shown to be within {points(summary.tolerance, signed=False)} points all the same "
+            f"(TOST, Holm): {joined(list(small['arm']))}."
+        )
+
+
+def within_tolerance(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of the rows whose difference is shown to be smaller than the tolerance, different from 0 or not."""
+    return rows[rows["p_equivalent_holm"].lt(SIGNIFICANCE).fillna(False)]
 
 
 def _group(summary: Summary, rows: pd.DataFrame, outcome: str) -> str:
@@ -144,12 +155,15 @@ def _caveats(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
         yield "The arms are not equally tuned: a difference may be one of constants, not of schedules."
 
 
-def _short(rows: pd.DataFrame, per_cycle: pd.DataFrame) -> str:
+def _short(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> str:
     if not len(rows):
         return "no overall difference yet"
     counts = [f"{words} {count}" for name, words in OUTCOMES.items() if (count := int((rows["outcome"] == name).sum()))]
     row = largest(rows)
-    return f"{', '.join(counts)} of {plural(len(rows), 'arm')}; largest {bare(row)}, against {row['arm']}"
+    # A difference that is shown may still be too small to matter, and one line must not hide that.
+    small = len(within_tolerance(rows)) == len(rows) and bool((rows["outcome"] != "equivalent").any())
+    within = f", all within {points(summary.tolerance, signed=False)} points" if small else ""
+    return f"{', '.join(counts)} of {plural(len(rows), 'arm')}{within}; largest {bare(row)}, against {row['arm']}"
 
 
 # --- table ---

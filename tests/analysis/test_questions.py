@@ -194,6 +194,17 @@ def test_better_worse_and_equivalent_are_told_apart() -> None:
     assert (outcomes["low"], outcomes["high"], outcomes["twin"]) == ("better", "worse", "equivalent")
 
 
+def test_a_shown_difference_that_is_small_is_said_to_be_small() -> None:
+    def gentle(cycle: int, max_lr: float) -> float:
+        return 0.9 + 0.003 * (max_lr - 0.03) / 0.04
+
+    small, large = (run(law, without_oracles())["baselines"] for law in (gentle, ladder))
+    assert (small.short or "").startswith("better than 1, equivalent to 2 of 3 arms, all within 0.50 points; ")
+    assert "within 0.50 points all the same (TOST, Holm): low." in said(small)
+    assert "all within" not in (large.short or "better")
+    assert "all the same" not in said(large)
+
+
 def test_the_largest_difference_is_named_with_its_sparsity() -> None:
     text = said(whole()["baselines"])
     assert "the largest is at 16.8 % of the weights (cycle 8), +1.57 points" in text
