@@ -33,7 +33,7 @@ from analysis.search import Savings, Tuning
 from analysis.stats import Estimate, holm, paired_interval
 from analysis.wording import summary_lines
 from silo_tune.results import SearchRecord
-from silo_tune.study import Study
+from silo_tune.study import OracleArm, Study
 
 __all__ = ["Summary", "summarise", "summary_lines"]
 
@@ -143,7 +143,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
     gaps = _gaps(chains, study)
     intervals = typed([_interval(group, tolerance) for group in groups.values()], INTERVALS)
     verdicts = _verdicts(groups, study)
-    arms = _arms(chains)
+    arms = _arms(regret.chain_rows(_with_winners(rows, study)))
     parts = CycleParts(intervals, verdicts, arms, regrets, crossfit, gaps)
     n_val = rows["n_val"].dropna()
     cycles = _cycles(study, judge_by, chain_by, parts)
@@ -271,6 +271,12 @@ def _mean_and_spread(name: str, values: Any) -> dict[str, float | None]:
 
 
 # --- per arm and chain ---
+
+
+def _with_winners(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The rows, in which an Oracle that goes on with another arm's weights stands with its own winners."""
+    others = [name for name, arm in study.arms.items() if isinstance(arm, OracleArm) and arm.prefix != "own"]
+    return rows.assign(continued=rows["continued"] & ~rows["arm"].isin(others))
 
 
 def _arms(chains: pd.DataFrame) -> pd.DataFrame:

@@ -130,14 +130,15 @@ def _verdict_text(row: Any) -> str:
 def cost_table(summary: Summary) -> Table:
     """Distinct units and training time per arm."""
     head = (
-        "Arm", "Units", "For pilots", "Shared", "Training", f"× {summary.schedule}", "Saved, %", "ok", "diverged",
-        "failed",
+        "Arm", "Units", "For pilots", "Only to judge others", "Shared", "Training", f"× {summary.schedule}", "Saved, %",
+        "ok", "diverged", "failed",
     )  # fmt: skip
     rows = [
         (
             str(row["arm"]),
             str(row["units"]),
             str(row["pilot_units"]),
+            str(row["tested_units"]),
             str(row["shared_units"]),
             seconds(row["train_seconds"]),
             f"{row['times_schedule']:.2f}" if known(row["times_schedule"]) else DASH,

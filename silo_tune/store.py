@@ -318,6 +318,8 @@ class Run:
             study, ledger = parse_study(table["study"], recorded=True), table["run"]
             if not {"format", "recipe", "created", "environment"} <= set(ledger):
                 raise ValueError("its [run] table is not whole")
+            if not isinstance(ledger["format"], int) or not isinstance(ledger["environment"], dict):
+                raise ValueError("its [run] table has a format that is no number, or an environment that is no table")
             if ledger["format"] > FORMAT:
                 raise BadInput(f"{self.url} was written by a newer silo-tune (format {ledger['format']}); update")
             return study, ledger
@@ -325,8 +327,8 @@ class Run:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, StudyError) as error:
             raise BadInput(
-                f"{self.storage.shown('study.toml')} is damaged ({error}); put back a copy, or move it away and run "
-                f"the same study again: its units are found by their keys"
+                f"{self.storage.shown('study.toml')} is damaged ({error}); put back a copy. Of a run that has its "
+                f"units, you may also move it away and run the same study again: they are found by their keys"
             ) from None
 
     def study(self) -> Study:

@@ -117,6 +117,52 @@ def test_a_record_takes_the_place_of_nothing_but_one_that_was_put_together(tmp_p
         write_record(str(tmp_path / "together"), made)
 
 
+def test_a_record_that_was_put_together_loses_no_seed_and_becomes_no_other_study(tmp_path: Path) -> None:
+    def made(seeds: int, **changes: Any) -> Recorded:
+        of = make_study(cycles=4, seeds=seeds, **changes)
+        return Recorded(make_frame(of), of, {**LEDGER, "runs": [{"name": "a", "seeds": list(range(seeds))}]})
+
+    write_record(str(tmp_path), made(3))
+    written = (tmp_path / "table.parquet").read_bytes()
+    one_arm = {"silo": {"mode": "schedule", "schedule": {"name": "silo", "eps": 0.03, "delta": 0.04}}}
+    for other, message in (
+        (made(1), "has seeds that would be lost: 1, 2; name the run or record that has them"),
+        (made(3, arms=one_arm), "holds the record of another study"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            write_record(str(tmp_path), other)
+        assert (tmp_path / "table.parquet").read_bytes() == written
+    write_record(str(tmp_path), made(5, tolerance=0.01))
+    assert len(read(str(tmp_path)).study.replicates.seeds) == 5
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "data.json", "report/report.html"])
+def test_a_record_is_not_written_among_other_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(BadInput, match=rf"holds other files \({name}\); choose another --out"):
+        write_record(str(tmp_path), Recorded(FRAME, MADE, LEDGER))
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "study.toml").exists()
+
+
+def test_a_file_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInput, match="file is a file; name the folder of a run or a record"):
+        read(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"), [('format = "x"', "a format that is no number"), ('environment = "x"', "no table")]
+)
+def test_a_ledger_that_was_edited_by_hand_is_told_by_name(tmp_path: Path, line: str, why: str) -> None:
+    key = line.split(" = ")[0]
+    value = line.split(" = ")[1].strip('"')
+    write_record(str(tmp_path), Recorded(FRAME, MADE, {**LEDGER, key: value}))
+    with pytest.raises(BadInput, match=rf"is damaged \(.*{why}.*put back a copy"):
+        read(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "file", sorted(RECORDS.glob("*/*.parquet")), ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
@@ -136,6 +182,15 @@ def with_version(version: bytes | None) -> bytes:
     extra = {} if version is None else {FORMAT_KEY: version}
     parquet.write_table(found.replace_schema_metadata({**known, **extra}), buffer)
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["val_accuracy", "test_accuracy"])
+@pytest.mark.parametrize("value", [float("nan"), None])
+def test_what_was_trained_has_its_accuracies(name: str, value: float | None) -> None:
+    frame = FRAME.astype({name: object})
+    frame.loc[4, name] = value
+    assert f"{name}" in refusal(frame)
+    assert "a row whose status is ok has one" in refusal(frame)
 
 
 def test_a_table_says_its_version_and_one_that_does_not_is_of_the_first() -> None:

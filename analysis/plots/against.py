@@ -106,8 +106,9 @@ def _estimate(
 
 
 def signed(value: float) -> str:
-    """Points with their sign, to one digit below ten: "+1.2", "−12", "0.0"."""
-    text = f"{value:+.1f}" if abs(value) < 9.95 else f"{value:+.0f}"
+    """Points with their sign, to three digits at most: "+0.12", "+1.2", "−12", "0.0"."""
+    size = abs(value)
+    text = f"{value:+.{2 if size < 0.995 else 1 if size < 9.95 else 0}f}"
     return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
@@ -184,6 +185,9 @@ def controls_figure(summary: Summary, arms: dict[str, str]) -> Figure | None:
         _control(panel, cells[cells["arm"] == arm], style[arm], 100 * summary.tolerance)
         weights_axis(panel, summary, most=max(3, 11 // len(present)))
         panel.set_title(f"{arms[arm]}\n({shortened(arm)})", fontsize=8.5)
+        label = panel.get_xlabel()
+        panel.set_xlabel("")  # one for all panels: there is no room for each
+    figure.supxlabel(label, fontsize="medium")
     panels[0].set_ylabel(f"{shortened(summary.schedule)} − control, points")
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles[:1], labels[:1], loc="outside lower center")

@@ -43,7 +43,7 @@ def oracles_figure(summary: Summary) -> Figure | None:
     rate_axis(axes.yaxis, most=8)
     weights_axis(axes, summary)
     _room(axes, step)
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 

@@ -170,11 +170,12 @@ def _short(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> str
 
 
 def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> Table:
+    told = f"{summary.schedule} is"
     head = (
         "Schedule − arm, on test",
         "Points",
         "95 % interval",
-        "Outcome",
+        told,
         "Holm p",
         "TOST p",
         "Largest at",
@@ -189,7 +190,7 @@ def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> 
         _row(arm, overall[overall["arm"] == arm], per_cycle[per_cycle["arm"] == arm], ranks.get(arm, DASH))
         for arm in arms
     ]
-    return Table(head, rows, frozenset({"Outcome"}))
+    return Table(head, rows, frozenset({told}))
 
 
 def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) -> tuple[str, ...]:

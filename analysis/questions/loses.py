@@ -90,7 +90,7 @@ def _saved(summary: Summary) -> Iterator[str]:
     if theirs["saved_by_schedule"] < 0:
         yield "saves nothing"
         return
-    seconds = theirs["train_seconds"]
+    seconds = theirs["train_seconds"] - theirs["tested_seconds"]
     yield f"saves {percent(theirs['saved_by_schedule'], 0)} % of the units{_of_time(mine['train_seconds'], seconds)}"
 
 

@@ -235,7 +235,7 @@ def _table(data: pd.DataFrame) -> Table:
         "Its max_lr",
         "S − control, points",
         "95 % interval",
-        "Outcome",
+        "The S is",
         "Holm p",
         "TOST p",
         "Seeds",
@@ -254,7 +254,7 @@ def _table(data: pd.DataFrame) -> Table:
         )
         for row in data.to_dict("records")
     ]
-    return Table(head, rows, frozenset({"Arm", "Its max_lr", "Outcome"}))
+    return Table(head, rows, frozenset({"Arm", "Its max_lr", "The S is"}))
 
 
 def _missing(found: list[Control], data: pd.DataFrame) -> str | None:

@@ -177,11 +177,13 @@ def cost_sentences(summary: Summary) -> Iterator[str]:
     if own not in table.index or oracle is None or not table.loc[own, "units"] or not table.loc[oracle, "units"]:
         return
     mine, theirs, whole = (table.loc[name].to_dict() for name in (own, oracle, STUDY))
+    tested = int(theirs["tested_units"])
+    without = f"; {tested} of these only judge other arms' rates, and without them they are" if tested else ","
     pilots = f", {int(mine['pilot_units'])} of them for its pilot" if mine["pilot_units"] else ""
     saved = theirs["saved_by_schedule"]
     yield (
         f"Cost: {own} used {plural(int(mine['units']), 'unit')}{pilots} ({seconds(mine['train_seconds'])} of "
-        f"training), {oracle} {int(theirs['units'])} ({seconds(theirs['train_seconds'])}), "
+        f"training), {oracle} {int(theirs['units'])} ({seconds(theirs['train_seconds'])}){without} "
         f"{theirs['times_schedule']:.1f} times as many: "
         f"{f'{percent(saved, 0)} % are saved' if saved >= 0 else 'nothing is saved'}. "
         f"The whole study used {int(whole['units'])}."

@@ -90,7 +90,7 @@ def _controls(summary: Summary) -> str:
     if len(others) > MOST_NAMED:
         counts = others["direction"].value_counts()
         said = ", ".join(f"{counts[direction]} {direction}" for direction in sorted(counts.index))
-        return f" Gradients under the {len(others)} other arms: {said}."
+        return f" Gradients under {plural(len(others), 'other arm')} whose peaks are constant or a ramp: {said}."
     said = "; ".join(f"{row['arm']} {row['direction']} ({signed(row['slope'])})" for _, row in others.iterrows())
     return f" Gradients under the controls: {said}."
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:
     from analysis.questions import Question
+    from analysis.runs import Group
     from analysis.summary import Summary
 
 
@@ -48,23 +52,54 @@ def write_together(urls: list[str], out: str) -> tuple[list[str], str]:
     Raises:
         BadInput: a run is given twice, or the runs do not belong together; see `analysis.runs.combine`.
     """
-    from analysis.runs import combine, overview, overview_lines
-    from silo_tune.results import read, write_record
+    from analysis.runs import combine
+    from silo_tune.results import read
+
+    groups = combine({name: read(url) for name, url in short_names(urls, out).items()})
+    with _writes_to(out):
+        return _write_groups(groups, out)
+
+
+# A place where nothing can be written, which is a mistake in --out; a full disk is not.
+_NO_PLACE = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
+
+@contextlib.contextmanager
+def _writes_to(out: str) -> Iterator[None]:
+    from silo_tune.storage import StorageError
+
+    try:
+        yield
+    except StorageError as error:
+        if getattr(error.__cause__, "errno", None) in _NO_PLACE:
+            raise BadInput(f"cannot write to {out} ({error.__cause__}); choose another --out") from None
+        raise
+
+
+def _write_groups(groups: Sequence[Group], out: str) -> tuple[list[str], str]:
+    from analysis.runs import overview, overview_lines
+    from silo_tune.results import check_place, write_record
     from silo_tune.storage import Storage
     from silo_tune.store import Run
 
-    groups = combine({name: read(url) for name, url in short_names(urls, out).items()})
     if len(groups) == 1:
         write_record(out, groups[0].recorded)
         return write_report(out)
     if Run(out).recorded() is not None:
         raise BadInput(f"{out} holds a run or a record; an overview of several takes a folder of its own: choose --out")
+    storage = Storage(out)
+    ours = [storage.exists(name) for name in ("report.html", "overview.csv")]
+    if any(ours) and not all(ours):
+        raise BadInput(
+            f"{out} holds other files (report.html or overview.csv); choose another --out, or an empty folder"
+        )
+    places = {f"{out.rstrip('/')}/{group.name}": group for group in groups}
+    for place, group in places.items():  # all of them, before anything is written
+        check_place(place, group.recorded)
     found = []
-    for group in groups:
-        place = f"{out.rstrip('/')}/{group.name}"
+    for place, group in places.items():
         write_record(place, group.recorded)
         found.append((group, _write_report(place)[0]))
-    storage = Storage(out)
     for name, content in overview(found).items():
         storage.replace(name, content)
     return overview_lines(found), storage.shown("report.html")

@@ -2,7 +2,7 @@
 
 from silo_tune.results.columns import COLUMNS, IDENTITY, UNSTABLE
 from silo_tune.results.reading import read_table
-from silo_tune.results.records import Recorded, load_run, read, read_files, write_record
+from silo_tune.results.records import Recorded, check_place, load_run, read, read_files, write_record
 from silo_tune.results.rows import rows
 from silo_tune.results.searches import SearchRecord, searches
 from silo_tune.results.table import make_table, mixed_devices, table, write_table
@@ -13,6 +13,7 @@ __all__ = [
     "UNSTABLE",
     "Recorded",
     "SearchRecord",
+    "check_place",
     "load_run",
     "make_table",
     "mixed_devices",

@@ -101,8 +101,13 @@ def _of_study(frame: pd.DataFrame, study: Study) -> Iterator[Wrong]:
 
 
 def _together(frame: pd.DataFrame) -> Iterator[Wrong]:
+    import numpy as np
+
     total = _numbers(frame, "sparsity") + _numbers(frame, "weights_remaining")
     yield Wrong("sparsity, weights_remaining", "they add up to 1", abs(total - 1) > ROUNDING)
+    trained = (frame["status"] == "ok").fillna(False).to_numpy(dtype=bool)
+    for name in ("val_accuracy", "test_accuracy"):
+        yield Wrong(name, "a row whose status is ok has one", trained & np.isnan(_numbers(frame, name)))
     same = frame.duplicated(list(IDENTITY), keep=False).to_numpy()
     yield Wrong(", ".join(IDENTITY), "every row has its own", same)
     yield Wrong("arm, seed, trial, cycle", "a cycle has one winner", _second_winners(frame))

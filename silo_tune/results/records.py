@@ -53,6 +53,8 @@ def read(url: str) -> Recorded:
         BadInput: there is neither at that place, its study is damaged, or the table of a record is not right.
     """
     run = Run(url)
+    if run.storage.local and Path(run.storage.root).is_file():
+        raise BadInput(f"{url} is a file; name the folder of a run or a record, as runs/NAME")
     study = run.study()
     recorded = run.recorded()
     assert recorded is not None
@@ -81,19 +83,47 @@ def load_run(url: str) -> tuple[pd.DataFrame, Study, dict[str, Any]]:
     return found.frame, found.study, dict(found.ledger)
 
 
-def write_record(url: str, recorded: Recorded) -> None:
-    """Write a record: study, data, rounds of searches, and last the table.
-
-    It takes the place of nothing but a record that was put together from others (whose ledger has `runs`).
+def check_place(url: str, recorded: Recorded) -> None:
+    """See that a record may be written there: nothing is, or an earlier state of it, put together from others.
 
     Raises:
-        BadInput: something else is at that place.
+        BadInput: something else is at that place, or seeds of it would be lost.
     """
     run = Run(url)
     before = run.recorded()
-    if before is not None and (run.started(before[0]) or not before[1].get("runs")):
+    if before is None:
+        found = [name for name in (TABLE, "data.json", "report/report.html") if run.storage.exists(name)]
+        if found:
+            raise BadInput(f"{url} holds other files ({', '.join(found)}); choose another --out, or an empty folder")
+        return
+    if run.started(before[0]) or not before[1].get("runs"):
         kind = "a run" if run.started(before[0]) else "a record that was not put together from others"
         raise BadInput(f"{url} holds {kind}, and nothing is written over it; choose another --out")
+    if _compared(before[0]) != _compared(recorded.study):
+        raise BadInput(f"{url} holds the record of another study ({before[0].name}); choose another --out")
+    lost = [seed for seed in before[0].replicates.seeds if seed not in recorded.study.replicates.seeds]
+    if lost:
+        raise BadInput(
+            f"{url} has seeds that would be lost: {', '.join(map(str, lost))}; name the run or record that has them as "
+            f"well, or choose another --out"
+        )
+
+
+def _compared(study: Study) -> dict[str, Any]:
+    """What two states of one record have in common, whatever their seeds and wherever the data lay."""
+    return {**study.model_dump(exclude={"replicates", "report", "cluster", "data"}), "data": study.data.name}
+
+
+def write_record(url: str, recorded: Recorded) -> None:
+    """Write a record: study, data, rounds of searches, and last the table.
+
+    It takes the place of nothing but an earlier state of itself, put together from others (whose ledger has `runs`).
+
+    Raises:
+        BadInput: see `check_place`.
+    """
+    check_place(url, recorded)
+    run = Run(url)
     run.write_study(recorded.study, recorded.ledger)
     if recorded.data is not None:
         run.storage.replace("data.json", seal(recorded.data))

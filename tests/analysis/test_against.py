@@ -241,7 +241,7 @@ def test_a_panel_per_control_with_a_hollow_mark_for_one_seed() -> None:
 
 
 def test_numbers_and_names_are_short() -> None:
-    assert [signed(value) for value in (1.24, -12.4, -0.04, 0.0)] == ["+1.2", "−12", "0.0", "0.0"]
+    assert [signed(value) for value in (1.24, -12.4, -0.04, -0.004)] == ["+1.2", "−12", "−0.04", "0.0"]
     cut = {shortened(f"a-constant-with-a-very-long-name-{i}") for i in range(20)}
     assert len(cut) == 20
     assert max(map(len, cut)) <= 24

@@ -28,6 +28,8 @@ def test_failed_units_are_counted_apart() -> None:
     table = cost_table(make_frame(study, spoil=spoil), study).set_index("arm")
     assert table.loc["oracle", "failed"] == 1
     assert table.loc["oracle", "units"] == 8  # dense, 6 grid rates and silo's own value
+    assert table.loc["oracle", "tested_units"] == 1  # which no search would train, so it is not saved
+    assert table.loc["oracle", "times_schedule"] == 7 / 2
 
 
 def test_without_the_judged_schedule_there_is_no_ratio() -> None:

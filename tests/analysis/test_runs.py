@@ -19,8 +19,9 @@ from analysis.runs.merge import merge, merge_rows
 from analysis.runs.overview import row_of
 from analysis.stats import paired_interval
 from analysis.summary import Summary, summarise
+from silo_tune.cli.reports import write_together
 from silo_tune.errors import BadInput
-from silo_tune.results import Recorded, read
+from silo_tune.results import Recorded, read, write_record
 from silo_tune.study import Replicates, Study
 from silo_tune.study_file import parse_study
 from tests.analysis.builder import ARMS, failed, make_frame, make_study
@@ -282,6 +283,29 @@ def test_groups_have_folders_of_their_own() -> None:
     assert found == ["a-vgg19-cifar10", "a-resnet20-cifar10"]
     assert len(set(group_names(named(*[("a", "vgg19", "cifar10")] * 3)))) == 3
     assert all(re.fullmatch(r"[\w.+-]+", name) for name in found)
+
+
+# --- where they are written ---
+
+
+def test_groups_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    records = {"a": part([0, 1]), "b": other(NETWORK, seeds=2)}
+    for name, recorded in records.items():
+        write_record(str(tmp_path / name), recorded)
+    urls = [str(tmp_path / name) for name in records]
+    out = tmp_path / "out"
+    write_record(str(out / "second"), records["b"])  # one of the groups has no room
+    with pytest.raises(BadInput, match="second holds a record that was not put together from others"):
+        write_together(urls, str(out))
+    assert [path.name for path in out.iterdir()] == ["second"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").write_text("mine")
+    with pytest.raises(BadInput, match=r"mine holds other files .* choose another --out"):
+        write_together(urls, str(tmp_path / "mine"))
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        with pytest.raises(BadInput, match=rf"cannot write to .*{place} .*; choose another --out"):
+            write_together(urls[:1], str(tmp_path / place))
 
 
 # --- anything else ---

@@ -55,6 +55,17 @@ def test_each_number_comes_from_its_oracle(full: Summary) -> None:
     assert fourth["interval_low"] == intervals.loc[("oracle-at-silo", 4), "interval_low"]
 
 
+def test_a_conditioned_oracle_stands_with_its_winners_and_not_with_the_weights_that_it_goes_on_from(
+    full: Summary,
+) -> None:
+    frame = make_frame(make_study())
+    won = frame[(frame["arm"] == "oracle-at-silo") & frame["winner"]].groupby("cycle")["test_accuracy"].mean()
+    shown = full.arms[full.arms["arm"] == "oracle-at-silo"].set_index("cycle")["test_mean"]
+    assert shown.tolist() == pytest.approx(won.tolist())
+    theirs = full.arms[full.arms["arm"] == "silo"].set_index("cycle")["test_mean"]
+    assert (shown != theirs).sum() >= 4
+
+
 def test_known_curves_give_their_verdicts(full: Summary) -> None:
     cycles = full.cycles.set_index("cycle")
     assert list(cycles.index) == list(range(1, 9))
