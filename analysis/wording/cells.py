@@ -9,6 +9,8 @@ import pandas as pd
 
 DASH = "–"
 MINUS = "−"
+# Differences of accuracies below this are rounding of the arithmetic.
+_NOTHING = 1e-9
 
 
 def known(value: Any) -> bool:
@@ -17,11 +19,14 @@ def known(value: Any) -> bool:
 
 
 def points(value: Any, signed: bool = True) -> str:
-    """A difference of accuracies in points (0.0123 → "+1.23"), a dash where there is none."""
+    """A difference of accuracies in points (0.0123 → "+1.23"), a dash where there is none.
+
+    What is rounded to 0 keeps its sign: on which side of 0 an end of an interval lies is what it is looked at for.
+    """
     if not known(value):
         return DASH
     text = f"{100 * float(value):{'+' if signed else ''}.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", MINUS)
+    return "0.00" if abs(float(value)) < _NOTHING or (text == "-0.00" and not signed) else text.replace("-", MINUS)
 
 
 def percent(value: Any, digits: int = 1) -> str:
