@@ -190,7 +190,7 @@ def controls_figure(summary: Summary, arms: dict[str, str]) -> Figure | None:
     figure.supxlabel(label, fontsize="medium")
     panels[0].set_ylabel(f"{shortened(summary.schedule)} − control, points")
     handles, labels = panels[-1].get_legend_handles_labels()
-    figure.legend(handles[:1], labels[:1], loc="outside lower center")
+    figure.legend(handles[:1], labels[:1], loc="outside upper right")
     return figure
 
 
