@@ -131,5 +131,8 @@ def _part_missing(summary: Summary, data: pd.DataFrame) -> str | None:
             'profile, for example { preset = "constant-high" }.'
         )
     if not tested["informative"].any():
-        return "No control is outside in any cycle, so being inside says nothing here: a larger span may tell."
+        return (
+            "No control is outside in any cycle, so being inside says nothing here: a longer chain, or curves whose "
+            "rates lie further apart, may tell."
+        )
     return None
