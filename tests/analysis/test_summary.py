@@ -11,6 +11,7 @@ from analysis import columns, oracle
 from analysis.palette import CROWD, looks, shaded
 from analysis.response import rate_ticks
 from analysis.summary import Summary, summarise, summary_lines
+from analysis.wording import points
 from tests.analysis.builder import ARMS, make_frame, make_study
 from tests.analysis.degenerate import CASES
 
