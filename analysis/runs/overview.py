@@ -121,8 +121,8 @@ def _numbers(row: Row) -> dict[str, Any]:
     study = row.study
     plain = {
         "group": row.group,
-        "model": study.model.name or study.model.function,
-        "data": study.data.name or study.data.function,
+        "model": study.model.title,
+        "data": study.data.title,
         "seeds": row.seeds,
         "tolerance": study.report.tolerance,
         "inside": row.inside,
@@ -147,8 +147,8 @@ def overview_table(rows: Sequence[Row]) -> Table:
     body: list[tuple[str, ...]] = [
         (
             row.group,
-            row.study.model.name or str(row.study.model.function),
-            row.study.data.name or str(row.study.data.function),
+            row.study.model.title,
+            row.study.data.title,
             str(row.seeds),
             points(row.study.report.tolerance, signed=False),
             DASH if row.inside is None else f"{row.inside} of {row.informative}",

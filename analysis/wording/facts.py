@@ -31,7 +31,7 @@ def _what_was_run(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str
         ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
         ("Seeds", _seeds(summary.seeds)),
         ("Tolerance", f"{points(summary.tolerance, signed=False)} points"),
-        ("Model and data", f"{study.model.name or study.model.function}, {study.data.name or study.data.function}"),
+        ("Model and data", f"{study.model.title}, {study.data.title}"),
         ("Validation images", str(summary.n_val) if summary.n_val else DASH),
         ("Tuning", STANDINGS[summary.tuning.standing]),
     ]

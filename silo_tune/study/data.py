@@ -88,6 +88,12 @@ class Data(Frozen):
         return names.DataEntry("", "") if self.name is None else names.DATA[self.name]
 
     @property
+    def title(self) -> str:
+        """What a reader is told it is; a way to read says nothing without the path, which stands as it is written."""
+        name = self.name or str(self.function)
+        return f"{name} ({self.path})" if self._entry.needs_path else name
+
+    @property
     def streamed(self) -> bool:
         """Are images read as they are needed?"""
         return self._entry.stream if self.stream is None else self.stream

@@ -62,6 +62,11 @@ class Named(Frozen):
             raise ValueError("a function needs a version; change it when the function changes its numbers")
         return self
 
+    @property
+    def title(self) -> str:
+        """What a reader is told it is."""
+        return self.name or str(self.function)
+
     @classmethod
     def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
         """Raises ValueError unless the name and arguments are registered."""

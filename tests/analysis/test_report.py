@@ -22,6 +22,7 @@ from analysis.report import CAPTIONS, render
 from analysis.summary import summarise
 from analysis.text_tables import trouble_table, verdict_table
 from analysis.wording.facts import facts
+from silo_tune.study import Data
 from silo_tune.study_file import parse_study
 from tests.analysis.builder import Row, diverged, failed, make_frame, make_study
 from tests.analysis.degenerate import CASES
@@ -144,6 +145,13 @@ def test_facts_count_units_rows_and_time() -> None:
     assert said["Training time"].startswith(f"{total / 60:.1f} min")
     assert said["Environment"] == "python 3.11.2, torch 2.6.0"
     assert said["Trained by"] == "silo-tune 0.1.0"
+
+
+def test_a_data_set_that_is_read_from_a_path_is_told_with_it() -> None:
+    frame, study = CASES["one-seed"]()
+    for data, told in (({"name": "digits"}, "digits"), ({"name": "folder", "path": "birds"}, "folder (birds)")):
+        named = study.model_copy(update={"data": Data.model_validate(data)})
+        assert dict(facts(summarise(frame, named), frame, {}))["Model and data"] == f"lenet-300-100, {told}"
 
 
 def test_facts_of_nothing_are_dashes() -> None:
