@@ -47,9 +47,14 @@ def _sure(summary: Summary) -> Iterator[str]:
         p = tested.loc[tested["verdict"] == verdict, f"p_{verdict}_holm"].dropna()
         if len(p):
             stand = int((p < SIGNIFICANCE).sum())
-            parts.append(f"{stand} of {len(p)} {verdict} stand (largest p {p_value(p.max())})")
+            parts.append(f"{stand} of {len(p)} {verdict} stand (p {_from_to(p)})")
     if parts:
         yield f"How sure, when all cycles are asked at once (Holm): {'; '.join(parts)}."
+
+
+def _from_to(p: pd.Series[float]) -> str:
+    low, high = p_value(p.min()), p_value(p.max())
+    return low if low == high else f"{low} to {high}"
 
 
 def _lacking(summary: Summary) -> Iterator[str]:
@@ -131,8 +136,9 @@ def _part_missing(summary: Summary, data: pd.DataFrame) -> str | None:
             'profile, for example { preset = "constant-high" }.'
         )
     if not tested["informative"].any():
+        open_ = tested["controls"].str.contains("undetermined", na=False).any()
         return (
-            "No control is outside in any cycle, so being inside says nothing here: a longer chain, or curves whose "
-            "rates lie further apart, may tell."
+            f"No control is outside in any cycle, so being inside says nothing here: {'more seeds, ' if open_ else ''}"
+            "a longer chain, or curves whose rates lie further apart, may tell."
         )
     return None

@@ -59,7 +59,7 @@ def ask(summary: Summary) -> Question:
     if not data["difference"].notna().any():
         return Question(ID, title, missing=missing, figure="controls", data=data)
     conclusion = _conclusion(summary, data)
-    answer = (conclusion, *_each(data), *_verdicts(summary, found), _of_these(summary))
+    answer = (conclusion, *_each(data), *_corrected(data), *_verdicts(summary, found), _of_these(summary))
     short = f"{conclusion[0].lower()}{conclusion[1:]}".removesuffix(".")
     return Question(ID, title, answer, short, "controls", _table(data), data, missing)
 
@@ -170,7 +170,8 @@ def _conclusion(summary: Summary, data: pd.DataFrame) -> str:
     tolerance = f"{points(summary.tolerance, signed=False)} points"
     lost, within = rows[rows["outcome"] == "worse"], rows[rows["within"]]
     if len(lost):
-        return f"No: {_named(lost)} did better than {summary.schedule}."
+        harm = "it does harm" if len(lost) == len(rows) else "no"
+        return f"{harm.capitalize()}: {_named(lost)} did better than {summary.schedule}."
     if len(within):
         verb = "is" if len(within) == 1 else "are"
         return f"No, not beyond the tolerance: {_named(within)} {verb} within {tolerance} of it (TOST, Holm)."
@@ -192,6 +193,13 @@ def _each(data: pd.DataFrame) -> Iterator[str]:
             else ""
         )
         yield (f"S {MINUS} {row['role']} ({row['arm']}, {row['constants']}): {bare(row)}: {_SAYS[row['outcome']]}{p}.")
+
+
+def _corrected(data: pd.DataFrame) -> Iterator[str]:
+    if (tested := int(data["p_holm"].notna().sum())) > 1:
+        yield (
+            f"Both p are corrected (Holm) over these {tested} controls; where all arms are compared, over all of them."
+        )
 
 
 def _of_these(summary: Summary) -> str:

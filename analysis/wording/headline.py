@@ -178,7 +178,8 @@ def cost_sentences(summary: Summary) -> Iterator[str]:
         return
     mine, theirs, whole = (table.loc[name].to_dict() for name in (own, oracle, STUDY))
     tested = int(theirs["tested_units"])
-    without = f"; {tested} of these only judge other arms' rates, and without them they are" if tested else ","
+    judging = f", {tested} of them ({seconds(theirs['tested_seconds'])}) only to judge other arms' rates; its other "
+    without = f"{judging}{int(theirs['units']) - tested} are" if tested else ","
     pilots = f", {int(mine['pilot_units'])} of them for its pilot" if mine["pilot_units"] else ""
     saved = theirs["saved_by_schedule"]
     yield (

@@ -68,7 +68,7 @@ def _longer(summary: Summary) -> str:
     arm = summary.study.arms[summary.schedule]
     if summary.study.settings(arm).after_prune != "keep":
         return ""
-    return " Weights are kept after a prune: later cycles have trained for longer, which narrows gradients as well."
+    return " Weights are kept after a prune: later cycles have trained for longer, which by itself narrows gradients."
 
 
 def _representations(own: dict[str, Any]) -> str:

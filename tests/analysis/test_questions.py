@@ -149,12 +149,21 @@ def test_a_run_with_searches_alone_answers_nothing() -> None:
 def test_how_sure_and_how_many_seeds_it_lacks() -> None:
     inside = whole()["inside"]
     assert "is inside in 3 of 4 informative cycles" in said(inside)
-    assert "2 of 7 inside stand (largest p 0.117)" in said(inside)
+    p = inside.data.loc[inside.data["verdict"] == "inside", "p_inside_holm"]
+    assert f"2 of 7 inside stand (p {p.min():.3f} to {p.max():.3f})" in said(inside)
+    assert (p < 0.05).sum() == 2
     assert re.search(r"Undetermined in cycle 6\..* in all would settle it.* cycle 6: \d+ to ", said(inside))
     assert inside.short == "inside in 3 of 4 informative cycles, undetermined in 1 of 8"
     open_ = inside.data[inside.data["verdict"] == "undetermined"]
     assert open_["needed_low"].notna().tolist() == [True]
     assert inside.data.loc[inside.data["verdict"] == "inside", "needed_low"].isna().all()
+
+
+@pytest.mark.parametrize(("noise", "advice"), [(0.0, "a longer chain, or"), (0.05, "more seeds, a longer chain, or")])
+def test_more_seeds_may_tell_only_where_controls_are_undetermined(noise: float, advice: str) -> None:
+    study = make_study()
+    inside = asked_of(make_frame(study, lambda cycle, max_lr: 0.8, noise=noise), study)["inside"]
+    assert f"says nothing here: {advice}" in (inside.missing or "")
 
 
 def test_without_an_informative_cycle_that_is_what_is_short() -> None:
@@ -240,6 +249,21 @@ def test_arms_with_another_budget_are_said() -> None:
     assert "low trained 0.50 times the steps" in said(found)
 
 
+# --- cost ---
+
+
+def test_units_that_only_judge_other_arms_are_told_apart_and_are_not_saved() -> None:
+    cost = next(line for line in whole()["loses-and-saves"].answer if line.startswith("Cost:"))
+    units, judging, others, times, saved = (
+        float(found)
+        for found in re.findall(
+            r"oracle (\d+) .*, (\d+) of them .* its other (\d+) are ([\d.]+) times as many: (\d+) %", cost
+        )[0]
+    )
+    assert others == units - judging
+    assert saved == round(100 * (1 - 1 / times))
+
+
 # --- shape ---
 
 
@@ -265,6 +289,16 @@ def test_it_does_not_where_a_control_does_better() -> None:
     shape = run(ladder, SCHEDULES)["shape"]
     assert "No: the constant at ε + δ (high)" in said(shape)
     assert "did better than silo" in said(shape)
+
+
+def test_it_does_harm_where_every_control_does_better() -> None:
+    shape = run(lambda cycle, max_lr: 1.6 - rise(cycle, max_lr), SCHEDULES)["shape"]
+    assert shape.data["outcome"].tolist() == ["worse", "worse", "worse"]
+    assert shape.short.startswith("it does harm: the constant at ε + δ (high), ")
+
+
+def test_p_values_say_over_what_they_are_corrected() -> None:
+    assert "corrected (Holm) over these 3 controls; where all arms are compared" in said(run(rise, SCHEDULES)["shape"])
 
 
 def test_with_noisy_seeds_nothing_is_shown() -> None:
