@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.cost import cost_table
 from analysis.oracle import oracle_cycles
 from analysis.plots import draw_figures
 from analysis.plots.fit import fit_figure
@@ -19,6 +20,7 @@ from analysis.questions.loses import _of_time
 from analysis.questions.shape import alike
 from analysis.report import CAPTIONS, render
 from analysis.summary import Summary, summarise, summary_lines
+from analysis.wording.cells import seconds
 from silo_tune.study import Study
 from tests.analysis.builder import ARMS, Response, Row, make_frame, make_search, make_study, peaked
 from tests.analysis.degenerate import CASES
@@ -254,14 +256,14 @@ def test_arms_with_another_budget_are_said() -> None:
 
 def test_units_that_only_judge_other_arms_are_told_apart_and_are_not_saved() -> None:
     cost = next(line for line in whole()["loses-and-saves"].answer if line.startswith("Cost:"))
-    units, judging, others, times, saved = (
-        float(found)
-        for found in re.findall(
-            r"oracle (\d+) .*, (\d+) of them .* its other (\d+) are ([\d.]+) times as many: (\d+) %", cost
-        )[0]
-    )
-    assert others == units - judging
-    assert saved == round(100 * (1 - 1 / times))
+    study = make_study()
+    table = cost_table(make_frame(study), study).set_index("arm")
+    silo, oracle = (table.loc[arm].to_dict() for arm in ("silo", "oracle"))
+    judging = int(oracle["tested_units"])
+    others = int(oracle["units"]) - judging
+    assert f"{judging} of them ({seconds(oracle['tested_seconds'])}) only to judge" in cost
+    assert f"its other {others} are {others / silo['units']:.1f} times as many" in cost
+    assert f"{100 * (1 - silo['units'] / others):.0f} % are saved" in cost
 
 
 # --- shape ---

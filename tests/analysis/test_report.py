@@ -149,7 +149,11 @@ def test_facts_count_units_rows_and_time() -> None:
 
 def test_a_data_set_that_is_read_from_a_path_is_told_with_it() -> None:
     frame, study = CASES["one-seed"]()
-    for data, told in (({"name": "digits"}, "digits"), ({"name": "folder", "path": "birds"}, "folder (birds)")):
+    for data, told in (
+        ({"name": "digits"}, "digits"),
+        ({"name": "fashion-mnist", "path": "here"}, "fashion-mnist"),
+        ({"name": "folder", "path": "birds"}, "folder (birds)"),
+    ):
         named = study.model_copy(update={"data": Data.model_validate(data)})
         assert dict(facts(summarise(frame, named), frame, {}))["Model and data"] == f"lenet-300-100, {told}"
 

@@ -244,6 +244,10 @@ def test_the_overview_shows_the_numbers_of_each_group_and_no_mean() -> None:
         assert row.against["high"].mean == pytest.approx(expected.mean)
         assert row.against["high"].low == pytest.approx(expected.low)
     assert sum(line.startswith("| synthetic | ") for line in overview_lines(groups())) == 2
+    assert frame["model"].tolist() == ["lenet-300-100", "vgg19"]
+    assert frame["data"].tolist() == ["digits", "cifar10"]
+    shown = [line for line in overview_lines(groups()) if "lenet-300-100" in line or "vgg19" in line]
+    assert [re.split(r"\s*\|\s*", line)[2:4] for line in shown] == [["lenet-300-100", "digits"], ["vgg19", "cifar10"]]
 
 
 def test_the_page_of_the_overview_leads_to_every_group_and_escapes_what_it_shows() -> None:
