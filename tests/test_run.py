@@ -185,7 +185,7 @@ def committed(folder: Path) -> dict[str, float]:
 def wait_for(folder: Path, units: int, process: subprocess.Popen[Any], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while len(committed(folder)) < units:
-        assert process.poll() is None, "the driver ended before it was stopped"
+        assert process.poll() is None, f"the driver ended before it was stopped: {process.communicate()[1]!r}"
         assert time.monotonic() < until, "the driver commits nothing"
         time.sleep(0.01)
 

@@ -20,6 +20,17 @@ from tests.conftest import small_study, small_table
 from tests.test_run import assert_same_table, committed, local, wait_for
 
 LISTEN = "0A"
+# In Ray's own processes: the first server for a client dies as it starts, as Ray's do now and then.
+FIRST_SERVER_DIES = """
+import os, sys
+if "--mode=specific-server" in sys.orig_argv:
+    try:
+        os.close(os.open(os.path.join(os.path.dirname(__file__), "died"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    else:
+        os._exit(1)
+"""
 PROBE = """
 import sys
 from silo_tune.tune.cluster import scratch_folder, started_here
@@ -88,8 +99,12 @@ def head() -> Iterator[tuple[int, int]]:
             str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2",
             f"--ray-client-server-port={client}", "--include-dashboard=false", f"--temp-dir={scratch}",
         ]  # fmt: skip
-        # Without this a head takes half a minute to end.
-        environment = {**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+        (Path(scratch) / "sitecustomize.py").write_text(FIRST_SERVER_DIES)
+        environment = {
+            **os.environ,
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # without this a head takes half a minute to end
+            "PYTHONPATH": os.pathsep.join(filter(None, [scratch, os.environ.get("PYTHONPATH")])),
+        }
         with open(os.devnull, "wb") as nowhere:
             process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=nowhere, stderr=nowhere)
         try:
@@ -116,11 +131,13 @@ def test_a_client_outside_of_the_cluster_gets_the_same_table_and_may_stop_and_go
         sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(out),
         "--address", f"ray://127.0.0.1:{client}",
     ]  # fmt: skip
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(out, 4, first, 120)
+    with open(tmp_path / "first.txt", "w") as told:
+        first = subprocess.Popen(command, stdout=told, stderr=subprocess.PIPE, text=True)
+    wait_for(out, 4, first, 240)
     first.terminate()
     _, said = first.communicate(timeout=60)
     assert first.returncode == 143, said
+    assert "lost the server that it started for this client" in (tmp_path / "first.txt").read_text()
     kept = committed(out)
     assert not list((out / "lease").iterdir()), "the driver gave the run back"
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

@@ -86,7 +86,7 @@ def drive_from_client(
     """
     url = out or default_run(study)
     url = url if "://" in url else os.path.abspath(url)
-    with cluster.connected(address):
+    with cluster.connected(address, monitor):
         with cluster.seen_everywhere(url, holding=False):
             pass
         made: Any = ray.remote(num_cpus=0)(_Driver)

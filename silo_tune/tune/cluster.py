@@ -30,6 +30,7 @@ from silo_tune.study import Cluster, Study
 from silo_tune.workspace import Workspace
 
 CONNECT_SECONDS = 5.0
+CLIENT_TRIES = 4
 LOOK_SECONDS = 60.0
 # An autoscaler may need minutes to bring the first node.
 PATIENCE_SECONDS = 900.0
@@ -67,15 +68,25 @@ def started_here(num_cpus: int | None, dashboard: bool, scratch: str) -> Iterato
 
 
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[None]:
-    """An existing cluster. Raises BadInput when none answers, or it does not take us."""
+def connected(address: str, monitor: Monitor) -> Iterator[None]:
+    """An existing cluster.
+
+    Raises:
+        BadInput: none answers, or it does not take us.
+        RunFailed: its head does not start a server for this client.
+    """
     _probe(address)
     if ray.is_initialized():  # the caller's own connection
         yield
         return
     try:
         with _own_signals():
-            ray.init(address=address, **QUIET)
+            _join(address, monitor)
+    except ConnectionAbortedError as error:
+        raise RunFailed(
+            f"the Ray cluster at {address!r} answers, but did not start a server for this client, {CLIENT_TRIES} times "
+            f"({_last_line(error)}); run the same command again, or on the cluster itself with --address auto"
+        ) from error
     except ConnectionError as error:
         raise BadInput(_no_answer(address, _last_line(error))) from error
     except Exception as error:  # versions that differ, a token that is missing: Ray raises many kinds
@@ -84,6 +95,21 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str, monitor: Monitor) -> None:
+    """Ray forks a server for every client (`ray://`) from a process of many threads, and one in about fifteen dies at
+    once (ray-project/ray#63202); the next one lives."""
+    for left in reversed(range(CLIENT_TRIES)):
+        try:
+            ray.init(address=address, **QUIET)
+            return
+        except ConnectionAbortedError:
+            ray.shutdown()
+            if not left:
+                raise
+            monitor.notice(f"the Ray cluster at {address!r} lost the server that it started for this client; once more")
+            require_going(monitor)
 
 
 def _first_line(error: Exception) -> str:

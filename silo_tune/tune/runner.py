@@ -51,7 +51,7 @@ class RayRunner:
         with cluster.scratch_folder() as scratch, contextlib.ExitStack() as stack:
             patience, token, own = 0.0, None, False
             if self.address is not None:
-                stack.enter_context(cluster.connected(self.address))
+                stack.enter_context(cluster.connected(self.address, monitor))
             elif not ray.is_initialized():
                 url = stack.enter_context(cluster.started_here(self.num_cpus, self.dashboard, scratch))
                 if self.dashboard:
