@@ -63,10 +63,14 @@ class Progress:
     Args:
         study: the study.
         now: seconds of a clock that only goes forward.
+
+    Attributes:
+        earlier: seconds of training in earlier sessions; None where it is not known.
     """
 
     def __init__(self, study: Study, now: Callable[[], float] = time.monotonic) -> None:
         self.study, self._now = study, now
+        self.earlier: float | None = None
         self._remaining = study.remaining
         self._lock = threading.Lock()
         self._planner: Planner | None = None
@@ -234,6 +238,7 @@ class Progress:
             attempt=None if lease is None else lease.attempt,
             began=self._began_at,
             seen=time.time(),
+            earlier=self.earlier,
             slots=self._slots,
             units=self.units(),
             **self.pace(),  # type: ignore[arg-type]

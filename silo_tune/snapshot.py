@@ -123,7 +123,8 @@ class Snapshot(_Part):
         reason: why it stopped, where that is known.
         host, pid, lease, attempt: of the driver; the number and attempt of its lease.
         began, seen: of this session's training and of this snapshot, in seconds since the epoch, by the driver's clock.
-        elapsed: seconds of training so far.
+        elapsed: seconds of training so far, in this session.
+        earlier: those of earlier sessions; None where it is not known.
         slots: units that can train at once.
         units: None where no driver counted them.
         per_hour, recent_per_hour: units an hour, of this session and of the last `RECENT` units.
@@ -145,6 +146,7 @@ class Snapshot(_Part):
     began: float | None = None
     seen: float | None = None
     elapsed: float = 0.0
+    earlier: float | None = None
     slots: int = 0
     units: Units | None = None
     per_hour: float | None = None
@@ -159,6 +161,11 @@ class Snapshot(_Part):
     failures: tuple[Failure, ...] = ()
     failure_count: int = 0
     notices: tuple[Note, ...] = ()
+
+    @property
+    def clock(self) -> float | None:
+        """Seconds that drivers trained so far, in all sessions; None where it is not known."""
+        return None if self.earlier is None else self.earlier + self.elapsed
 
 
 class _Moving(Protocol):

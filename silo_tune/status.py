@@ -44,6 +44,7 @@ def recorded(progress: Progress, storage: Storage, lease: Lease) -> Iterator[Non
     one counts what is left, which may take long and is not waited for.
     """
     over = threading.Event()
+    progress.earlier = _earlier(storage)
     thread = threading.Thread(target=_record, args=(progress, storage, lease, over), daemon=True, name="status")
     thread.start()
     threading.Thread(target=_count, args=(progress, over), daemon=True, name="count").start()
@@ -56,6 +57,17 @@ def recorded(progress: Progress, storage: Storage, lease: Lease) -> Iterator[Non
     finally:
         over.set()
         thread.join(LAST_WORD_SECONDS)
+
+
+def _earlier(storage: Storage) -> float | None:
+    """Seconds of training in earlier sessions; of one that was killed, up to its last snapshot."""
+    with contextlib.suppress(StorageError):
+        found, _ = snapshot_of(storage)
+        if found is not None:
+            return found.clock
+        if not storage.exists("study.toml"):
+            return 0.0
+    return None
 
 
 def _why(error: BaseException) -> str | None:
@@ -135,7 +147,7 @@ def read_status(url: str) -> Status:
         run.study()  # says that there is none
         raise AssertionError
     study, ledger = recorded_study
-    snapshot, note = _snapshot(run.storage)
+    snapshot, note = snapshot_of(run.storage)
     if snapshot is None and run.is_record(study):
         raise BadInput(f"{url} is a record: nothing in it goes on; `silo-tune report {url}` shows what came of it")
     if snapshot is None:
@@ -174,7 +186,7 @@ def _standing(held: Holder | None, snapshot: Snapshot) -> Holder | None:
     return None if later else held
 
 
-def _snapshot(storage: Storage) -> tuple[Snapshot | None, str | None]:
+def snapshot_of(storage: Storage) -> tuple[Snapshot | None, str | None]:
     """The driver's snapshot, or None and why there is none."""
     try:
         return Snapshot.model_validate(unseal(storage.read(STATUS))), None

@@ -152,7 +152,10 @@ def table_and_pace(snapshot: Snapshot, room: int, width: int) -> list[Renderable
 def lines_below(snapshot: Snapshot) -> list[str]:
     """The searches and the pace."""
     lines = [*map(search_line, snapshot.searches)]
-    return lines if snapshot.units is None else [*lines, f"{pace_line(snapshot)}, elapsed {clock(snapshot.elapsed)}"]
+    if snapshot.units is None:
+        return lines
+    total = f" ({clock(snapshot.clock)} with earlier sessions)" if snapshot.earlier and snapshot.clock else ""
+    return [*lines, f"{pace_line(snapshot)}, elapsed {clock(snapshot.elapsed)}{total}"]
 
 
 def _text(lines: Sequence[str]) -> Text:

@@ -23,6 +23,7 @@ from silo_tune.errors import BadInput, RunFailed
 from silo_tune.forecast import forecast
 from silo_tune.lease import LEASE_EXPIRES_SECONDS, Lease
 from silo_tune.progress import Progress
+from silo_tune.results import read
 from silo_tune.run import run_study
 from silo_tune.snapshot import CHAINS, LETTERS, REASONS, RECENT, ChainView, Snapshot, foremost, shortened
 from silo_tune.status import STATUS, from_decisions, read_status, recorded
@@ -30,6 +31,7 @@ from silo_tune.storage import Storage, StorageError, seal
 from silo_tune.store import Run
 from silo_tune.study import Study
 from silo_tune.units import Unit
+from silo_tune.view import lines_below
 from tests.conftest import small_study, small_table
 from tests.plain import Drive, MemoryJournal, World, on_disk, resolved, spread, study
 from tests.servers import s3
@@ -284,6 +286,33 @@ def test_a_session_says_how_it_was_stopped(
     assert found.driver == "stopped"
     assert found.snapshot is not None
     assert found.snapshot.reason == reason
+
+
+def one_session(run: Run, units: int | None = None) -> Snapshot:
+    """A session of so many units, each ten seconds long; gives its last words."""
+    session = Session(study(), run)
+    with run.lease() as lease, recorded(session.progress, run.storage, lease):
+        run.accept(study(), {})
+        session(units)
+    found = read_status(run.url).snapshot
+    assert found is not None
+    return found
+
+
+def test_the_time_of_a_run_is_that_of_all_its_sessions(tmp_path: Path, quick: None) -> None:
+    run = Run(str(tmp_path / "run"))
+    first, second, third = (one_session(run, units) for units in (4, 7, 2))
+    assert (first.earlier, first.elapsed, first.clock) == (0, 40, 40)
+    assert (second.earlier, second.elapsed, second.clock) == (40, 70, 110)
+    assert (third.earlier, third.elapsed, third.clock) == (110, 20, 130)
+    assert "elapsed 1:10 (1:50 with earlier sessions)" in lines_below(second)[-1]
+    assert "earlier" not in lines_below(first)[-1]
+    assert read(run.url).ledger["clock_seconds"] == 130
+    (tmp_path / "run" / STATUS).unlink()
+    assert "clock_seconds" not in read(run.url).ledger
+    lost = one_session(run, 1)
+    assert (lost.earlier, lost.clock) == (None, None)  # and not the time of this session alone
+    assert "clock_seconds" not in read(run.url).ledger
 
 
 def test_a_session_that_never_trains_writes_nothing(tmp_path: Path, quick: None) -> None:

@@ -150,6 +150,8 @@ def _ledger(runs: Mapping[str, Recorded]) -> dict[str, Any]:
 
 def _parts(name: str, run: Recorded) -> list[dict[str, Any]]:
     own = {"name": name, "seeds": list(run.study.replicates.seeds)}
+    if "clock_seconds" in run.ledger:
+        own["clock_seconds"] = run.ledger["clock_seconds"]
     return [dict(part) for part in run.ledger.get("runs") or (own,)]
 
 

@@ -21,7 +21,7 @@ _MOST_SEEDS = 20  # that are named one by one
 
 def facts(summary: Summary, frame: pd.DataFrame, ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and text of each fact; `frame` holds every row of the run, `ledger` is as in `report.render`."""
-    return [*_what_was_run(summary, ledger), *_amounts(summary, frame)]
+    return [*_what_was_run(summary, ledger), ("Duration", _duration(ledger)), *_amounts(summary, frame)]
 
 
 def _what_was_run(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -40,8 +40,17 @@ def _what_was_run(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str
     return [*facts, *made, *([("Environment", versions)] if versions else [])]
 
 
+def _duration(ledger: Mapping[str, Any]) -> str:
+    """By the clock, as the drivers timed themselves: of one run, or of those that a record is made of."""
+    runs = ledger.get("runs") or [ledger]
+    timed = [found for run in runs if isinstance(found := run.get("clock_seconds"), int | float)]
+    if len(timed) < len(runs):
+        return "not recorded"
+    return f"{seconds(sum(timed))} by the clock" + (f", added up over {len(runs)} runs" if len(runs) > 1 else "")
+
+
 def _amounts(summary: Summary, frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """How much was trained, on what, and for how long; the clock time of a run is nowhere recorded."""
+    """How much was trained, on what, and for how long."""
     whole = summary.cost[summary.cost["arm"] == STUDY]
     times = frame.loc[~frame["key"].duplicated(), "train_seconds"].dropna()
     took = f"{seconds(times.sum())}, added up over units; the longest {seconds(times.max())}" if len(times) else DASH

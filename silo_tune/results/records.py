@@ -16,6 +16,7 @@ from silo_tune.errors import BadInput
 from silo_tune.results.reading import read_table
 from silo_tune.results.searches import SearchRecord, searches
 from silo_tune.results.table import table, to_parquet
+from silo_tune.status import snapshot_of
 from silo_tune.storage import seal
 from silo_tune.store import TABLE, Run
 from silo_tune.study import Study
@@ -32,7 +33,7 @@ class Recorded:
     Attributes:
         frame: one row per unit as one chain uses it, columns as in `COLUMNS`.
         study: its study.
-        ledger: recipe, created, environment, accepted changes.
+        ledger: recipe, created, environment, accepted changes; `clock_seconds` of a run whose drivers timed themselves.
         searches: arm → its pilot or tune search.
         data: what is recorded of the data, None where it is not known.
         is_record: the rows were read from a table, and there are no units.
@@ -60,7 +61,14 @@ def read(url: str) -> Recorded:
     assert recorded is not None
     is_record = run.is_record(study)
     frame = read_table(run.storage.read(TABLE), run.storage.shown(TABLE), study) if is_record else table(run, study)
-    return Recorded(frame, study, recorded[1], searches(run, study), run.data_facts(), is_record)
+    ledger = recorded[1] if is_record else {**recorded[1], **_clock(run)}
+    return Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record)
+
+
+def _clock(run: Run) -> dict[str, float]:
+    """Seconds that drivers of the run trained, as they told it."""
+    snapshot, _ = snapshot_of(run.storage)
+    return {} if snapshot is None or snapshot.clock is None else {"clock_seconds": round(snapshot.clock, 1)}
 
 
 def read_files(table_file: str | Path, study_file: str | Path) -> Recorded:

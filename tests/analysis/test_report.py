@@ -6,6 +6,7 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree
 
@@ -156,6 +157,25 @@ def test_a_data_set_that_is_read_from_a_path_is_told_with_it() -> None:
     ):
         named = study.model_copy(update={"data": Data.model_validate(data)})
         assert dict(facts(summarise(frame, named), frame, {}))["Model and data"] == f"lenet-300-100, {told}"
+
+
+@pytest.mark.parametrize(
+    ("ledger", "told"),
+    [
+        ({"clock_seconds": 150.0}, "2.5 min by the clock"),
+        ({"runs": [{"name": "a", "clock_seconds": 60}]}, "60 s by the clock"),
+        (
+            {"runs": [{"name": "a", "clock_seconds": 3600.0}, {"name": "b", "clock_seconds": 4500.0}]},
+            "2.2 h by the clock, added up over 2 runs",
+        ),
+        ({"runs": [{"name": "a", "clock_seconds": 60.0}, {"name": "b"}]}, "not recorded"),
+        ({"clock_seconds": "long"}, "not recorded"),
+        ({}, "not recorded"),
+    ],
+)
+def test_the_duration_is_that_of_the_drivers_or_is_not_told(ledger: dict[str, Any], told: str) -> None:
+    frame, study = CASES["one-seed"]()
+    assert dict(facts(summarise(frame, study), frame, ledger))["Duration"] == told
 
 
 def test_facts_of_nothing_are_dashes() -> None:

@@ -168,11 +168,14 @@ def test_what_reaches_no_number_may_differ_and_is_that_of_the_first() -> None:
 
 def test_environments_that_differ_are_told_apart() -> None:
     ledger = merge(
-        {"a": part([0]), "b": part([1], environment={"python": "3.11", "machine": "two"}, created="2025")}
+        {
+            "a": part([0]),
+            "b": part([1], environment={"python": "3.11", "machine": "two"}, created="2025", clock_seconds=9),
+        }
     ).ledger
     assert ledger["environment"] == {"python": "3.11", "machine": "one in a; two in b"}
     assert ledger["created"] == "2025"
-    assert [item["name"] for item in ledger["runs"]] == ["a", "b"]
+    assert ledger["runs"] == [{"name": "a", "seeds": [0]}, {"name": "b", "seeds": [1], "clock_seconds": 9}]
 
 
 def test_searches_agree_or_come_from_the_one_that_has_them() -> None:
