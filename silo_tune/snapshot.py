@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from silo_tune.storage import Corrupt, Storage, unseal
+
+STATUS = "status.json"
 # The recent pace is that of so many units.
 RECENT = 50
 # What a snapshot holds at most: with all of it a snapshot stays below 100 KB.
@@ -166,6 +169,19 @@ class Snapshot(_Part):
     def clock(self) -> float | None:
         """Seconds that drivers trained so far, in all sessions; None where it is not known."""
         return None if self.earlier is None else self.earlier + self.elapsed
+
+
+def snapshot_of(storage: Storage) -> tuple[Snapshot | None, str | None]:
+    """The driver's last snapshot of a run, or None and why there is none."""
+    try:
+        return Snapshot.model_validate(unseal(storage.read(STATUS))), None
+    except FileNotFoundError:
+        return None, f"the run has no {STATUS} yet: this is what its decisions say"
+    except (Corrupt, ValidationError):
+        return None, (
+            f"{storage.shown(STATUS)} is damaged, or of a newer version; the driver writes it anew. This is what the "
+            f"run's decisions say"
+        )
 
 
 class _Moving(Protocol):

@@ -13,17 +13,16 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from silo_tune.errors import BadInput, SiloTuneError
 from silo_tune.lease import Holder, Lease, holder
 from silo_tune.progress import Progress
-from silo_tune.snapshot import ChainView, Ended, SearchView, Snapshot, State, shortened
+from silo_tune.snapshot import STATUS, ChainView, Ended, SearchView, Snapshot, State, shortened, snapshot_of
 from silo_tune.storage import Corrupt, Storage, StorageError, seal, unseal
 from silo_tune.store import Run, UnitStore
 from silo_tune.study import OracleArm, Study, TuneArm
 
-STATUS = "status.json"
 WRITE_SECONDS = 10.0
 # How often the recording thread looks whether something is due.
 TICK_SECONDS = 1.0
@@ -184,19 +183,6 @@ def _standing(held: Holder | None, snapshot: Snapshot) -> Holder | None:
     """Who holds the run, but for a driver that died before the snapshot's took over and gave its own lease back."""
     later = held is not None and snapshot.lease is not None and snapshot.lease > held.number
     return None if later else held
-
-
-def snapshot_of(storage: Storage) -> tuple[Snapshot | None, str | None]:
-    """The driver's snapshot, or None and why there is none."""
-    try:
-        return Snapshot.model_validate(unseal(storage.read(STATUS))), None
-    except FileNotFoundError:
-        return None, f"the run has no {STATUS} yet: this is what its decisions say"
-    except (Corrupt, ValidationError):
-        return None, (
-            f"{storage.shown(STATUS)} is damaged, or of a newer version; the driver writes it anew. This is what the "
-            f"run's decisions say"
-        )
 
 
 # --- without a snapshot ---

@@ -25,8 +25,8 @@ from silo_tune.lease import LEASE_EXPIRES_SECONDS, Lease
 from silo_tune.progress import Progress
 from silo_tune.results import read
 from silo_tune.run import run_study
-from silo_tune.snapshot import CHAINS, LETTERS, REASONS, RECENT, ChainView, Snapshot, foremost, shortened
-from silo_tune.status import STATUS, from_decisions, read_status, recorded
+from silo_tune.snapshot import CHAINS, LETTERS, REASONS, RECENT, STATUS, ChainView, Snapshot, foremost, shortened
+from silo_tune.status import from_decisions, read_status, recorded
 from silo_tune.storage import Storage, StorageError, seal
 from silo_tune.store import Run
 from silo_tune.study import Study

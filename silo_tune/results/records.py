@@ -16,7 +16,7 @@ from silo_tune.errors import BadInput
 from silo_tune.results.reading import read_table
 from silo_tune.results.searches import SearchRecord, searches
 from silo_tune.results.table import table, to_parquet
-from silo_tune.status import snapshot_of
+from silo_tune.snapshot import snapshot_of
 from silo_tune.storage import seal
 from silo_tune.store import TABLE, Run
 from silo_tune.study import Study
