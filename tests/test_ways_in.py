@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import tomli_w
 
+from silo_tune.errors import RunFailed
 from silo_tune.results import load_run
+from silo_tune.run import Monitor
+from silo_tune.tune.cluster import CLIENT_TRIES, connected
 from tests.conftest import small_study, small_table
 from tests.test_run import assert_same_table, committed, local, wait_for
 
@@ -88,6 +92,43 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Impatient(Monitor):
+    """Hears what is said, and asks to stop after so many words."""
+
+    def __init__(self, words: int) -> None:
+        self.words, self.said = words, list[str]()
+
+    def notice(self, message: str) -> None:
+        self.said.append(message)
+        self.stop_requested = len(self.said) >= self.words
+
+
+@pytest.mark.parametrize(
+    ("words", "tries", "why"),
+    [
+        (99, CLIENT_TRIES, f"did not start a server for this client, {CLIENT_TRIES} times .no server."),
+        (1, 1, "stopped"),
+    ],
+)
+def test_a_client_whose_servers_all_die_says_so_and_may_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, words: int, tries: int, why: str
+) -> None:
+    asked = []
+
+    def dies(**how: object) -> None:
+        asked.append(how)
+        raise ConnectionAbortedError("Initialization failure from server:\nno server")
+
+    monkeypatch.setattr(ray, "init", dies)  # a head that loses every server takes four minutes to say so
+    monitor = Impatient(words)
+    with socket.create_server(("127.0.0.1", 0)) as answers:
+        address = f"ray://127.0.0.1:{answers.getsockname()[1]}"
+        with pytest.raises(RunFailed, match=why), connected(address, monitor):
+            pytest.fail("there is no cluster")
+    assert len(asked) == tries
+    assert len(monitor.said) == min(tries, CLIENT_TRIES - 1)
 
 
 @pytest.fixture

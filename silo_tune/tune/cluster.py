@@ -82,6 +82,8 @@ def connected(address: str, monitor: Monitor) -> Iterator[None]:
     try:
         with _own_signals():
             _join(address, monitor)
+    except SiloTuneError:  # asked to stop meanwhile
+        raise
     except ConnectionAbortedError as error:
         raise RunFailed(
             f"the Ray cluster at {address!r} answers, but did not start a server for this client, {CLIENT_TRIES} times "
