@@ -2,7 +2,7 @@
 
 python docs/power.py         # rewrites what stands between <!-- power --> and <!-- end -->; a few seconds
 
-Runs with a known truth are drawn, and the rules of `analysis.containment` and `analysis.stats` are applied to all of
+Runs with a known truth are drawn, and the rules of `estimates.containment` and `estimates.stats` are applied to all of
 them at once; a test checks that `verdicts` and `equivalent` say what those modules say. *Paired noise* is the standard
 deviation over seeds of the difference between two rates (or two arms); what all rates of a seed share cancels and is
 not drawn. Noise is normal.
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from analysis.containment import FEWEST_SEEDS, LEVEL
+from silo_analysis.estimates.containment import FEWEST_SEEDS, LEVEL
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

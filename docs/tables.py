@@ -14,13 +14,13 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from silo_tune import names
-from silo_tune.presets import PRESETS
-from silo_tune.profiles import PROFILES
-from silo_tune.recipes import RECIPES
-from silo_tune.registries import KINDS
-from silo_tune.schedules import SCHEDULES
+from silo_tune.cli.catalogue import KINDS
+from silo_tune.schedules.peaks import SCHEDULES
+from silo_tune.schedules.shapes import PROFILES
+from silo_tune.study import registry
 from silo_tune.study.pipelines import PIPELINES
+from silo_tune.study.presets import PRESETS
+from silo_tune.study.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", ROOT / "docs" / "guide.md")
@@ -63,12 +63,12 @@ def profiles() -> str:
 
 
 def criteria() -> str:
-    body = ([f"`{name}`", one.granularity, one.line, code(one.args)] for name, one in names.CRITERIA.items())
+    body = ([f"`{name}`", one.granularity, one.line, code(one.args)] for name, one in registry.CRITERIA.items())
     return rows(["name", "scores", "what goes first", "arguments"], body)
 
 
 def models() -> str:
-    body = ([f"`{name}`", _signature(one), f"{parameters(one):,}", one.line] for name, one in names.MODELS.items())
+    body = ([f"`{name}`", _signature(one), f"{parameters(one):,}", one.line] for name, one in registry.MODELS.items())
     return rows(["name", "arguments (defaults)", "parameters", "what it is"], body)
 
 
@@ -77,7 +77,7 @@ def recipes() -> str:
 
 
 def data() -> str:
-    body = ([f"`{name}`", one.line, code(one.args), _reading(one)] for name, one in names.DATA.items())
+    body = ([f"`{name}`", one.line, code(one.args), _reading(one)] for name, one in registry.DATA.items())
     return rows(["name", "images", "arguments", "read"], body)
 
 
@@ -111,8 +111,8 @@ def _defaults(factory: type[Any], fixed: Mapping[str, Any]) -> str:
     return code(_with_default(name, value) for name, value in found.items())
 
 
-def _signature(entry: names.Entry) -> str:
-    known = inspect.signature(names.resolve(entry.target)).parameters
+def _signature(entry: registry.Entry) -> str:
+    known = inspect.signature(registry.resolve(entry.target)).parameters
     return code(_with_default(name, known[name].default) for name in entry.args)
 
 
@@ -133,13 +133,13 @@ def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _reading(entry: names.DataEntry) -> str:
+def _reading(entry: registry.DataEntry) -> str:
     return "streamed" if entry.stream else "in memory, or streamed" if entry.streams else "in memory"
 
 
-def parameters(entry: names.Entry) -> int:
+def parameters(entry: registry.Entry) -> int:
     """Number of parameters of a registered network on ten classes of 32×32 colour images."""
-    built = names.resolve(entry.target)(shape=IMAGE, classes=COUNTED_CLASSES)
+    built = registry.resolve(entry.target)(shape=IMAGE, classes=COUNTED_CLASSES)
     return sum(parameter.numel() for parameter in built.parameters())
 
 

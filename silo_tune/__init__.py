@@ -9,35 +9,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from silo_tune.api import run_study
+    from silo_tune.data.sets import DataSet
     from silo_tune.errors import BadInput, RunFailed, SiloTuneError, StudyError
-    from silo_tune.run import run_study
-    from silo_tune.schedules import Silo
-    from silo_tune.small import load_small
-    from silo_tune.study import Study
-    from silo_tune.study_file import load_study
-    from silo_tune.tune import ChainSearch, PruneRetrain
+    from silo_tune.export.small import load_small
+    from silo_tune.pruning.criteria.scoring import Scoring
+    from silo_tune.run.local import LocalRunner
+    from silo_tune.run.monitor import Monitor
+    from silo_tune.run.session import Outcome
+    from silo_tune.schedules.peaks import Silo
+    from silo_tune.study.model import Study
+    from silo_tune.study.study_file import load_study
+    from silo_tune.tune.runner import RayRunner
+    from silo_tune.tune.searcher import ChainSearch
+    from silo_tune.tune.trainable import PruneRetrain
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BadInput": "errors",
-    "ChainSearch": "tune",
+    "ChainSearch": "tune",  # its package sets what Ray reads when it is imported
+    "DataSet": "data.sets",
+    "LocalRunner": "run.local",
+    "Monitor": "run.monitor",
+    "Outcome": "run.session",
     "PruneRetrain": "tune",
+    "RayRunner": "tune",
     "RunFailed": "errors",
-    "Silo": "schedules",
+    "Scoring": "pruning.criteria.scoring",
+    "Silo": "schedules.peaks",
     "SiloTuneError": "errors",
-    "Study": "study",
+    "Study": "study.model",
     "StudyError": "errors",
-    "load_small": "small",
-    "load_study": "study_file",
-    "run_study": "run",
+    "load_small": "export.small",
+    "load_study": "study.study_file",
+    "run_study": "api",
 }
 
 __all__ = [
     "BadInput",
     "ChainSearch",
+    "DataSet",
+    "LocalRunner",
+    "Monitor",
+    "Outcome",
     "PruneRetrain",
+    "RayRunner",
     "RunFailed",
+    "Scoring",
     "Silo",
     "SiloTuneError",
     "Study",

@@ -21,6 +21,10 @@ class RunFailed(SiloTuneError):
     """The run could not go on. Exit code 1; nothing committed is lost."""
 
 
+class Violation(Exception):
+    """A truth of the engine does not hold; the unit fails with this message."""
+
+
 class StudyError(BadInput):
     """Everything that is wrong with one study file, as (key path, message) pairs."""
 

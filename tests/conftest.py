@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 
 
 @pytest.fixture(autouse=True)

@@ -32,16 +32,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from silo_tune import storage
-from silo_tune.chains.layout import Layout
+from silo_tune.api import run_study
 from silo_tune.cli import main
-from silo_tune.data import DataSet
+from silo_tune.data.sets import DataSet
 from silo_tune.errors import SiloTuneError
-from silo_tune.lease import Lease
-from silo_tune.run import Monitor, run_study
-from silo_tune.store import UnitStore
-from silo_tune.study_file import parse_study
-from silo_tune.training import EpochLog, Trainer
+from silo_tune.planner.layout import Layout
+from silo_tune.run.monitor import Monitor
+from silo_tune.store import storage
+from silo_tune.store.lease import Lease
+from silo_tune.store.unit_store import UnitStore
+from silo_tune.study.study_file import parse_study
+from silo_tune.training.trainer import EpochLog, Trainer
 from tests.conftest import merged
 from tests.users import Net
 

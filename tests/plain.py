@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from silo_tune.chains import Planner
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
-from silo_tune.units import Unit
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import Unit
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 
 Outcome = dict[str, Any]
 ORACLE = {"mode": "oracle", "grid": {"low": 0.01, "high": 1.0, "points": 3}}

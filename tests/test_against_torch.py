@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from silo_tune.profiles import make_profile
+from silo_tune.schedules.shapes import make_profile
 
 PEAK, TOTAL = 0.1, 120
 Make = Callable[[torch.optim.Optimizer], LRScheduler]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import silo_tune
-from silo_tune.registries import KINDS
-from silo_tune.results import Recorded, write_record
+from silo_tune.cli.catalogue import KINDS
+from silo_tune.results.records import Recorded, write_record
 from tests.analysis.builder import ARMS, make_frame, make_study
 
 ROOT = Path(silo_tune.__file__).parent.parent

@@ -10,21 +10,23 @@ import pytest
 import torch
 from torch import nn
 
-from silo_tune.checkpoint import unpack
-from silo_tune.data import DataSet, split_rows
+from silo_tune.api import run_study
+from silo_tune.data.batches import Feed
+from silo_tune.data.sets import DataSet, split_rows
 from silo_tune.errors import BadInput, StudyError
-from silo_tune.feed import Feed
-from silo_tune.models import build_model
-from silo_tune.presets import DEVIATIONS
-from silo_tune.presets.authors import IMAGES, parts_of_run
-from silo_tune.profiles import make_profile, maximum_of
-from silo_tune.pruning import by_percentile, full_masks
-from silo_tune.run import LocalRunner, run_study
-from silo_tune.schedules import Schedule
-from silo_tune.store import Run
-from silo_tune.study import Data, ScheduleArm, Study
-from silo_tune.study_file import load_study, parse_study
-from silo_tune.training import evaluate
+from silo_tune.models.build import build_model
+from silo_tune.models.checkpoint import unpack
+from silo_tune.pruning.masks import by_percentile, full_masks
+from silo_tune.run.local import LocalRunner
+from silo_tune.schedules.peaks import Schedule
+from silo_tune.schedules.shapes import make_profile, maximum_of
+from silo_tune.store.run_folder import Run
+from silo_tune.study.arms import ScheduleArm
+from silo_tune.study.authors import DEVIATIONS, IMAGES, parts_of_run
+from silo_tune.study.data import Data
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import load_study, parse_study
+from silo_tune.training.trainer import evaluate
 from tests.conftest import small_table
 from tests.test_cycle import Bench
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from silo_tune.candidates import Heard, OneRound, Proposal, Source, grid_source, peak_of, value_of
-from silo_tune.chains import Chain, Layout
 from silo_tune.errors import BadInput
-from silo_tune.study import ScheduleArm, Study
+from silo_tune.planner.candidates import Heard, OneRound, Proposal, Source, grid_source, peak_of, value_of
+from silo_tune.planner.chain import Chain
+from silo_tune.planner.layout import Layout
+from silo_tune.study.arms import ScheduleArm
+from silo_tune.study.model import Study
 from tests.plain import study
 
 ALLR = {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1}}

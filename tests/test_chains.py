@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from silo_tune.chains import Chain, Planner, winner_of
 from silo_tune.errors import BadInput
-from silo_tune.results import rows
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.units import Unit
+from silo_tune.planner.chain import Chain, winner_of
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import Unit
+from silo_tune.results.rows import rows
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
 from tests.plain import Drive, MemoryJournal, Outcome, World, resolved, spread, study
 
 ALLR = {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1}}

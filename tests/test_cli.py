@@ -17,7 +17,7 @@ import pytest
 import tomli_w
 
 from silo_tune.cli import main
-from silo_tune.registries import KINDS
+from silo_tune.cli.catalogue import KINDS
 from tests.conftest import small_table
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"

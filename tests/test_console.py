@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from silo_tune.chains import Planner
-from silo_tune.console import LiveWatch, PlainWatch, follow, print_status, watch
-from silo_tune.progress import Progress
-from silo_tune.run import run_study
-from silo_tune.snapshot import Failure, Note, Snapshot
-from silo_tune.status import Status
-from silo_tune.storage import StorageError, seal
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.view import clock, driver_line, head_lines, hourly, pace_line, percent, rate, screen, tail_lines
+from silo_tune.api import run_study
+from silo_tune.cli.console import LiveWatch, PlainWatch, follow, print_status, watch
+from silo_tune.cli.view import clock, driver_line, head_lines, hourly, pace_line, percent, rate, screen, tail_lines
+from silo_tune.planner.planner import Planner
+from silo_tune.run.progress import Progress
+from silo_tune.run.status import Status
+from silo_tune.store.run_folder import Run
+from silo_tune.store.snapshot import Failure, Note, Snapshot
+from silo_tune.store.storage import StorageError, seal
+from silo_tune.study.model import Study
 from tests.conftest import small_study
 from tests.plain import Drive, MemoryJournal, World, spread, study
 

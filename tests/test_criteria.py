@@ -14,27 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from silo_tune import names
-from silo_tune.attempts import drain
-from silo_tune.criteria import (
-    Scoring,
-    entropy,
-    gradient,
-    l1_filter,
-    lamp,
-    last_change,
-    last_change_magnitude,
-    mean_activation,
-    snip,
-    synflow,
-)
 from silo_tune.errors import BadInput
-from silo_tune.models import build_model
-from silo_tune.prune_step import next_masks, scores
-from silo_tune.pruning import Granules, Masks, alive, apply_masks, full_masks
-from silo_tune.structure import Filters, removable
-from silo_tune.study import Study
-from silo_tune.units import PruneSpec
+from silo_tune.models.build import build_model
+from silo_tune.planner.unit import PruneSpec
+from silo_tune.pruning.criteria.filter_scores import entropy, l1_filter, mean_activation
+from silo_tune.pruning.criteria.scoring import Scoring
+from silo_tune.pruning.criteria.weight_scores import gradient, lamp, last_change, last_change_magnitude, snip, synflow
+from silo_tune.pruning.filters import Filters, removable
+from silo_tune.pruning.masks import Granules, Masks, alive, apply_masks, full_masks
+from silo_tune.pruning.prune_step import next_masks, scores
+from silo_tune.study import registry
+from silo_tune.study.model import Study
+from silo_tune.training.worker import drain
 from tests.conftest import small_study
 from tests.test_cycle import Bench
 
@@ -190,7 +181,7 @@ SHAPE = (8, 8, 3)
 
 def subject(criterion: str) -> tuple[nn.Module, Granules]:
     """A network with everything that a score must not disturb: BatchNorm, dropout, biases."""
-    if names.CRITERIA[criterion].granularity == "filter":
+    if registry.CRITERIA[criterion].granularity == "filter":
         model = build_model({"name": "resnet8", "width": 4}, SHAPE, 4, seed=1)
         return model, Granules.of(model, removable=removable(model, SHAPE))
     convolution = [nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.3)]
@@ -215,12 +206,12 @@ def situation(model: nn.Module, granules: Granules, masks: Mapping[str, Tensor],
 
 
 def spec(criterion: str, target: float, scope: str = "global") -> PruneSpec:
-    granularity = names.CRITERIA[criterion].granularity
+    granularity = registry.CRITERIA[criterion].granularity
     return PruneSpec(target, {"name": criterion}, scope, granularity, (), "keep", None)
 
 
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
-@pytest.mark.parametrize("criterion", sorted(names.CRITERIA))
+@pytest.mark.parametrize("criterion", sorted(registry.CRITERIA))
 def test_counts_are_exact_masks_only_shrink_and_no_layer_dies(criterion: str, scope: str) -> None:
     model, granules = subject(criterion)
     masks: Masks = full_masks(granules.weights)
@@ -236,7 +227,7 @@ def test_counts_are_exact_masks_only_shrink_and_no_layer_dies(criterion: str, sc
         assert all(mask.any() for mask in living.values())
 
 
-@pytest.mark.parametrize("criterion", sorted(names.CRITERIA))
+@pytest.mark.parametrize("criterion", sorted(registry.CRITERIA))
 def test_a_score_is_finite_a_function_of_its_stream_and_leaves_the_network_alone(criterion: str) -> None:
     model, granules = subject(criterion)
     masks = full_masks(granules.weights)
@@ -318,12 +309,12 @@ def test_filter_masks_are_those_of_torch() -> None:
 
 
 def study_of(criterion: str, **changes: Any) -> Study:
-    granularity = names.CRITERIA[criterion].granularity
+    granularity = registry.CRITERIA[criterion].granularity
     model = {"name": "resnet8", "width": 4} if granularity == "filter" else {"name": "lenet-300-100"}
     return small_study(model=model, prune={"criterion": criterion, "granularity": granularity}, **changes)
 
 
-@pytest.mark.parametrize("criterion", sorted(names.CRITERIA))
+@pytest.mark.parametrize("criterion", sorted(registry.CRITERIA))
 def test_a_chain_is_trained_with_every_criterion(tmp_path: Path, criterion: str) -> None:
     bench = Bench(tmp_path / "run", study_of(criterion))
     dense = bench.unit(0, None)

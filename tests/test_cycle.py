@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from silo_tune.attempts import attempts, drain
-from silo_tune.checkpoint import unpack
-from silo_tune.cycle import Worker, resolve_peak
-from silo_tune.data import Split, load_data, split_rows
-from silo_tune.errors import BadInput
-from silo_tune.models import build_model, init_seed
-from silo_tune.schedules import PruneFacts, allr_peak
-from silo_tune.storage import unseal
-from silo_tune.study import Study
-from silo_tune.training import Violation
-from silo_tune.units import Unit, make_unit
-from silo_tune.workspace import Workspace
+from silo_tune.data.load import load_data
+from silo_tune.data.sets import Split, split_rows
+from silo_tune.errors import BadInput, Violation
+from silo_tune.models.build import build_model, init_seed
+from silo_tune.models.checkpoint import unpack
+from silo_tune.planner.unit import Unit, make_unit
+from silo_tune.schedules.peaks import PruneFacts, allr_peak
+from silo_tune.store.storage import unseal
+from silo_tune.study.model import Study
+from silo_tune.study.workspace import Workspace
+from silo_tune.training.attempts import attempts
+from silo_tune.training.worker import Worker, drain, resolve_peak
 from tests.conftest import small_study
 
 
@@ -302,7 +302,7 @@ def test_a_wrong_count_or_a_revived_weight_is_a_violation(bench: Bench, monkeypa
         return {name: ~mask for name, mask in masks.items()}
 
     for wrong, message in ((too_many, "were declared"), (revived, "back to life")):
-        monkeypatch.setattr("silo_tune.prune_step.shrink", wrong)
+        monkeypatch.setattr("silo_tune.pruning.prune_step.shrink", wrong)
         with pytest.raises(Violation, match=message):
             bench.train(bench.unit(2, first))
 
@@ -347,7 +347,7 @@ def test_an_image_in_two_parts_is_a_violation(bench: Bench, monkeypatch: pytest.
         split = split_rows(dataset, data, seed)
         return Split(np.append(split.train, split.val[:1]), split.val, split.test, split.test_in_train)
 
-    monkeypatch.setattr("silo_tune.cycle.split_rows", leaking)
+    monkeypatch.setattr("silo_tune.training.worker.split_rows", leaking)
     with pytest.raises(Violation, match="overlap"):
         bench.train(bench.unit(0, None))
 
@@ -359,6 +359,6 @@ def test_a_ramp_that_never_reaches_its_peak_is_a_violation(bench: Bench, monkeyp
         def __call__(self, step: int, total: int) -> float:
             return 0.7 * (step + 1) / total
 
-    monkeypatch.setattr("silo_tune.training.profile_of", lambda unit: Short())
+    monkeypatch.setattr("silo_tune.training.trainer.profile_of", lambda unit: Short())
     with pytest.raises(Violation, match="the optimizer was given at most"):
         bench.train(bench.unit(0, None))

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from silo_tune.data import DataSet, facts, load_data, split_rows
+from silo_tune.data.load import facts, load_data
+from silo_tune.data.sets import DataSet, split_rows
 from silo_tune.errors import BadInput
-from silo_tune.study import Data
+from silo_tune.study.data import Data
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,15 @@ import pandas as pd
 import pytest
 import tomli_w
 
-from silo_tune.attempts import drain
-from silo_tune.checkpoint import pack, unpack
 from silo_tune.data.cache import cached
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.results import load_run
-from silo_tune.run import Outcome
-from silo_tune.store import UnitStore
-from silo_tune.study_file import parse_study
-from silo_tune.units import Unit
+from silo_tune.models.checkpoint import pack, unpack
+from silo_tune.planner.unit import Unit
+from silo_tune.results.records import load_run
+from silo_tune.run.session import Outcome
+from silo_tune.store.unit_store import UnitStore
+from silo_tune.study.study_file import parse_study
+from silo_tune.training.worker import drain
 from tests.faults import (
     Both,
     Broken,
@@ -247,7 +247,7 @@ def test_weights_that_cannot_be_made_again_end_the_run_and_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, dense = dense_without_weights(tmp_path / "run")
-    monkeypatch.setattr("silo_tune.training.DIVERGED_LOSS", 0.0)
+    monkeypatch.setattr("silo_tune.training.trainer.DIVERGED_LOSS", 0.0)
     why = rf"unit {dense.key[:12]} was trained again for its weights, .* and diverged this time \(mean training loss"
     with pytest.raises(RunFailed, match=why):
         bench.train(bench.unit(1, dense))
@@ -436,7 +436,7 @@ def test_a_partial_state_of_another_version_is_removed_and_the_unit_starts_from_
 
 # --- storage that fails now and then ---
 
-FAST_RETRIES = {"silo_tune.storage:RETRY_SECONDS": (0.001, 0.002, 0.004)}
+FAST_RETRIES = {"silo_tune.store.storage:RETRY_SECONDS": (0.001, 0.002, 0.004)}
 
 
 @pytest.mark.parametrize("seed", [0, *SLOW_SEEDS])
@@ -495,10 +495,10 @@ def test_a_decided_run_on_storage_that_fails_at_its_start_is_not_taken_for_a_new
 
 # --- two drivers ---
 
-SHORT_LEASE = {"silo_tune.lease:HEARTBEAT_SECONDS": 0.1, "silo_tune.lease:LEASE_EXPIRES_SECONDS": 0.6}
+SHORT_LEASE = {"silo_tune.store.lease:HEARTBEAT_SECONDS": 0.1, "silo_tune.store.lease:LEASE_EXPIRES_SECONDS": 0.6}
 NO_LEASE = {
-    "silo_tune.lease:Lease._refuse_if_alive": lease_is_free,
-    "silo_tune.lease:Lease._beat": lease_is_never_lost,
+    "silo_tune.store.lease:Lease._refuse_if_alive": lease_is_free,
+    "silo_tune.store.lease:Lease._beat": lease_is_never_lost,
 }
 TAKEN = "another driver took over {}; this one stops, and nothing is lost"
 
@@ -508,7 +508,7 @@ def test_a_driver_that_stands_still_is_taken_over_and_stops_when_it_goes_on(refe
     stops = Both([Strike("step", "before", "", 60, "stop", str(folder)), Slow("step", "", 0.005)])
     first = Driver(TABLE, folder, stops, patches=SHORT_LEASE)
     wait_until(lambda: stands_still(first.pid), "the first driver does not stand still")
-    refused = drive(TABLE, folder, patches=SHORT_LEASE | {"silo_tune.lease:LEASE_EXPIRES_SECONDS": 3600.0})
+    refused = drive(TABLE, folder, patches=SHORT_LEASE | {"silo_tune.store.lease:LEASE_EXPIRES_SECONDS": 3600.0})
     assert refused.error is not None
     assert f"is being run by process {first.pid} on" in refused.error
     kept = committed(folder)
@@ -530,7 +530,7 @@ def test_a_driver_whose_heartbeat_is_late_is_taken_over_and_stops(reference: Out
     late = Both([Slow("replace", "lease", 0.3), Slow("step", "", 0.005)])
     first = Driver(TABLE, folder, late, patches=SHORT_LEASE)
     wait_until(lambda: bool(committed(folder)), "the first driver commits nothing")
-    impatient = SHORT_LEASE | {"silo_tune.lease:LEASE_EXPIRES_SECONDS": 0.0}
+    impatient = SHORT_LEASE | {"silo_tune.store.lease:LEASE_EXPIRES_SECONDS": 0.0}
     second = Driver(TABLE, folder, Slow("step", "", 0.005), patches=impatient)
     assert first.wait().error == TAKEN.format(folder)
     ended = second.wait()

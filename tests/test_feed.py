@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from silo_tune.data import DataSet, load_data, split_rows
-from silo_tune.feed import Feed, channel_statistics, random_crop
-from silo_tune.streams import stream
-from silo_tune.study import Data
+from silo_tune.data.batches import Feed, channel_statistics, random_crop
+from silo_tune.data.load import load_data
+from silo_tune.data.sets import DataSet, split_rows
+from silo_tune.seeds import stream
+from silo_tune.study.data import Data
 
 CPU = torch.device("cpu")
 
@@ -60,7 +61,7 @@ def test_chunks_do_not_change_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         return [images for images, _ in feed.epoch(16, stream("order", 1), stream("augment", 1))]
 
     whole = epoch()
-    monkeypatch.setattr("silo_tune.feed.CHUNK_PIXELS", 1)
+    monkeypatch.setattr("silo_tune.data.batches.CHUNK_PIXELS", 1)
     assert all(torch.equal(one, other) for one, other in zip(whole, epoch(), strict=True))
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import tomli_w
 
-from silo_tune.chains import Layout, Planner
-from silo_tune.cli import plan
-from silo_tune.forecast import ArmForecast, forecast
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.study_file import load_study
-from silo_tune.units import Unit
+from silo_tune.cli.training_commands import plan
+from silo_tune.planner.forecast import ArmForecast, forecast
+from silo_tune.planner.layout import Layout
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import Unit
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import load_study
 from tests.plain import Drive, MemoryJournal, World, on_disk, resolved, spread, study, table
 
 SCHEDULES_ONLY = {"arms.greedy": None, "arms.conditioned": None}

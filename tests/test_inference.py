@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from silo_tune.inference import latency, macs, non_zero, parameters
-from silo_tune.models import build_model
+from silo_tune.export.inference import latency, macs, non_zero, parameters
+from silo_tune.models.build import build_model
 
 
 @pytest.mark.parametrize(

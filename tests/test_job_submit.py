@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from silo_tune.results import load_run
+from silo_tune.results.records import load_run
 from tests.conftest import small_study, small_table
 from tests.test_run import assert_same_table, committed, local
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from silo_tune import lease as module
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.lease import Lease
-from silo_tune.storage import Storage, seal
+from silo_tune.store import lease as module
+from silo_tune.store.lease import Lease
+from silo_tune.store.storage import Storage, seal
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_the_run_is_free_again_when_the_driver_fails(place: Storage) -> None:
 
 def test_a_driver_of_this_host_that_died_is_taken_over_at_once(place: Storage) -> None:
     dies = (
-        "import os, sys; from silo_tune.lease import Lease; from silo_tune.storage import Storage; "
+        "import os, sys; from silo_tune.store.lease import Lease; from silo_tune.store.storage import Storage; "
         "Lease(Storage(sys.argv[1])).__enter__(); os._exit(9)"
     )
     ended = subprocess.run([sys.executable, "-c", dies, place.url], check=False)
@@ -63,7 +63,7 @@ def test_a_driver_of_this_host_that_died_is_taken_over_at_once(place: Storage) -
 
 def test_a_living_process_of_this_host_keeps_its_lease(place: Storage) -> None:
     holds = (
-        "import sys; from silo_tune.lease import Lease; from silo_tune.storage import Storage\n"
+        "import sys; from silo_tune.store.lease import Lease; from silo_tune.store.storage import Storage\n"
         "with Lease(Storage(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from silo_tune.chains import Planner
-from silo_tune.lease import Lease
-from silo_tune.run import LocalRunner, Monitor, Runner, run_study
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
-from silo_tune.tune import RayRunner
-from silo_tune.workspace import Workspace
+from silo_tune.api import run_study
+from silo_tune.planner.planner import Planner
+from silo_tune.run.local import LocalRunner
+from silo_tune.run.monitor import Monitor
+from silo_tune.run.session import Runner
+from silo_tune.store.lease import Lease
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
+from silo_tune.study.workspace import Workspace
+from silo_tune.tune.runner import RayRunner
 from tests.conftest import small_table
 from tests.test_run import assert_same_table
 

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models as torchvision_models
 
-from silo_tune import names
 from silo_tune.errors import BadInput
-from silo_tune.models import build_model
-from silo_tune.pruning import prunable
-from silo_tune.recipes import RECIPES
-from silo_tune.study_file import parse_study, smoke_table
+from silo_tune.models.build import build_model
+from silo_tune.pruning.masks import prunable
+from silo_tune.study import registry
+from silo_tune.study.recipes import RECIPES
+from silo_tune.study.study_file import parse_study, smoke_table
 from tests.conftest import small_study, small_table
 from tests.test_cycle import Bench
 
@@ -34,7 +34,7 @@ def made(name: str, shape: tuple[int, int, int] = CIFAR, classes: int = 10, **ar
 
 def small(name: str, **args: Any) -> nn.Module:
     """The small form, on 32×32 images of 10 classes."""
-    return made(name, **{**names.MODELS[name].smoke, **args})
+    return made(name, **{**registry.MODELS[name].smoke, **args})
 
 
 # --- counts ---
@@ -67,7 +67,7 @@ def test_parameters_are_those_of_the_literature(
 ) -> None:
     shape = IMAGENET if classes == 1000 else CIFAR
     with torch.device("meta"):  # counted, not drawn
-        found = count(names.resolve(names.MODELS[name].target)(shape=shape, classes=classes, **args))
+        found = count(registry.resolve(registry.MODELS[name].target)(shape=shape, classes=classes, **args))
     assert round(found / 1e6, digits) == millions
 
 
@@ -88,7 +88,7 @@ def test_mobilenetv2_has_the_layers_of_torchvisions_whose_strides_alone_differ()
 
 def test_the_imagenet_head_of_vgg19_is_torchvisions() -> None:
     with torch.device("meta"):
-        ours = names.resolve(names.MODELS["vgg19"].target)(shape=CIFAR, classes=10, head="imagenet")
+        ours = registry.resolve(registry.MODELS["vgg19"].target)(shape=CIFAR, classes=10, head="imagenet")
         theirs = torchvision_models.vgg19_bn(num_classes=10)
     assert shapes(ours.classifier) == shapes(theirs.classifier)
     biases = sum(module.out_channels for module in theirs.modules() if isinstance(module, nn.Conv2d))
@@ -105,23 +105,23 @@ def test_resnet50_computes_what_torchvisions_does_from_the_same_weights() -> Non
         assert torch.allclose(ours.eval()(images), theirs.eval()(images), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(names.MODELS))
+@pytest.mark.parametrize("name", sorted(registry.MODELS))
 def test_the_guide_tells_the_number_of_parameters(name: str) -> None:
     guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text(encoding="utf-8")
     row = next(line for line in guide.splitlines() if line.startswith("| `") and f"`{name}`" in line)
     with torch.device("meta"):
-        found = count(names.resolve(names.MODELS[name].target)(shape=CIFAR, classes=10))
+        found = count(registry.resolve(registry.MODELS[name].target)(shape=CIFAR, classes=10))
     assert f"{found:,}" in row
-    assert all(f"`{argument} = " in row for argument in names.MODELS[name].args)
+    assert all(f"`{argument} = " in row for argument in registry.MODELS[name].args)
 
 
 # --- laws of every entry ---
 
 
-@pytest.mark.parametrize("name", sorted(names.MODELS))
+@pytest.mark.parametrize("name", sorted(registry.MODELS))
 def test_every_model_is_a_function_of_its_seed(name: str) -> None:
     before = torch.get_rng_state()
-    table = {"name": name, **names.MODELS[name].smoke}
+    table = {"name": name, **registry.MODELS[name].smoke}
     one, same, other = (build_model(table, CIFAR, 7, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     weights = [torch.cat([p.detach().flatten() for p in model.parameters()]) for model in (one, same, other)]
@@ -129,7 +129,7 @@ def test_every_model_is_a_function_of_its_seed(name: str) -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize("name", sorted(names.MODELS))
+@pytest.mark.parametrize("name", sorted(registry.MODELS))
 def test_every_model_trains_and_every_prunable_layer_is_found(name: str) -> None:
     model = small(name)
     found = prunable(model)
@@ -145,19 +145,19 @@ def test_every_model_trains_and_every_prunable_layer_is_found(name: str) -> None
     assert all(weight.grad is not None and weight.grad.any() for weight in found.values())
 
 
-@pytest.mark.parametrize("name", sorted(set(names.MODELS) - {"lenet-300-100"}))  # as small as it is
+@pytest.mark.parametrize("name", sorted(set(registry.MODELS) - {"lenet-300-100"}))  # as small as it is
 def test_every_small_form_is_small_and_of_the_same_layers(name: str) -> None:
     with torch.device("meta"):
-        whole = names.resolve(names.MODELS[name].target)(shape=CIFAR, classes=10)
+        whole = registry.resolve(registry.MODELS[name].target)(shape=CIFAR, classes=10)
     form = small(name)
     assert count(form) < count(whole) / 10
     kinds = [{type(module) for module in model.modules()} for model in (whole, form)]
     assert kinds[0] == kinds[1]
-    assert set(names.MODELS[name].smoke) <= set(names.MODELS[name].args)
+    assert set(registry.MODELS[name].smoke) <= set(registry.MODELS[name].args)
 
 
 @pytest.mark.parametrize(
-    ("name", "args"), [(name, args) for name, entry in names.MODELS.items() for args in entry.choices.items()]
+    ("name", "args"), [(name, args) for name, entry in registry.MODELS.items() for args in entry.choices.items()]
 )
 def test_every_choice_builds_and_another_word_is_bad_input(name: str, args: tuple[str, tuple[str, ...]]) -> None:
     key, words = args
@@ -249,7 +249,7 @@ def test_a_vit_is_pruned_and_retrained_on_real_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(names.MODELS))
+@pytest.mark.parametrize("name", sorted(registry.MODELS))
 def test_every_small_form_is_pruned_and_retrained_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
     recipe = RECIPES[name]
     table = small_table(

@@ -19,14 +19,15 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from silo_tune.api import run_study
 from silo_tune.errors import BadInput
-from silo_tune.results import load_run
-from silo_tune.run import Outcome, run_study
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
-from silo_tune.tune import RayRunner
+from silo_tune.results.records import load_run
+from silo_tune.run.session import Outcome
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
+from silo_tune.study.workspace import Workspace
 from silo_tune.tune.cluster import load_everywhere
-from silo_tune.workspace import Workspace
+from silo_tune.tune.runner import RayRunner
 from tests.conftest import small_table
 from tests.test_run import Notes, assert_same_table, committed, local
 

@@ -19,14 +19,15 @@ import fsspec
 import pytest
 import tomli_w
 
-from silo_tune import lease
+from silo_tune.api import run_study
 from silo_tune.cli import app
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.lease import Lease
-from silo_tune.run import Outcome, run_study
-from silo_tune.storage import Storage, seal
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
+from silo_tune.run.session import Outcome
+from silo_tune.store import lease
+from silo_tune.store.lease import Lease
+from silo_tune.store.storage import Storage, seal
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 from tests.conftest import small_table
 from tests.servers import FAULTS, Fault, Front, Gcs, Request, s3
 from tests.test_run import assert_same_table

@@ -15,12 +15,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from silo_tune.chains import Planner
 from silo_tune.errors import BadInput
-from silo_tune.optuna_export import export, study_of_search, write
-from silo_tune.results import SearchRecord, load_run, searches
-from silo_tune.store import Run
-from silo_tune.study import Study
+from silo_tune.export.optuna_export import export, study_of_search, write
+from silo_tune.planner.planner import Planner
+from silo_tune.results.records import load_run
+from silo_tune.results.searches import SearchRecord, searches
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
 from tests.plain import ORACLE, Drive, World, on_disk, spread, study
 
 # Attributes that stand in the table under the same name.

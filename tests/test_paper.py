@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from silo_tune.chains import Layout
-from silo_tune.forecast import forecast
-from silo_tune.presets import PRESETS
-from silo_tune.presets.alike import coincidences
-from silo_tune.recipes import RECIPES
-from silo_tune.results import load_run
-from silo_tune.store import Run
-from silo_tune.study import OracleArm, ScheduleArm, Study
-from silo_tune.study_file import load_study
+from silo_tune.planner.coincidences import coincidences
+from silo_tune.planner.forecast import forecast
+from silo_tune.planner.layout import Layout
+from silo_tune.results.records import load_run
+from silo_tune.store.run_folder import Run
+from silo_tune.study.arms import OracleArm, ScheduleArm
+from silo_tune.study.model import Study
+from silo_tune.study.presets import PRESETS
+from silo_tune.study.recipes import RECIPES
+from silo_tune.study.study_file import load_study
 from tests.test_cli import in_process, silo_tune
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "paper"

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from silo_tune.attempts import drain
-from silo_tune.checkpoint import pack, unpack
+from silo_tune.api import run_study
 from silo_tune.errors import StudyError
-from silo_tune.pipelines import layer_changes, left_of
-from silo_tune.run import LocalRunner, run_study
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
-from silo_tune.training import Trainer
-from silo_tune.units import Unit, UnitMaker
+from silo_tune.models.checkpoint import pack, unpack
+from silo_tune.planner.unit import Unit, UnitMaker
+from silo_tune.run.local import LocalRunner
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
+from silo_tune.training.ice import layer_changes, left_of
+from silo_tune.training.trainer import Trainer
+from silo_tune.training.worker import drain
 from tests.test_cycle import Bench, stable
 from tests.test_training import trainer_of, unit_of
 
@@ -218,7 +219,7 @@ def test_without_momentum_there_is_nothing_to_carry(tmp_path: Path) -> None:
 
 
 def test_the_momentum_is_carried_over(tmp_path: Path) -> None:
-    from silo_tune.store import Run
+    from silo_tune.store.run_folder import Run
 
     made = study({"while": WHILE}, cluster={"keep": "all"})
     outcome = run_study(made, str(tmp_path / "run"), runner=LocalRunner())

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from silo_tune.errors import StudyError
-from silo_tune.presets import PRESETS
-from silo_tune.presets.alike import same_as
-from silo_tune.profiles import make_profile
-from silo_tune.schedules import Schedule
-from silo_tune.study import ScheduleArm, Study
-from silo_tune.study.arms import Ends
-from silo_tune.study_file import parse_study, smoke_table
+from silo_tune.planner.coincidences import same_as
+from silo_tune.schedules.peaks import Schedule
+from silo_tune.schedules.shapes import make_profile
+from silo_tune.study.arms import Ends, ScheduleArm
+from silo_tune.study.model import Study
+from silo_tune.study.presets import PRESETS
+from silo_tune.study.study_file import parse_study, smoke_table
 from tests.plain import table
 
 FILTERS = {"prune.granularity": "filter", "prune.criterion": "l1-filter"}  # pipelines prune whole filters

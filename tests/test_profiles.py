@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from silo_tune.profiles import (
+from silo_tune.planner.unit import canonical_json
+from silo_tune.schedules.shapes import (
     PROFILES,
     Cosine,
     LinearDecay,
@@ -17,7 +18,6 @@ from silo_tune.profiles import (
     maximum_of,
     resolve_profile,
 )
-from silo_tune.units import canonical_json
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("warmup-drop", {"warmup": 0.0}),

@@ -20,11 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from silo_tune.chains import Planner
-from silo_tune.storage import seal, unseal
-from silo_tune.store import Run, new_attempt
-from silo_tune.study import Study
-from silo_tune.units import Unit, canonical, canonical_json, make_unit
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import Unit, canonical, canonical_json, make_unit
+from silo_tune.store.run_folder import Run
+from silo_tune.store.storage import seal, unseal
+from silo_tune.store.unit_store import new_attempt
+from silo_tune.study.model import Study
 from tests.plain import MemoryJournal, Outcome, World, study
 
 # Examples depend on nothing but the code where CI is set: a red build is red again. At a desk each run tries new ones.

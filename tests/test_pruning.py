@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from silo_tune.errors import BadInput
-from silo_tune.models import build_model
-from silo_tune.pruning import (
+from silo_tune.models.build import build_model
+from silo_tune.pruning.filters import Filters
+from silo_tune.pruning.masks import (
     Granules,
     alive,
     apply_masks,
@@ -18,7 +19,6 @@ from silo_tune.pruning import (
     pruned_are_zero,
     shrink,
 )
-from silo_tune.structure import Filters
 
 
 def lenet() -> nn.Module:

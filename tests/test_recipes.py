@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from silo_tune import names
-from silo_tune.recipes import RECIPES, whole_epochs
-from silo_tune.schedules import Schedule, pruned_fractions
-from silo_tune.study import Study
+from silo_tune.schedules.peaks import Schedule, pruned_fractions
+from silo_tune.study import registry
+from silo_tune.study.model import Study
 from silo_tune.study.parts import ScheduleRef
-from silo_tune.study_file import parse_study
+from silo_tune.study.recipes import RECIPES, whole_epochs
+from silo_tune.study.study_file import parse_study
 
 
 def study_of(name: str) -> Study:
@@ -39,7 +39,7 @@ def peaks_of(name: str) -> list[float]:
 
 
 def test_every_network_has_a_recipe() -> None:
-    assert list(RECIPES) == list(names.MODELS)
+    assert list(RECIPES) == list(registry.MODELS)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from silo_tune.api import run_study
 from silo_tune.errors import BadInput
-from silo_tune.results import COLUMNS, Recorded, load_run, make_table, read, read_files, read_table, write_record
-from silo_tune.results.columns import FORMAT, FORMAT_KEY, LATER
-from silo_tune.results.table import to_parquet
-from silo_tune.run import run_study
-from silo_tune.store import Run
-from silo_tune.study import Study
+from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY, LATER
+from silo_tune.results.reading import read_table
+from silo_tune.results.records import Recorded, load_run, read, read_files, write_record
+from silo_tune.results.table import make_table, to_parquet
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
 from tests.analysis.builder import make_frame, make_study
 from tests.analysis.degenerate import CASES
 from tests.plain import World, resolved, study

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from silo_tune.results import Recorded, make_table, read, write_record
-from silo_tune.results.table import to_parquet
-from silo_tune.run import run_study
-from silo_tune.study import Replicates
-from silo_tune.study_file import parse_study
+from silo_tune.api import run_study
+from silo_tune.results.records import Recorded, read, write_record
+from silo_tune.results.table import make_table, to_parquet
+from silo_tune.study.parts import Replicates
+from silo_tune.study.study_file import parse_study
 from tests.analysis.builder import ARMS, make_frame, make_study
 from tests.plain import study as tiny
 from tests.test_cli import in_process

@@ -7,12 +7,15 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 
-from silo_tune.chains import Planner
 from silo_tune.errors import BadInput
-from silo_tune.results import COLUMNS, UNSTABLE, load_run, make_table, rows, table, write_table
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.units import Unit
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import Unit
+from silo_tune.results.columns import COLUMNS, UNSTABLE
+from silo_tune.results.records import load_run
+from silo_tune.results.rows import rows
+from silo_tune.results.table import make_table, table, write_table
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
 from tests.plain import Drive, World, on_disk, resolved, study
 
 ALLR = {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1}}

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from silo_tune.chains import Layout, Planner
-from silo_tune.forecast import forecast
-from silo_tune.results import rows
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.units import Unit
+from silo_tune.planner.forecast import forecast
+from silo_tune.planner.layout import Layout
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import Unit
+from silo_tune.results.rows import rows
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
 from tests.plain import Drive, MemoryJournal, World, resolved, study
 
 GUIDED = {"arms.guided": {"mode": "oracle", "guided": {"sampler": "random", "low": 0.01, "high": 1.0, "trials": 4}}}

@@ -15,11 +15,13 @@ import pytest
 import tomli_w
 from pandas.testing import assert_frame_equal
 
+from silo_tune.api import run_study
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.results import UNSTABLE
-from silo_tune.run import Monitor, Outcome, run_study
-from silo_tune.store import Run
-from silo_tune.study import Study
+from silo_tune.results.columns import UNSTABLE
+from silo_tune.run.monitor import Monitor
+from silo_tune.run.session import Outcome
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
 from tests.conftest import small_study, small_table
 
 
@@ -119,7 +121,7 @@ def test_changed_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     data |= {"train_images": None, "val_images": None, "test_images": None}
     table = small_table(cycles=2, report={"tolerance": 0.2})
     table["data"] = {key: value for key, value in data.items() if value is not None}
-    from silo_tune.study_file import parse_study
+    from silo_tune.study.study_file import parse_study
 
     local(parse_study(table), tmp_path / "run")
     import tests.users
@@ -140,7 +142,7 @@ def test_diverging_candidates_end_a_chain_and_not_the_study(tmp_path: Path) -> N
     wild = {"mode": "schedule", "schedule": {"name": "constant", "max_lr": 1e8}}
     table = small_table(arms={"wild": wild})
     del table["arms"]["greedy"], table["arms"]["conditioned"]
-    from silo_tune.study_file import parse_study
+    from silo_tune.study.study_file import parse_study
 
     outcome = local(parse_study(table), tmp_path / "run")
     assert list(outcome.ended) == [("wild", 0)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from silo_tune.schedules import (
+from silo_tune.schedules.peaks import (
     RULES,
     SCHEDULES,
     AdaptiveSchedule,

@@ -17,19 +17,24 @@ from typing import Any
 import optuna
 import pytest
 
-from silo_tune.candidates import Guided, Heard, Proposal, samplers
-from silo_tune.candidates.guided import expected_improvement, warm_starts
-from silo_tune.candidates.points import PilotPlan, Snapped, TunePlan, plan_of
-from silo_tune.candidates.samplers import Dimension, Told, importance, suggest
-from silo_tune.chains import Chain, Layout, Planner, winner_of
 from silo_tune.errors import BadInput, StudyError
-from silo_tune.forecast import forecast
-from silo_tune.results import make_table, rows, searches
-from silo_tune.schedules import Silo
-from silo_tune.store import Run
-from silo_tune.study import Guided as Settings
-from silo_tune.study import Study
-from silo_tune.units import Unit
+from silo_tune.planner import samplers
+from silo_tune.planner.candidates import Heard, Proposal
+from silo_tune.planner.chain import Chain, winner_of
+from silo_tune.planner.forecast import forecast
+from silo_tune.planner.guided import Guided, expected_improvement, warm_starts
+from silo_tune.planner.layout import Layout
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.points import PilotPlan, Snapped, TunePlan, plan_of
+from silo_tune.planner.samplers import Dimension, Told, importance, suggest
+from silo_tune.planner.unit import Unit
+from silo_tune.results.rows import rows
+from silo_tune.results.searches import searches
+from silo_tune.results.table import make_table
+from silo_tune.schedules.peaks import Silo
+from silo_tune.store.run_folder import Run
+from silo_tune.study.arms import Guided as Settings
+from silo_tune.study.model import Study
 from tests.plain import Drive, MemoryJournal, Outcome, World, on_disk, resolved, study
 
 RATES = {"low": 0.01, "high": 1.0}

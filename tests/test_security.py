@@ -21,14 +21,14 @@ import pytest
 import tomli_w
 
 import silo_tune
+from silo_tune.api import run_study
 from silo_tune.cli import app
 from silo_tune.errors import BadInput, SiloTuneError, StudyError
-from silo_tune.run import run_study
-from silo_tune.storage import Storage, seal, unseal
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
-from silo_tune.units import Unit
+from silo_tune.planner.unit import Unit
+from silo_tune.store.run_folder import Run
+from silo_tune.store.storage import Storage, seal, unseal
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 from tests.conftest import merged, small_table
 from tests.servers import Fault, s3
 
@@ -92,7 +92,7 @@ LOADERS = {"torch.load", "torch.hub.load", "pd.read_pickle", "pandas.read_pickle
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
-    for package in ("silo_tune", "analysis"):
+    for package in ("silo_tune", "analysis/silo_analysis"):
         for file in sorted((ROOT / package).rglob("*.py")):
             yield str(file.relative_to(ROOT)), ast.parse(file.read_text(encoding="utf-8"))
 

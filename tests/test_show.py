@@ -9,13 +9,13 @@ import tomli_w
 from PIL import Image
 from typer.testing import CliRunner
 
-from analysis.plots.schedule import curves_figure
+from silo_analysis.figures.draw_schedule import curves_figure
 from silo_tune.cli import app
-from silo_tune.curves import STEPS, curves_of
+from silo_tune.cli.sketch import sampled, sketch
 from silo_tune.errors import BadInput
-from silo_tune.presets import PRESETS
-from silo_tune.sketch import sampled, sketch
-from silo_tune.study_file import parse_study
+from silo_tune.planner.curves import STEPS, curves_of
+from silo_tune.study.presets import PRESETS
+from silo_tune.study.study_file import parse_study
 from tests.plain import study, table
 
 LONG = {

@@ -18,21 +18,24 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import silo_tune.shrink
-from silo_tune import load_small, names
-from silo_tune.checkpoint import pack
-from silo_tune.data import DataSet
+import silo_tune.export.shrink
+from silo_tune import load_small
+from silo_tune.api import run_study
 from silo_tune.data.named import digits
+from silo_tune.data.sets import DataSet
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.models import build_model
-from silo_tune.run import LocalRunner, run_study
-from silo_tune.shrink import TOLERANCE, Images, Outcome, compare, images_of, shrink_unit, weights_of
-from silo_tune.small import KEY, About, pack_weights, read_small
-from silo_tune.storage import seal
-from silo_tune.store import Run
-from silo_tune.structure import without_filters
-from silo_tune.study import Data, Study
-from silo_tune.study_file import parse_study
+from silo_tune.export.shrink import TOLERANCE, Images, Outcome, compare, images_of, shrink_unit, weights_of
+from silo_tune.export.small import KEY, About, pack_weights, read_small
+from silo_tune.models.build import build_model
+from silo_tune.models.checkpoint import pack
+from silo_tune.pruning.filters import without_filters
+from silo_tune.run.local import LocalRunner
+from silo_tune.store.run_folder import Run
+from silo_tune.store.storage import seal
+from silo_tune.study import registry
+from silo_tune.study.data import Data
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 from tests.test_cli import in_process
 
 ICE = {"preset": "ice-pruning", "base": 0.02, "delta": 0.01, "threshold": 0.0}
@@ -69,7 +72,7 @@ def of_network(name: str, epochs: int = 1, data: Mapping[str, Any] = LARGE) -> S
     """A small form of a network, half of whose filters go in two cycles."""
     return study(
         data={**SPLIT, **data},
-        model={"name": name, **names.MODELS[name].smoke},
+        model={"name": name, **registry.MODELS[name].smoke},
         dense={"epochs": epochs, "max_lr": 0.05},
         retrain={"epochs": epochs, "batch": 32},
         arms={"silo": {"mode": "schedule", "schedule": {"name": "constant", "max_lr": 0.02}}},
@@ -88,7 +91,7 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("silo_tune.inference.MOST", 10)
+    monkeypatch.setattr("silo_tune.export.inference.MOST", 10)
 
 
 def source(url: str, arm: str) -> tuple[nn.Module, Images]:
@@ -272,7 +275,7 @@ def test_outputs_that_are_no_numbers_are_a_difference() -> None:
     assert not compared.difference <= compared.limit
     about = About({}, (2, 2, 1), 4, {}, None, None, "0" * 64, {})
     with pytest.raises(RunFailed, match=r"differ by nan, more than 0\.0001; nothing is written"):
-        silo_tune.shrink.require_equal(compared, nn.Flatten(), {}, about)
+        silo_tune.export.shrink.require_equal(compared, nn.Flatten(), {}, about)
 
 
 def test_small_outputs_are_held_to_a_smaller_limit() -> None:
@@ -281,11 +284,11 @@ def test_small_outputs_are_held_to_a_smaller_limit() -> None:
     shown = Images(lambda: iter([(x, None)]), (2, 2, 1), 4)
     about = About({}, (2, 2, 1), 4, {}, None, None, "0" * 64, {})
     same = compare(nn.Flatten(), nn.Flatten(), shown)
-    silo_tune.shrink.require_equal(same, nn.Flatten(), {}, about)
+    silo_tune.export.shrink.require_equal(same, nn.Flatten(), {}, about)
     other = compare(nn.Flatten(), nn.Sequential(nn.Flatten(), nn.Threshold(1.0, 0.0)), shown)
     assert other.difference < TOLERANCE
     with pytest.raises(RunFailed, match="differ by 1e-05, more than 1e-09"):
-        silo_tune.shrink.require_equal(other, nn.Flatten(), {}, about)
+        silo_tune.export.shrink.require_equal(other, nn.Flatten(), {}, about)
 
 
 # --- the command ---
@@ -369,7 +372,7 @@ def test_random_numbers_stand_in_for_lost_data_where_that_is_allowed(
     # The data is there: it is used.
     told = shrink_unit(lenet, "silo", 0, None, str(tmp_path / "real.safetensors"), random_images=True)
     assert told.compared.accuracies is not None
-    monkeypatch.setattr("silo_tune.shrink.open_data", lost)
+    monkeypatch.setattr("silo_tune.export.shrink.open_data", lost)
     with pytest.raises(BadInput, match="is gone \\(--random-images compares on random numbers then\\)"):
         shrink_unit(lenet, "silo", 0, None, out)
     done = in_process("shrink", lenet, "--arm", "silo", "--seed", "0", "--out", out, "--random-images")
@@ -384,7 +387,7 @@ def test_random_numbers_stand_in_for_lost_data_where_that_is_allowed(
 def test_other_data_than_the_runs_is_refused(lenet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = digits(Data(name="digits"))
     other = DataSet(255 - made.train, made.train_labels, None, None, 10)
-    monkeypatch.setattr("silo_tune.shrink.open_data", lambda data: other)
+    monkeypatch.setattr("silo_tune.export.shrink.open_data", lambda data: other)
     with pytest.raises(BadInput, match="the data changed under"):
         shrink_unit(lenet, "silo", 0, None, str(tmp_path / "small.safetensors"))
 

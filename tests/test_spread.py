@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from silo_tune.data import split_rows
-from silo_tune.feed import Feed
-from silo_tune.pruning import full_masks, prunable
-from silo_tune.spread import (
+from silo_tune.data.batches import Feed
+from silo_tune.data.sets import split_rows
+from silo_tune.pruning.masks import full_masks, prunable
+from silo_tune.training.gradient_stats import (
     IMAGES,
     Spreads,
     grad_spread,

@@ -17,21 +17,21 @@ import fsspec
 import pytest
 import tomli_w
 
-from silo_tune import status as status_module
-from silo_tune.chains import Planner
+from silo_tune.api import run_study
+from silo_tune.cli.view import lines_below
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.forecast import forecast
-from silo_tune.lease import LEASE_EXPIRES_SECONDS, Lease
-from silo_tune.progress import Progress
-from silo_tune.results import read
-from silo_tune.run import run_study
-from silo_tune.snapshot import CHAINS, LETTERS, REASONS, RECENT, STATUS, ChainView, Snapshot, foremost, shortened
-from silo_tune.status import from_decisions, read_status, recorded
-from silo_tune.storage import Storage, StorageError, seal
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.units import Unit
-from silo_tune.view import lines_below
+from silo_tune.planner.forecast import forecast
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import Unit
+from silo_tune.results.records import read
+from silo_tune.run import status as status_module
+from silo_tune.run.progress import Progress
+from silo_tune.run.status import from_decisions, read_status, recorded
+from silo_tune.store.lease import LEASE_EXPIRES_SECONDS, Lease
+from silo_tune.store.run_folder import Run
+from silo_tune.store.snapshot import CHAINS, LETTERS, REASONS, RECENT, STATUS, ChainView, Snapshot, foremost, shortened
+from silo_tune.store.storage import Storage, StorageError, seal
+from silo_tune.study.model import Study
 from tests.conftest import small_study, small_table
 from tests.plain import Drive, MemoryJournal, World, on_disk, resolved, spread, study
 from tests.servers import s3
@@ -216,7 +216,7 @@ def test_counting_what_is_left_takes_a_small_share_of_the_time(monkeypatch: pyte
         session.clock.seconds += 0.5
         return forecast(*given)
 
-    monkeypatch.setattr("silo_tune.progress.forecast", slow)
+    monkeypatch.setattr("silo_tune.run.progress.forecast", slow)
     session.progress.recount()
     assert not counts  # nothing came since the first count
     began = session.clock.seconds
@@ -368,7 +368,7 @@ def test_counting_that_takes_long_does_not_keep_a_session_from_its_last_words(
 
     with run.lease() as lease:
         session = Session(study(), run)
-        monkeypatch.setattr("silo_tune.progress.forecast", long)
+        monkeypatch.setattr("silo_tune.run.progress.forecast", long)
         with recorded(session.progress, run.storage, lease):
             session(4)
             session.clock.seconds += 10_000
@@ -586,7 +586,7 @@ def test_a_run_from_python_can_be_watched_too(tmp_path: Path) -> None:
 def test_the_log_of_a_failed_unit_is_named(tmp_path: Path) -> None:
     fragile = {"name": None, "function": "tests.users:fragile", "version": "1", "marker": "always"}
     table = {**small_table(cluster={"max_failures": 1}), "model": {k: v for k, v in fragile.items() if v is not None}}
-    from silo_tune.study_file import parse_study
+    from silo_tune.study.study_file import parse_study
 
     run_study(parse_study(table), str(tmp_path / "run"), local=True)
     found = read_status(str(tmp_path / "run")).snapshot

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from silo_tune import storage as module
 from silo_tune.errors import BadInput
-from silo_tune.storage import Corrupt, Storage, StorageError, seal, unseal
+from silo_tune.store import storage as module
+from silo_tune.store.storage import Corrupt, Storage, StorageError, seal, unseal
 
 BODY = {"key": "ab" * 32, "val_accuracy": 0.1 + 0.2, "error": None, "name": "ε + δ", "list": [1, 2.5, {"deep": True}]}
 

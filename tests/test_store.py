@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from silo_tune.chains import Planner
+from silo_tune.api import run_study
 from silo_tune.errors import BadInput
-from silo_tune.lease import Lease
-from silo_tune.run import Monitor, run_study
-from silo_tune.storage import seal
-from silo_tune.store import Run, UnitStore, unit_of
-from silo_tune.study import Study
-from silo_tune.units import RECIPE
-from silo_tune.workspace import Workspace
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import RECIPE
+from silo_tune.run.monitor import Monitor
+from silo_tune.store.lease import Lease
+from silo_tune.store.run_folder import Run
+from silo_tune.store.storage import seal
+from silo_tune.store.unit_store import UnitStore, unit_of
+from silo_tune.study.model import Study
+from silo_tune.study.workspace import Workspace
 from tests.plain import TABLE, Drive, on_disk, study
 
 KEY = "ab" * 32
@@ -522,7 +524,7 @@ def test_an_oracle_that_is_added_with_an_arm_tests_it_from_the_start(run: Run) -
 
 def test_a_run_of_another_recipe_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     begun(run, study(), 20)
-    monkeypatch.setattr("silo_tune.store.RECIPE", RECIPE + 1)
+    monkeypatch.setattr("silo_tune.store.run_folder.RECIPE", RECIPE + 1)
     with pytest.raises(BadInput, match=rf"made with recipe {RECIPE}, this version has {RECIPE + 1}"):
         run.accept(study(), ENVIRONMENT)
 

@@ -17,20 +17,22 @@ import pytest
 import torch
 from PIL import Image
 
-from silo_tune.attempts import attempts, drain
-from silo_tune.checkpoint import unpack
-from silo_tune.cycle import Worker
-from silo_tune.data import DataSet, StreamedSet, facts, load_data, open_data, split_rows
+from silo_tune.api import run_study
+from silo_tune.data.batches import Feed, channel_statistics
 from silo_tune.data.images import Form, random_resized_crop
-from silo_tune.data.streaming import moments_of, read
+from silo_tune.data.load import facts, load_data, open_data
+from silo_tune.data.loader import moments_of, read
+from silo_tune.data.sets import DataSet, StreamedSet, split_rows
 from silo_tune.errors import BadInput
-from silo_tune.feed import Feed, channel_statistics
-from silo_tune.run import run_study
-from silo_tune.streams import stream
-from silo_tune.study import Data, Study
-from silo_tune.study_file import parse_study
-from silo_tune.units import make_unit
-from silo_tune.workspace import Workspace
+from silo_tune.models.checkpoint import unpack
+from silo_tune.planner.unit import make_unit
+from silo_tune.seeds import stream
+from silo_tune.study.data import Data
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
+from silo_tune.study.workspace import Workspace
+from silo_tune.training.attempts import attempts
+from silo_tune.training.worker import Worker, drain
 from tests.conftest import small_table
 from tests.test_data import encoded
 
@@ -135,9 +137,9 @@ def _own_home_of_datasets(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 
 def test_every_set_that_can_be_streamed_is_tested_here() -> None:
-    from silo_tune import names
+    from silo_tune.study import registry
 
-    assert {maker.split(" ")[0] for maker in MAKERS} == {name for name, entry in names.DATA.items() if entry.streams}
+    assert {maker.split(" ")[0] for maker in MAKERS} == {name for name, entry in registry.DATA.items() if entry.streams}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -255,7 +257,7 @@ def test_statistics_of_any_rows_are_those_of_memory(data: Data) -> None:
 def test_sums_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = with_(make_folder(tmp_path / "set"), stream=True)
     before = feed_of(data).mean
-    monkeypatch.setattr("silo_tune.data.streaming.read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("silo_tune.data.loader.read", lambda *_: pytest.fail("read again"))
     assert torch.equal(feed_of(data).mean, before)
     # Not all images train, or none says how they are normalised: none is read before it is needed.
     for changes in ({"train_images": 30}, {"mean": [0.5] * 3, "std": [0.2] * 3}):

@@ -10,14 +10,14 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from silo_tune import names
 from silo_tune.errors import BadInput
-from silo_tune.models import build_model
-from silo_tune.pruning import Granules, Masks, apply_masks
-from silo_tune.structure import removable
+from silo_tune.models.build import build_model
+from silo_tune.pruning.filters import removable
+from silo_tune.pruning.masks import Granules, Masks, apply_masks
+from silo_tune.study import registry
 
 SHAPE = (32, 32, 3)
-SMALL = {name: {"name": name, **entry.smoke} for name, entry in names.MODELS.items()}
+SMALL = {name: {"name": name, **entry.smoke} for name, entry in registry.MODELS.items()}
 
 
 def used(model: nn.Module) -> nn.Module:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from analysis.summary import summarise
-from silo_tune.candidates import peak_of
-from silo_tune.results import load_run, searches
-from silo_tune.store import Run
-from silo_tune.study import OracleArm, ScheduleArm
-from silo_tune.study_file import load_study
+from silo_analysis.estimates.summary import summarise
+from silo_tune.planner.candidates import peak_of
+from silo_tune.results.records import load_run
+from silo_tune.results.searches import searches
+from silo_tune.store.run_folder import Run
+from silo_tune.study.arms import OracleArm, ScheduleArm
+from silo_tune.study.study_file import load_study
 from tests.analysis.browser import check_page, open_browser
 from tests.test_cli import silo_tune
 

@@ -11,10 +11,12 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
-from silo_tune import names
 from silo_tune.errors import BadInput, StudyError
-from silo_tune.study import OracleArm, ScheduleArm, Study, expand
-from silo_tune.study_file import load_study, parse_study, smoke_table
+from silo_tune.study import registry
+from silo_tune.study.arms import OracleArm, ScheduleArm
+from silo_tune.study.data import expand
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import load_study, parse_study, smoke_table
 from tests.plain import TABLE, study, table
 
 SILO = {"name": "silo", "eps": 0.03, "delta": 0.04}
@@ -464,7 +466,7 @@ def test_smoke_never_makes_a_study_larger(tmp_path: Path) -> None:
     small = load_study(written(tmp_path, changes), smoke=True)
     assert (small.cycles, small.replicates.seeds, small.report.tolerance) == (2, (7,), 0.2)
     assert (small.data.train_images, small.data.val_images, small.retrain.batch) == (30, 64, 8)
-    assert small.model.args == {"growth": 2, "depth": names.MODELS["densenet40"].smoke["depth"]}
+    assert small.model.args == {"growth": 2, "depth": registry.MODELS["densenet40"].smoke["depth"]}
 
 
 def test_smoke_keeps_a_checkpoint() -> None:
@@ -491,17 +493,17 @@ def test_smoke_shrinks_the_images_of_a_set_that_has_a_size_of_its_own() -> None:
     assert small.data.side == 32
 
 
-@pytest.mark.parametrize("name", sorted(names.MODELS))
+@pytest.mark.parametrize("name", sorted(registry.MODELS))
 @pytest.mark.parametrize("form", [str, lambda name: {"name": name}, lambda name: {"name": name, "args": {}}])
 def test_smoke_takes_the_small_form_however_the_network_is_written(name: str, form: Callable[[str], Any]) -> None:
     small = parse_study(smoke_table(table({"model": form(name)})))
-    assert small.model.resolved() == {"name": name, **names.MODELS[name].smoke}
+    assert small.model.resolved() == {"name": name, **registry.MODELS[name].smoke}
 
 
 def test_smoke_beside_a_set_takes_the_small_form_of_the_network_that_was_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path, {"model": {"name": "resnet20", "width": 16}})
     small = load_study(path, ["model.name=mobilenetv2"], smoke=True)
-    assert small.model.resolved() == {"name": "mobilenetv2", **names.MODELS["mobilenetv2"].smoke}
+    assert small.model.resolved() == {"name": "mobilenetv2", **registry.MODELS["mobilenetv2"].smoke}
     small = load_study(path, ["model.width=8"], smoke=True)
     assert small.model.resolved() == {"name": "resnet20", "width": 8}
 

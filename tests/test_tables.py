@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from silo_tune.presets import PRESETS
-from silo_tune.registries import KINDS
+from silo_tune.cli.catalogue import KINDS
+from silo_tune.study.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"

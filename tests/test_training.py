@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from silo_tune.checkpoint import copy_into, pack, unpack
-from silo_tune.data import DataSet, split_rows
-from silo_tune.feed import Feed
-from silo_tune.models import build_model, init_seed
-from silo_tune.profiles import PROFILES, maximum_of
-from silo_tune.pruning import full_masks, prunable, pruned_are_zero, shrink
-from silo_tune.training import Trainer, Violation, evaluate, make_optimizer
-from silo_tune.units import Unit, make_unit
+from silo_tune.data.batches import Feed
+from silo_tune.data.sets import DataSet, split_rows
+from silo_tune.errors import Violation
+from silo_tune.models.build import build_model, init_seed
+from silo_tune.models.checkpoint import copy_into, pack, unpack
+from silo_tune.planner.unit import Unit, make_unit
+from silo_tune.pruning.masks import full_masks, prunable, pruned_are_zero, shrink
+from silo_tune.schedules.shapes import PROFILES, maximum_of
+from silo_tune.training.trainer import Trainer, evaluate, make_optimizer
 from tests.conftest import small_study
 
 CPU = torch.device("cpu")

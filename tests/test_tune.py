@@ -16,12 +16,14 @@ import pytest
 import ray
 import tomli_w
 
+from silo_tune.api import run_study
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.results import load_run
-from silo_tune.run import Outcome, run_study
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
-from silo_tune.tune import ChainSearch, RayRunner
+from silo_tune.results.records import load_run
+from silo_tune.run.session import Outcome
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
+from silo_tune.tune.runner import RayRunner
+from silo_tune.tune.searcher import ChainSearch
 from tests.conftest import example, small_study, small_table
 from tests.test_run import Notes, assert_same_table, committed, local, wait_for
 from tests.test_streaming import make_folder, study_of, with_

@@ -15,18 +15,20 @@ import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from silo_tune.checkpoint import unpack
-from silo_tune.cycle import Worker
-from silo_tune.data import load_data
+from silo_tune.api import run_study
+from silo_tune.data.load import load_data
 from silo_tune.errors import BadInput
-from silo_tune.run import Outcome, run_study
-from silo_tune.stepwise import STATE, Stepwise, at_rate
-from silo_tune.store import Run, unit_of
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
-from silo_tune.tune import PruneRetrain
-from silo_tune.units import Unit
-from silo_tune.workspace import Workspace
+from silo_tune.models.checkpoint import unpack
+from silo_tune.planner.unit import Unit
+from silo_tune.run.session import Outcome
+from silo_tune.store.run_folder import Run
+from silo_tune.store.unit_store import unit_of
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
+from silo_tune.study.workspace import Workspace
+from silo_tune.training.epochwise import STATE, Stepwise, at_rate
+from silo_tune.training.worker import Worker
+from silo_tune.tune.trainable import PruneRetrain
 from tests.conftest import example, small_study, small_table
 
 EPOCHS = 4
@@ -115,7 +117,7 @@ def test_a_state_goes_on_bit_identically(tmp_path: Path, model: dict[str, Any]) 
 
 
 def dense_unit(study: Study, rate: float = 0.1) -> Unit:
-    from silo_tune.units import make_unit
+    from silo_tune.planner.unit import make_unit
 
     settings = study.settings(study.arms["silo"])
     return make_unit(study, settings, parent=None, cycle=0, seed=0, peak={"value": rate})

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from silo_tune.candidates import peak_of
-from silo_tune.profiles import PROFILES, make_profile
-from silo_tune.study import ScheduleArm, Study
-from silo_tune.units import Unit, canonical, canonical_json, make_unit
+from silo_tune.planner.candidates import peak_of
+from silo_tune.planner.unit import Unit, canonical, canonical_json, make_unit
+from silo_tune.schedules.shapes import PROFILES, make_profile
+from silo_tune.study.arms import ScheduleArm
+from silo_tune.study.model import Study
 from tests.plain import study
 
 PARENT = hashlib.sha256(b"parent").hexdigest()

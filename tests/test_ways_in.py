@@ -17,8 +17,8 @@ import ray
 import tomli_w
 
 from silo_tune.errors import RunFailed
-from silo_tune.results import load_run
-from silo_tune.run import Monitor
+from silo_tune.results.records import load_run
+from silo_tune.run.monitor import Monitor
 from silo_tune.tune.cluster import CLIENT_TRIES, connected
 from tests.conftest import small_study, small_table
 from tests.test_run import assert_same_table, committed, local, wait_for

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from silo_tune.criteria import Scoring
-from silo_tune.data import DataSet
+from silo_tune.data.sets import DataSet
+from silo_tune.pruning.criteria.scoring import Scoring
 
 
 def data(count: int = 60) -> DataSet:

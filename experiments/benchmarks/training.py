@@ -13,8 +13,8 @@ so.
 - *limit*: batches that were gathered, augmented, normalised and laid out beforehand (float, channels_last), then only
   forward, cross-entropy, backward and the same fused SGD, in a process set up as a worker's is. No data work, no masks,
   no learning-rate changes: whatever is done about data, training this network in this layout is not faster.
-- *ours*: `silo_tune.training.Trainer` as a unit runs it: random order, gathering, augmentation, normalisation, learning
-  rate of every step, half of the weights masked after every step, checks after every epoch.
+- *ours*: `training.trainer.Trainer` as a unit runs it: random order, gathering, augmentation, normalisation, the rate
+  of every step, half of the weights masked after every step, checks after every epoch.
 - *usual*: a DataLoader without worker processes (every way has one core) over PIL images with torchvision's transforms,
   `torch.nn.utils.prune` masks, contiguous (NCHW) memory, SGD with its default options.
 """
@@ -43,19 +43,21 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from silo_tune.criteria import Scoring, magnitude
-from silo_tune.data import DataSet, Split, load_data, split_rows
-from silo_tune.feed import Feed
-from silo_tune.models import build_model, init_seed
-from silo_tune.process import enter
-from silo_tune.pruning import Masks, full_masks, prunable, shrink
-from silo_tune.run import environment
-from silo_tune.streams import stream
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
-from silo_tune.training import Trainer, make_optimizer
-from silo_tune.units import Unit, make_unit
-from silo_tune.workspace import Workspace
+from silo_tune.data.batches import Feed
+from silo_tune.data.load import load_data
+from silo_tune.data.sets import DataSet, Split, split_rows
+from silo_tune.machine import environment
+from silo_tune.models.build import build_model, init_seed
+from silo_tune.planner.unit import Unit, make_unit
+from silo_tune.pruning.criteria.scoring import Scoring
+from silo_tune.pruning.criteria.weight_scores import magnitude
+from silo_tune.pruning.masks import Masks, full_masks, prunable, shrink
+from silo_tune.seeds import stream
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
+from silo_tune.study.workspace import Workspace
+from silo_tune.training.process import enter
+from silo_tune.training.trainer import Trainer, make_optimizer
 
 CIFAR10 = "SILO_TUNE_CIFAR10"
 MAX_LR = 0.03

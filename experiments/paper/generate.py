@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from silo_tune.profiles import make_profile
-from silo_tune.recipes import RECIPES, Recipe
+from silo_tune.schedules.shapes import make_profile
+from silo_tune.study.recipes import RECIPES, Recipe
 
 FOLDER = Path(__file__).parent
 CYCLES = 25  # cycles 0 to 24, as in the authors' scripts

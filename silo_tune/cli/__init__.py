@@ -6,13 +6,12 @@ import sys
 import traceback
 
 # Commands register themselves where they are imported; `--help` keeps this order.
-from silo_tune.cli import runs, show, shrink, tables  # noqa: F401
+from silo_tune.cli import report_commands, show_command, shrink_command, training_commands  # noqa: F401
 from silo_tune.cli.app import app
-from silo_tune.cli.runs import plan
 from silo_tune.cli.stopping import LAST_WORDS, Stopped, listen, stops
 from silo_tune.errors import SiloTuneError
 
-__all__ = ["app", "main", "plan"]
+__all__ = ["app", "main"]
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from silo_tune.run import Monitor
+    from silo_tune.run.monitor import Monitor
 
 
 # A Ray cluster that went away at the same moment keeps its driver waiting: so long, and the command ends without it.

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from silo_tune.data.images import SUFFIXES, Form
+from silo_tune.data.listed import Listed
 from silo_tune.data.parquet import holds_parquet, is_directory, listed
-from silo_tune.data.sources import FileSource, Listed
+from silo_tune.data.stream import FileSource
 from silo_tune.errors import BadInput
-from silo_tune.study import Data
+from silo_tune.study.data import Data
 
 
 def folder(data: Data) -> Listed:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from silo_tune.data.sets import Pixels
+from silo_tune.data.arrays import Pixels
 from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from silo_tune import names
+from silo_tune.data.listed import Listed
 from silo_tune.data.sets import DataSet, StreamedSet, split_rows
-from silo_tune.data.sources import Listed
 from silo_tune.errors import BadInput
-from silo_tune.study import Data
+from silo_tune.study import registry
+from silo_tune.study.data import Data
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def load_data(data: Data) -> DataSet:
 
 def _found(data: Data) -> DataSet | Listed:
     assert data.name is not None
-    make = names.resolve(names.DATA[data.name].target)
+    make = registry.resolve(registry.DATA[data.name].target)
     return _reading(data, lambda: make(data))  # type: ignore[no-any-return]
 
 
@@ -70,7 +70,7 @@ def _reading(data: Data, read: Callable[[], T]) -> T:
 def _measured(found: StreamedSet, data: Data) -> StreamedSet:
     """With the sums of all training images, when all of them train and say how they are normalised: each worker then
     need not read them first."""
-    from silo_tune.data.streaming import moments_of
+    from silo_tune.data.loader import moments_of
 
     if data.train_images is not None or data.mean is not None:
         return found
@@ -80,7 +80,7 @@ def _measured(found: StreamedSet, data: Data) -> StreamedSet:
 
 def _of_user(function: str, args: Mapping[str, Any]) -> DataSet:
     """What a user's function gives. Raises BadInput when it raises, saying where, or gives anything but a data set."""
-    make = names.resolve(function)
+    make = registry.resolve(function)
     try:
         made = make(**args)
     except BadInput:

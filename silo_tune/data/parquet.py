@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from silo_tune.data.arrays import Labels
 from silo_tune.data.images import Form
-from silo_tune.data.sets import Labels
-from silo_tune.data.sources import Listed, ParquetSource
+from silo_tune.data.listed import Listed
+from silo_tune.data.stream import ParquetSource
 from silo_tune.errors import BadInput
-from silo_tune.study import Data
+from silo_tune.study.data import Data
 
 # How the Hub itself writes a data set's address.
 HUB = "hf://datasets/"

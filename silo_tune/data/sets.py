@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silo_tune.errors import BadInput
-from silo_tune.study import Data
+from silo_tune.study.data import Data
 
 if TYPE_CHECKING:
-    from silo_tune.data.sources import Stream
+    from silo_tune.data.stream import Stream
+from silo_tune.data.arrays import Labels, Pixels
 
-Pixels = NDArray[np.uint8]
-Labels = NDArray[np.int64]
 NO_POOL = "data.pool: this set has no official test part that could join its training images; leave pool out"
 
 

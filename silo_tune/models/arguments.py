@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from silo_tune import names
 from silo_tune.errors import BadInput
+from silo_tune.study import registry
 
 
 def whole(key: str, value: object, least: int = 1) -> int:
@@ -18,7 +18,7 @@ def whole(key: str, value: object, least: int = 1) -> int:
 def one_of(name: str, key: str, value: str) -> str:
     """The value. Raises BadInput unless it is one of the words that the network's entry in `names` has for the key."""
     try:
-        names.check_choices(names.MODELS[name], {key: value})
+        registry.check_choices(registry.MODELS[name], {key: value})
     except ValueError as error:
         raise BadInput(f"model: {error}") from None
     return value

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from silo_tune import names
 from silo_tune.errors import BadInput
 from silo_tune.models.initialise import INITIALISATIONS
-from silo_tune.streams import stream_seed
+from silo_tune.seeds import stream_seed
+from silo_tune.study import registry
 
 
 def build_model(
@@ -34,11 +34,11 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "function" in model:
-            built: nn.Module = names.resolve(model["function"])(shape=shape, classes=classes, **args)
-        elif model["name"].startswith(names.TIMM_PREFIX):
-            built = _timm(model["name"].removeprefix(names.TIMM_PREFIX), shape, classes, args, pretrained)
+            built: nn.Module = registry.resolve(model["function"])(shape=shape, classes=classes, **args)
+        elif model["name"].startswith(registry.TIMM_PREFIX):
+            built = _timm(model["name"].removeprefix(registry.TIMM_PREFIX), shape, classes, args, pretrained)
         else:
-            built = names.resolve(names.MODELS[model["name"]].target)(shape=shape, classes=classes, **args)
+            built = registry.resolve(registry.MODELS[model["name"]].target)(shape=shape, classes=classes, **args)
         if init is not None:
             INITIALISATIONS[init](built)
     return laid_out(built)
@@ -59,7 +59,7 @@ def init_seed(seed: int, cycle: int = 0, repeat: int = 0) -> int:
 def _timm(name: str, shape: tuple[int, int, int], classes: int, args: Mapping[str, Any], pretrained: bool) -> nn.Module:
     import timm
 
-    import silo_tune.timm_models  # noqa: F401  (registers ours)
+    import silo_tune.models.timm_models  # noqa: F401  (registers ours)
 
     try:
         made = timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=shape[2], **args)

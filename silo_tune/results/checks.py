@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silo_tune.results.columns import IDENTITY
-from silo_tune.study import Study
+from silo_tune.study.model import Study
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from silo_tune.errors import BadInput
 from silo_tune.results.checks import Wrong, problems
 from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY, LATER
 from silo_tune.results.table import mixed_devices
-from silo_tune.study import Study
+from silo_tune.study.model import Study
 
 if TYPE_CHECKING:
     import numpy as np

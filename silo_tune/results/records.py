@@ -16,11 +16,11 @@ from silo_tune.errors import BadInput
 from silo_tune.results.reading import read_table
 from silo_tune.results.searches import SearchRecord, searches
 from silo_tune.results.table import table, to_parquet
-from silo_tune.snapshot import snapshot_of
-from silo_tune.storage import seal
-from silo_tune.store import TABLE, Run
-from silo_tune.study import Study
-from silo_tune.study_file import load_study
+from silo_tune.store.run_folder import TABLE, Run
+from silo_tune.store.snapshot import snapshot_of
+from silo_tune.store.storage import seal
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import load_study
 
 if TYPE_CHECKING:
     import pandas as pd

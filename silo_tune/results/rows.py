@@ -8,8 +8,8 @@ from typing import Any
 
 from silo_tune.results.columns import COLUMNS
 from silo_tune.results.searches import search_points
-from silo_tune.store import Run
-from silo_tune.study import Study
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
 
 _FROM_RESULT = (
     "sparsity", "weights_remaining", "val_accuracy", "val_loss", "n_val", "test_accuracy", "n_test", "train_loss",

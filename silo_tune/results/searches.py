@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from silo_tune.candidates.points import plan_of
-from silo_tune.store import Run
-from silo_tune.study import ScheduleArm, Study
+from silo_tune.planner.points import plan_of
+from silo_tune.store.run_folder import Run
+from silo_tune.study.arms import ScheduleArm
+from silo_tune.study.model import Study
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY
 from silo_tune.results.rows import rows
-from silo_tune.store import TABLE, Run
-from silo_tune.study import Study
+from silo_tune.store.run_folder import TABLE, Run
+from silo_tune.study.model import Study
 
 if TYPE_CHECKING:
     import pandas as pd

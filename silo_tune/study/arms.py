@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
-from silo_tune.schedules import constants_at
+from silo_tune.schedules.peaks import constants_at
 from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct
 from silo_tune.study.pipelines import Ice, Pipeline
 from silo_tune.study.prune import Prune

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from silo_tune import names
 from silo_tune.errors import BadInput
+from silo_tune.study import registry
 from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share
 
 
@@ -59,7 +59,7 @@ class Data(Frozen):
         if self.function is not None and not self.version:
             raise ValueError("a function needs a version; change it when the function changes its data")
         if self.name is not None:
-            names.check_name("data set", names.DATA, self.name, {**given, **self.args})
+            registry.check_name("data set", registry.DATA, self.name, {**given, **self.args})
         if self._entry.needs_path and not self.path:
             raise ValueError(f"data set {self.name!r} needs a path")
         if (self.mean is None) != (self.std is None):
@@ -69,7 +69,7 @@ class Data(Frozen):
 
     def _check_streaming(self) -> None:
         if self.stream and not self._entry.streams:
-            able = ", ".join(sorted(name for name, entry in names.DATA.items() if entry.streams))
+            able = ", ".join(sorted(name for name, entry in registry.DATA.items() if entry.streams))
             what = "a function's images are" if self.name is None else f"data set {self.name!r} is"
             raise ValueError(f"stream: {what} held in memory; those that can be streamed are {able}")
         if self.workers and not self.streamed:
@@ -83,9 +83,9 @@ class Data(Frozen):
             raise ValueError('augment: "crop" and "rrc" are two ways to crop; choose one')
 
     @property
-    def _entry(self) -> names.DataEntry:
+    def _entry(self) -> registry.DataEntry:
         """The set's line in the table; a function's is one that has nothing."""
-        return names.DataEntry("", "") if self.name is None else names.DATA[self.name]
+        return registry.DataEntry("", "") if self.name is None else registry.DATA[self.name]
 
     @property
     def title(self) -> str:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from silo_tune.errors import Problems
-from silo_tune.schedules import AdaptiveSchedule, Schedule, pruned_fractions
+from silo_tune.errors import Problems, unknown
+from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, pruned_fractions
+from silo_tune.study import registry
 from silo_tune.study.arms import Arm, ArmBase, OracleArm, Pilot, ScheduleArm, TuneArm
-from silo_tune.study.checks import (
-    arm_problems,
-    dense_problems,
-    ends_problems,
-    incomparable,
-    pilot_problems,
-    pipeline_problems,
-    prune_problems,
-)
 from silo_tune.study.data import Data
 from silo_tune.study.parts import (
     ARM_NAME,
@@ -32,7 +25,7 @@ from silo_tune.study.parts import (
     Retrain,
     StudyPreset,
 )
-from silo_tune.study.pipelines import Ice, Pipeline
+from silo_tune.study.pipelines import Ice, Pipeline, WhileTraining
 from silo_tune.study.prune import Prune
 
 
@@ -151,3 +144,212 @@ class ArmSettings(Frozen):
     rewind_to: str | None
     own_dense: bool
     pipeline: Pipeline | None = None
+
+
+# --- what only a whole study shows to be wrong, as (key, message) pairs ---
+
+
+def incomparable(study: Study, oracle: OracleArm, arm: ScheduleArm) -> str | None:
+    """Why an Oracle cannot try an arm's values, or None when it can."""
+    if arm.schedule.adaptive:
+        return "its peak is adaptive"
+    if arm.pipeline is not None:
+        return f"it is of the pipeline {arm.pipeline.name!r}"
+    ours, theirs = study.settings(oracle).model_dump(), study.settings(arm).model_dump()
+    differing = [key for key in ours if ours[key] != theirs[key]]
+    return f"its {', '.join(differing)} differ from the Oracle's" if differing else None
+
+
+def prune_problems(study: Study) -> Iterator[tuple[str, str]]:
+    targets = study.prune.targets
+    if targets is not None and len(targets) < study.cycles - 1:
+        yield (
+            "prune.targets",
+            f"{len(targets)} targets for {study.cycles} cycles: give one for each of cycles 1 to {study.cycles - 1}",
+        )
+
+
+def arm_problems(study: Study) -> Iterator[tuple[str, str]]:
+    if not study.arms:
+        yield "arms", "a study needs at least one arm"
+    for name, arm in study.arms.items():
+        if not ARM_NAME.fullmatch(name):
+            yield f"arms.{name}", "an arm's name is letters, digits and . _ + -"
+        if isinstance(arm, OracleArm):
+            yield from _oracle_problems(study, name, arm)
+        elif isinstance(arm, TuneArm):
+            yield from _tune_problems(study, name, arm)
+        else:
+            yield from _peak_problems(study, name, arm)
+    shown = study.arms.get(study.report.schedule)
+    if shown is None:
+        if study.report.schedule != "silo":  # the default may be absent
+            yield "report.schedule", unknown("arm", study.report.schedule, study.arms)
+    elif not isinstance(shown, ScheduleArm):
+        yield "report.schedule", f"{study.report.schedule!r} is not a schedule arm; name one"
+
+
+def _oracle_problems(study: Study, name: str, arm: OracleArm) -> Iterator[tuple[str, str]]:
+    schedule_arms = [key for key, other in study.arms.items() if isinstance(other, ScheduleArm)]
+    if arm.prefix_arm is not None:
+        if arm.prefix_arm not in schedule_arms:
+            yield f"arms.{name}.prefix", unknown("schedule arm", arm.prefix_arm, schedule_arms)
+        elif study.arms[arm.prefix_arm].own_dense != arm.own_dense:
+            yield f"arms.{name}.prefix", f"own_dense differs from that of {arm.prefix_arm!r}"
+    for test in arm.tests or ():
+        other = study.arms.get(test)
+        if not isinstance(other, ScheduleArm):
+            yield f"arms.{name}.tests", unknown("schedule arm", test, schedule_arms)
+        elif reason := incomparable(study, arm, other):
+            yield f"arms.{name}.tests", f"{test!r} cannot be tested by this Oracle: {reason}"
+
+
+def _tune_problems(study: Study, name: str, arm: TuneArm) -> Iterator[tuple[str, str]]:
+    late = [rung for rung in arm.rungs if rung > study.cycles - 2]
+    if late:
+        yield (
+            f"arms.{name}.rungs",
+            f"{late} exceed its {study.cycles} cycles: the last after which a trial can stop is {study.cycles - 2}",
+        )
+    if study.cycles < 2:
+        yield f"arms.{name}", "there is no cycle ≥ 1 to tune"
+    elif not counted_cycles(study, arm.over):
+        yield f"arms.{name}.over", f"no cycle ≥ 1 leaves a share of weights in {list(arm.over or ())}"
+    if arm.own_dense:
+        yield f"arms.{name}.own_dense", "trials share the dense cycle"
+
+
+def counted_cycles(study: Study, over: tuple[float, float] | None) -> list[int]:
+    """Cycles ≥ 1 whose planned weights remaining lie in `over`; all when it is None."""
+    least, most = over or (0.0, 1.0)
+    return [cycle for cycle in range(1, study.cycles) if least - 1e-9 <= study.remaining[cycle] <= most + 1e-9]
+
+
+def pipeline_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """A pipeline removes whole filters, and has its own idea of a cycle."""
+    for name, arm in study.arms.items():
+        pipeline = study.settings(arm).pipeline
+        if pipeline is None:
+            continue
+        if pipeline.name == "ice" and study.evaluate.resolved() is not None:
+            yield f"arms.{name}.pipeline", "compares accuracies that are measured as usual; leave [evaluate] out"
+        if study.prune.granularity != "filter":
+            yield (
+                f"arms.{name}.pipeline",
+                'removes whole filters; set prune.granularity = "filter" and a criterion of it',
+            )
+        if isinstance(pipeline, WhileTraining):
+            yield from _part_problems(study, name, pipeline)
+        elif study.settings(arm).profile["name"] != "constant":
+            yield (
+                f"arms.{name}.profile",
+                'fine-tunes a number of epochs that nobody knows before: its profile is "constant"',
+            )
+        elif study.settings(arm).after_prune != "keep":
+            yield f"arms.{name}.after_prune", "fine-tunes what is left: it keeps its weights"
+
+
+def _part_problems(study: Study, name: str, pipeline: WhileTraining) -> Iterator[tuple[str, str]]:
+    arm = study.arms[name]
+    if not arm.own_dense:
+        yield f"arms.{name}.own_dense", "cycle 0 is the first part of its training: set own_dense = true"
+    if study.cycles > pipeline.over:
+        yield f"arms.{name}.pipeline", f"its training has {pipeline.over} parts, and there are {study.cycles} cycles"
+    if study.settings(arm).after_prune != "keep":
+        yield f"arms.{name}.after_prune", "is one training: it keeps its weights"
+    if isinstance(arm, ScheduleArm) and (arm.open or arm.schedule.adaptive):
+        yield f"arms.{name}.schedule", "is one training with one peak: give its constants, and no adaptive rule"
+
+
+def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """Open constants need a pilot, and a pilot something to find."""
+    arms = [(name, arm) for name, arm in study.arms.items() if isinstance(arm, ScheduleArm)]
+    open_ = {name: arm.schedule.open for name, arm in arms if study.searched(name)}
+    pilot = study.pilot
+    if pilot is None:
+        for name, constants in open_.items():
+            yield f"arms.{name}.schedule", f"needs {', '.join(constants)}; give them, or a [pilot] that finds them"
+        return
+    if not open_:
+        yield "pilot", "nothing to find: leave out the constants of the schedules that it shall tune"
+    if both := sorted(set(pilot.seeds) & set(study.replicates.seeds)):
+        yield "pilot.seeds", f"{both} are seeds of [replicates] too; a pilot's are disjoint"
+    pairs = pilot.levels * (pilot.levels + 1) // 2
+    if any(len(constants) == 2 for constants in open_.values()) and pairs != pilot.chains:
+        more = (pilot.levels + 1) * (pilot.levels + 2) // 2
+        yield "pilot.chains", f"an arm with two constants tries pairs of levels: {pairs} or {more}, not {pilot.chains}"
+    if open_ and study.cycles < 2:
+        yield "pilot", "there is no cycle ≥ 1 to find constants for"
+    for name in open_:
+        if study.arms[name].own_dense:
+            yield f"arms.{name}.own_dense", "pilot chains share the dense cycle"
+
+
+def ends_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """An arm that takes another's ends has none of its own, and the other has a pilot that finds two."""
+    for name, arm in study.arms.items():
+        if not isinstance(arm, ScheduleArm) or arm.ends is None:
+            continue
+        leader, constants = study.arms.get(arm.ends.arm), arm.schedule.open
+        pairs = [key for key in study.arms if study.pilots(key) and _finds_two(study.arms[key])]
+        if not constants:
+            yield f"arms.{name}.ends", "the schedule has its constants: leave them out, or ends"
+        elif leader is None or arm.ends.arm not in pairs:
+            yield f"arms.{name}.ends.arm", unknown("arm whose pilot finds two rates", arm.ends.arm, pairs)
+        elif len(constants) == 1 and arm.ends.end is None:
+            yield f"arms.{name}.ends.end", f'{constants[0]} is one of two rates: "low" or "high"'
+        elif len(constants) == 2 and arm.ends.end is not None:
+            yield f"arms.{name}.ends.end", f"{' and '.join(constants)} take both rates: leave it out"
+
+
+def _finds_two(arm: object) -> bool:
+    return isinstance(arm, ScheduleArm) and len(arm.schedule.open) == 2
+
+
+def _peak_problems(study: Study, name: str, arm: ScheduleArm) -> Iterator[tuple[str, str]]:
+    if arm.schedule.function is not None:
+        return  # imported by the planner, which checks every value it is given
+    if arm.schedule.adaptive:
+        if study.dense.checkpoint is not None and "train_epochs" not in arm.schedule.args:
+            yield f"arms.{name}.schedule", "needs train_epochs, because [dense] is a checkpoint"
+        if arm.own_dense:
+            yield f"arms.{name}.own_dense", "an adaptive peak is undefined before the first prune"
+        return
+    if arm.open:
+        return
+    schedule = study.schedule_of(arm)
+    assert isinstance(schedule, Schedule)
+    peaks = [schedule.peak(cycle, study.pruned_by(arm)) for cycle in range(study.cycles)]
+    if not all(math.isfinite(peak) and peak > 0 for peak in peaks):
+        yield f"arms.{name}.schedule", f"gives a max_lr that is not above 0: {peaks}"
+
+
+def _rewind_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """An epoch to rewind to must lie within the dense training; a number of steps is known only with the data."""
+    assert study.dense.epochs is not None
+    for name, arm in study.arms.items():
+        point = study.settings(arm).rewind_to
+        if point is not None and point.endswith(" ep") and int(point.split()[0]) > study.dense.epochs:
+            key = "prune.rewind_to" if arm.rewind_to is None else f"arms.{name}.rewind_to"
+            yield key, f"{point!r} is beyond the dense training of {study.dense.epochs} epochs"
+
+
+def dense_problems(study: Study) -> Iterator[tuple[str, str]]:
+    if study.dense.checkpoint is None:
+        yield from _rewind_problems(study)
+        return
+    if study.dense.checkpoint == "timm" and not (study.model.name or "").startswith(registry.TIMM_PREFIX):
+        yield "dense.checkpoint", '"timm" needs a model named timm:NAME'
+    if "previous" in study.prune.criterion.needs:
+        yield (
+            "prune.criterion",
+            f"{study.prune.criterion.name!r} looks at the last epoch before a prune; a checkpoint in [dense] has none",
+        )
+    for name, arm in study.arms.items():
+        if arm.own_dense:
+            yield f"arms.{name}.own_dense", "there is no dense training of its own beside a checkpoint"
+        if study.settings(arm).after_prune == "rewind":
+            yield (
+                f"arms.{name}",
+                "cannot rewind: [dense] is a checkpoint, whose training is not part of this study",
+            )

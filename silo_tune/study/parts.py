@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
-from silo_tune import names
 from silo_tune.errors import unknown
-from silo_tune.profiles import make_profile, resolve_profile
-from silo_tune.schedules import AdaptiveSchedule, Schedule, make_schedule, open_constants
+from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, make_schedule, open_constants
+from silo_tune.schedules.shapes import make_profile, resolve_profile
+from silo_tune.study import registry
 
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -87,12 +87,12 @@ class ModelRef(Named):
     @classmethod
     def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
         own = {key: value for key, value in args.items() if key != "init"}
-        if "init" in args and args["init"] not in names.INITS:
-            raise ValueError(unknown("init", str(args["init"]), names.INITS))
-        if not name.startswith(names.TIMM_PREFIX):
-            if name not in names.MODELS:
-                raise ValueError(unknown("model", name, [*names.MODELS, "timm:NAME"]))
-            names.check_name("model", names.MODELS, name, own)
+        if "init" in args and args["init"] not in registry.INITS:
+            raise ValueError(unknown("init", str(args["init"]), registry.INITS))
+        if not name.startswith(registry.TIMM_PREFIX):
+            if name not in registry.MODELS:
+                raise ValueError(unknown("model", name, [*registry.MODELS, "timm:NAME"]))
+            registry.check_name("model", registry.MODELS, name, own)
 
 
 class ProfileRef(Named):
@@ -138,7 +138,7 @@ class ScheduleRef(Named):
             BadInput: the function cannot be imported.
         """
         if self.function is not None:
-            return _UserSchedule(names.resolve(self.function), self.args)
+            return _UserSchedule(registry.resolve(self.function), self.args)
         assert self.name is not None
         args = {**self.args, **(found or {})}
         if self.name == "allr" and "train_epochs" not in args:
@@ -231,7 +231,7 @@ class Evaluate(Frozen):
 
 
 class StudyPreset(Frozen):
-    """[preset]: what filled this study in; see `silo_tune.presets.authors`.
+    """[preset]: what filled this study in; see `silo_tune.study.authors`.
 
     Attributes:
         network: "resnet20" or "vgg19".

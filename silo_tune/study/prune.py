@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from silo_tune import names
 from silo_tune.errors import Problems
+from silo_tune.study import registry
 from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, Named, Share
 
 
 class CriterionRef(Named):
     @classmethod
     def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
-        names.check_name("criterion", names.CRITERIA, name, args)
+        registry.check_name("criterion", registry.CRITERIA, name, args)
         for key, count in args.items():
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
                 raise ValueError(f"criterion {name!r}: {key} is a count of at least 1, got {count!r}")
@@ -24,7 +24,7 @@ class CriterionRef(Named):
     @property
     def needs(self) -> tuple[str, ...]:
         """What a parent's state must hold for it beside weights and masks; nothing for a user's function."""
-        return () if self.name is None else names.CRITERIA[self.name].needs
+        return () if self.name is None else registry.CRITERIA[self.name].needs
 
 
 # Share of the remaining weights that a cycle removes, as in the authors' scripts.
@@ -94,9 +94,9 @@ class Prune(Frozen):
     def _check_granularity(self) -> None:
         if self.criterion.name is None:
             return  # a user's function is checked by the scores that it gives
-        scored = names.CRITERIA[self.criterion.name].granularity
+        scored = registry.CRITERIA[self.criterion.name].granularity
         if scored != self.granularity:
-            fitting = sorted(name for name, entry in names.CRITERIA.items() if entry.granularity == self.granularity)
+            fitting = sorted(name for name, entry in registry.CRITERIA.items() if entry.granularity == self.granularity)
             message = f"{self.criterion.name!r} scores {scored}s, and granularity is {self.granularity!r}; choose from "
             raise Problems([("prune.criterion", message + ", ".join(fitting))])
 

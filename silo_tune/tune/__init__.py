@@ -17,7 +17,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 from silo_tune.tune.client import drive_from_client
 from silo_tune.tune.runner import RayRunner
-from silo_tune.tune.search import ChainSearch
+from silo_tune.tune.searcher import ChainSearch
 from silo_tune.tune.trainable import PruneRetrain
 
 __all__ = ["ChainSearch", "PruneRetrain", "RayRunner", "drive_from_client"]

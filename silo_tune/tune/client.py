@@ -10,12 +10,13 @@ from typing import Any
 import ray
 
 from silo_tune.errors import SiloTuneError
-from silo_tune.lease import Lease
-from silo_tune.progress import Progress
-from silo_tune.run import Monitor, Outcome, default_run, run_study
-from silo_tune.snapshot import CHAINS, Snapshot, foremost
-from silo_tune.status import read_status
-from silo_tune.study import Study
+from silo_tune.run.monitor import Monitor
+from silo_tune.run.progress import Progress
+from silo_tune.run.session import Outcome, default_run, drive
+from silo_tune.run.status import read_status
+from silo_tune.store.lease import Lease
+from silo_tune.store.snapshot import CHAINS, Snapshot, foremost
+from silo_tune.study.model import Study
 from silo_tune.tune import cluster
 from silo_tune.tune.runner import RayRunner
 
@@ -31,7 +32,7 @@ class _Driver:
 
     def run(self, study: Study, url: str, retry_failed: bool) -> Outcome | SiloTuneError:
         try:
-            return run_study(study, url, runner=RayRunner(), monitor=self._monitor, retry_failed=retry_failed)
+            return drive(study, url, RayRunner(), self._monitor, retry_failed)
         except SiloTuneError as error:
             return error
 

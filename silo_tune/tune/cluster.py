@@ -23,11 +23,12 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
-from silo_tune.lease import is_running
-from silo_tune.run import Monitor, require_going
-from silo_tune.storage import Storage, StorageError
-from silo_tune.study import Cluster, Study
-from silo_tune.workspace import Workspace
+from silo_tune.run.monitor import Monitor, require_going
+from silo_tune.store.lease import is_running
+from silo_tune.store.storage import Storage, StorageError
+from silo_tune.study.model import Study
+from silo_tune.study.parts import Cluster
+from silo_tune.study.workspace import Workspace
 
 CONNECT_SECONDS = 5.0
 CLIENT_TRIES = 4
@@ -367,8 +368,8 @@ def load_everywhere(study: Study, workspace: Workspace) -> tuple[Mapping[str, An
     """
 
     def load(place: Workspace) -> tuple[Any, Any]:
-        from silo_tune.data import facts, open_data
-        from silo_tune.process import enter
+        from silo_tune.data.load import facts, open_data
+        from silo_tune.training.process import enter
 
         enter(place)
         try:

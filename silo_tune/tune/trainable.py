@@ -14,13 +14,14 @@ from ray import tune
 from ray.exceptions import RayError
 
 from silo_tune.errors import BadInput, SiloTuneError, unknown
-from silo_tune.run import default_run
-from silo_tune.storage import Storage
-from silo_tune.store import Run, unit_of
-from silo_tune.study import Study
+from silo_tune.planner.unit import Unit, make_unit
+from silo_tune.run.session import default_run
+from silo_tune.store.run_folder import Run
+from silo_tune.store.storage import Storage
+from silo_tune.store.unit_store import unit_of
+from silo_tune.study.model import Study
+from silo_tune.study.workspace import Workspace
 from silo_tune.tune.cluster import load_everywhere, not_seen
-from silo_tune.units import Unit, make_unit
-from silo_tune.workspace import Workspace
 
 # A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
 REPORT_SECONDS = 2.0
@@ -103,8 +104,8 @@ class PruneRetrain(tune.Trainable):
             self._broken = error
 
     def _make_worker(self, shared: Shared) -> Any:
-        from silo_tune.cycle import Worker
-        from silo_tune.data import open_data
+        from silo_tune.data.load import open_data
+        from silo_tune.training.worker import Worker
 
         workspace = shared.workspace
         if shared.token is not None and not Storage(workspace.run).exists(shared.token):  # a node that joined late
@@ -125,8 +126,8 @@ class PruneRetrain(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        from silo_tune.attempts import attempts
-        from silo_tune.stepwise import Stepwise, at_rate
+        from silo_tune.training.attempts import attempts
+        from silo_tune.training.epochwise import Stepwise, at_rate
 
         if self._cycle is not None:
             self._stepwise = Stepwise(self._worker, at_rate(self._cycle, config))

@@ -1,4 +1,4 @@
-"""Synthetic runs with known response curves, in the schema of `silo_tune.results.COLUMNS`."""
+"""Synthetic runs with known response curves, in the schema of `silo_tune.results.columns.COLUMNS`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.oracle import OracleCycle
-from silo_tune.results import SearchRecord, make_table
-from silo_tune.schedules import Schedule, make_schedule
-from silo_tune.study import OracleArm, ScheduleArm, Study, TuneArm
-from silo_tune.study_file import parse_study
+from silo_analysis.estimates.oracle import OracleCycle
+from silo_tune.results.searches import SearchRecord
+from silo_tune.results.table import make_table
+from silo_tune.schedules.peaks import Schedule, make_schedule
+from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 
 Response = Callable[[int, float], float]  # (cycle, max_lr) → accuracy in [0, 1]
 Row = dict[str, Any]

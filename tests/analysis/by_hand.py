@@ -20,9 +20,9 @@ from typing import Any
 
 import pandas as pd
 
-from silo_tune.chains.chain import winner_of
-from silo_tune.results import make_table
-from silo_tune.study import Study
+from silo_tune.planner.chain import winner_of
+from silo_tune.results.table import make_table
+from silo_tune.study.model import Study
 from tests.analysis.builder import Row, diverged, failed
 
 RATE = re.compile(r"(?P<bracket>\()?(?P<rate>[\d.e-]+)(=(?P<arms>[\w,-]+))?\)?")

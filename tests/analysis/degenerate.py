@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from silo_tune.results import make_table
-from silo_tune.study import Study
+from silo_tune.results.table import make_table
+from silo_tune.study.model import Study
 from tests.analysis import builder
 from tests.analysis.builder import ARMS, Row, diverged, failed, make_frame
 

@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis.against import against_table, others, outcome
-from analysis.columns import AGAINST
-from analysis.needed import seeds_for_verdict
-from analysis.plots.against import against_figure, controls_figure, shortened, signed
-from analysis.regret import chain_rows
-from analysis.stats import holm, two_sided_p
-from analysis.summary import summarise
-from silo_tune.results import make_table
-from silo_tune.study import Study
+from silo_analysis.estimates.against import against_table, others, outcome
+from silo_analysis.estimates.frames import AGAINST
+from silo_analysis.estimates.needed import seeds_for_verdict
+from silo_analysis.estimates.regret import chain_rows
+from silo_analysis.estimates.stats import holm, two_sided_p
+from silo_analysis.estimates.summary import summarise
+from silo_analysis.figures.draw_against import against_figure, controls_figure, shortened, signed
+from silo_tune.results.table import make_table
+from silo_tune.study.model import Study
 from tests.analysis.builder import ARMS, diverged, make_frame, make_study, oracle_cycle_of
 
 SCHEDULES = {name: ARMS[name] for name in ("silo", "low", "high")}

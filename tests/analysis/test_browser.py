@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.report import render
+from silo_analysis.report.page import render
 from tests.analysis.browser import (
     check_figures,
     check_page,

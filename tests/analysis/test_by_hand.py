@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.oracle import oracle_cycle
-from analysis.regret import best_asked
-from analysis.summary import Summary, summarise
-from silo_tune.study import Study
+from silo_analysis.answers.missing import notes
+from silo_analysis.estimates.oracle import oracle_cycle
+from silo_analysis.estimates.regret import best_asked
+from silo_analysis.estimates.summary import Summary, summarise
+from silo_tune.study.model import Study
 from tests.analysis.builder import make_search, make_study
 from tests.analysis.by_hand import frame_of
 
@@ -76,7 +77,7 @@ def test_the_best_at_an_edge(cells: str, unbounded: list[bool], best: float) -> 
     found = one_cycle("0.01  0.1=silo  1.0", cells)
     assert at(found, "unbounded_low", "unbounded_high", "clipped", "best_max_lr") == [*unbounded, True, best]
     assert at(found, "verdict", "cycle_regret_val") == ["outside", pytest.approx(0.02)]
-    assert any("In 1 cycle the best rate is an edge" in note for note in found.notes)
+    assert any("In 1 cycle the best rate is an edge" in note for note in notes(found))
 
 
 def test_the_schedule_beyond_an_unbounded_edge_lies_in_the_point_interval() -> None:
@@ -149,7 +150,7 @@ def test_seeds_that_miss_a_rate_or_everything() -> None:
     assert at(found, "verdict", "n_seeds") == ["undetermined", 5]
     assert at(found, "reason") == ["max_lr 0.01 has 4 of at least 5 seeds"]
     assert found.seeds == (0, 1, 2, 3, 4)
-    assert any("No rows yet for 2 seeds: 5, 6" in note for note in found.notes)
+    assert any("No rows yet for 2 seeds: 5, 6" in note for note in notes(found))
 
 
 def test_failed_units_have_no_numbers() -> None:
@@ -158,7 +159,7 @@ def test_failed_units_have_no_numbers() -> None:
     assert at(found, "reason") == ["max_lr 1 has 4 of at least 5 seeds"]
     assert found.troubles["status"].tolist() == ["failed"]
     assert found.curves["collapsed"].tolist() == [0, 0, 0]
-    assert any("1 row failed" in note for note in found.notes)
+    assert any("1 row failed" in note for note in notes(found))
     assert found.cost.set_index("arm").loc["oracle", "units"] == 14
 
 
@@ -260,7 +261,7 @@ def test_gaps_and_endpoint_of_chains_that_ended(chains: Summary) -> None:
     assert end.cycles == (2, 3)
     assert end.per_seed == {0: pytest.approx(0.015), 1: pytest.approx(0.015)}
     assert end.incomplete == (2,)
-    assert any("leaves out 1 seed (2)" in note for note in chains.notes)
+    assert any("leaves out 1 seed (2)" in note for note in notes(chains))
     assert chains.reached["silo", 2] == 2
     assert chains.reached["low", 1] == 2
 
@@ -297,7 +298,7 @@ def test_arms_of_different_budgets() -> None:
     assert found.budgets["epochs"].tolist() == [4, 3]
     assert found.budgets["ratio"].tolist() == [1, 0.75]
     assert found.budgets["matched"].tolist() == [True, False]
-    assert "low trained 0.75 times the steps of silo per cycle: not a matched budget." in found.notes
+    assert "low trained 0.75 times the steps of silo per cycle: not a matched budget." in notes(found)
 
 
 # --- searches ---

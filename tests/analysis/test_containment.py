@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.containment import judge
+from silo_analysis.estimates.containment import judge
 from tests.analysis.builder import oracle_cycle_of
 
 TOLERANCE = 0.005

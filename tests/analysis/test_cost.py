@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.cost import STUDY, cost_table
+from silo_analysis.estimates.cost import STUDY, cost_table
 from tests.analysis.builder import ARMS, Row, failed, make_frame, make_study
 
 

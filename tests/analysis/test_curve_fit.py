@@ -19,20 +19,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.curve_fit import Comparison, compare, response_from, response_of, schedule_of
-from analysis.curve_fit.families import BETAS, FAMILIES, RIVALS, highest_rising_path, silo
-from analysis.curve_fit.response import read, worth
-from analysis.curve_fit.seen import smoothed
-from analysis.curve_fit.words import arm_toml, conclusion, fit_lines
-from analysis.oracle import OracleCycle
-from analysis.plots.fit import save_fit
-from silo_tune.chains import Planner
+from silo_analysis.answers.fit_words import arm_toml, conclusion, fit_lines
+from silo_analysis.curve_fit.comparison import Comparison, compare, schedule_of
+from silo_analysis.curve_fit.families import BETAS, FAMILIES, RIVALS, highest_rising_path, silo
+from silo_analysis.curve_fit.fitted_response import read, response_from, response_of, worth
+from silo_analysis.curve_fit.seen import smoothed
+from silo_analysis.estimates.oracle import OracleCycle
+from silo_analysis.figures.draw_fit import save_fit
 from silo_tune.cli import main
 from silo_tune.errors import BadInput
-from silo_tune.schedules import Linear, Schedule, Silo
-from silo_tune.store import Run
-from silo_tune.study import Study
-from silo_tune.study_file import parse_study
+from silo_tune.planner.planner import Planner
+from silo_tune.schedules.peaks import Linear, Schedule, Silo
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 from tests.analysis.builder import ARMS, diverged, failed, make_frame, make_study, oracle_cycle_of
 from tests.plain import Drive, on_disk, table
 

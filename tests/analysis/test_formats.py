@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.formats import to_latex, to_markdown
-from analysis.text_tables import Table
+from silo_analysis.answers.table_files import to_latex, to_markdown
+from silo_analysis.answers.text_tables import Table
 
 HOSTILE = (
     "a|b", "a\\b", "50 %", "a_b", "a&b", "#1", "$x$", "{x}", "^~", "<script>", "`code`", "*bold*", "[link](url)",

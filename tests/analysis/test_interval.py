@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis.interval import interval_of, mean_curve, point_interval
+from silo_analysis.estimates.interval import interval_of, mean_curve, point_interval
 from tests.analysis.builder import oracle_cycle_of
 
 RATES = [0.01, 0.1, 1.0]

@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.mechanism import MEASURES, log_ratios, slope_of, slope_table, spread_table, watched_arms
-from analysis.plots import draw_figures
-from analysis.regret import chain_rows
-from analysis.report import tables
-from analysis.summary import Summary, summarise
-from silo_tune.results import make_table
-from silo_tune.study import Study
+from silo_analysis.answers.headline import headline
+from silo_analysis.answers.missing import notes
+from silo_analysis.estimates.mechanism import MEASURES, log_ratios, slope_of, slope_table, spread_table, watched_arms
+from silo_analysis.estimates.regret import chain_rows
+from silo_analysis.estimates.summary import Summary, summarise
+from silo_analysis.figures import draw_figures
+from silo_analysis.report.page import tables
+from silo_tune.results.table import make_table
+from silo_tune.study.model import Study
 from tests.analysis.builder import ARMS, diverged, make_frame, make_study
 
 SCHEDULES = {name: ARMS[name] for name in ("silo", "low", "ramp")}
@@ -49,8 +51,8 @@ def without(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame.assign(**{name: pd.Series(pd.NA, index=frame.index, dtype="Float64") for name in columns})
 
 
-def headline(summary: Summary) -> str:
-    return next((line for line in summary.headline if line.startswith("Do gradients narrow")), "")
+def mechanism_line(summary: Summary) -> str:
+    return next((line for line in headline(summary) if line.startswith("Do gradients narrow")), "")
 
 
 # --- numbers ---
@@ -131,16 +133,16 @@ def test_a_diverged_cycle_is_left_out_of_the_slope() -> None:
 def test_a_run_made_before_spreads_were_measured_says_so() -> None:
     study = study_of()
     found = summarise(without(make_frame(study), *MEASURES), study)
-    assert headline(found) == ""
-    assert any("whether gradients narrow is not answered" in note for note in found.notes)
+    assert mechanism_line(found) == ""
+    assert any("whether gradients narrow is not answered" in note for note in notes(found))
     assert "spread" not in draw_figures({}, found)
 
 
 def test_too_few_cycles_are_said() -> None:
     study = study_of(cycles=3)
     found = summarise(make_frame(study), study)
-    assert headline(found) == ""
-    assert any("no seed with the 3 pruned cycles that a slope takes" in note for note in found.notes)
+    assert mechanism_line(found) == ""
+    assert any("no seed with the 3 pruned cycles that a slope takes" in note for note in notes(found))
 
 
 # --- sentences and figure ---
@@ -160,7 +162,7 @@ def test_too_few_cycles_are_said() -> None:
     ],
 )
 def test_the_answer_comes_with_its_number(powers: list[float], said: str) -> None:
-    assert said in headline(summarise(by_hand({"grad_spread": powers}), study_of(len(powers))))
+    assert said in mechanism_line(summarise(by_hand({"grad_spread": powers}), study_of(len(powers))))
 
 
 def test_representations_before_and_after_normalisation_are_told_apart() -> None:
@@ -169,30 +171,30 @@ def test_representations_before_and_after_normalisation_are_told_apart() -> None
         "activation_spread": [-0.2, -0.3, -0.4],
         "activation_spread_norm": [0.1, -0.1, 0.05],
     }
-    said = headline(summarise(by_hand(powers), study_of()))
+    said = mechanism_line(summarise(by_hand(powers), study_of()))
     assert "before normalisation wider, power −0.30" in said
     assert "after it undetermined, power 0.02" in said
-    bare = headline(summarise(without(by_hand(powers), "activation_spread_norm"), study_of()))
+    bare = mechanism_line(summarise(without(by_hand(powers), "activation_spread_norm"), study_of()))
     assert "Hidden representations: wider, power −0.30" in bare
 
 
 def test_controls_are_told_beside_the_schedule() -> None:
     both = pd.concat([by_hand({"grad_spread": [0.4, 0.5, 0.6]}, arm) for arm in ("silo", "low")], ignore_index=True)
-    assert "Gradients under the controls: low narrower (0.50)." in headline(summarise(both, study_of()))
+    assert "Gradients under the controls: low narrower (0.50)." in mechanism_line(summarise(both, study_of()))
 
 
 def test_a_crowd_of_arms_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.wording.mechanism.MOST_NAMED", 0)
+    monkeypatch.setattr("silo_analysis.answers.mechanism_words.MOST_NAMED", 0)
     both = pd.concat([by_hand({"grad_spread": [0.4, 0.5, 0.6]}, arm) for arm in ("silo", "low")], ignore_index=True)
     said = "Gradients under 1 other arm whose peaks are constant or a ramp: 1 narrower."
-    assert said in headline(summarise(both, study_of()))
+    assert said in mechanism_line(summarise(both, study_of()))
 
 
 @pytest.mark.parametrize(("after_prune", "said"), [("keep", True), ("rewind", False)])
 def test_that_longer_training_narrows_too_is_said_where_weights_are_kept(after_prune: str, said: bool) -> None:
     silo = {**SCHEDULES["silo"], "after_prune": after_prune}
     study = make_study({**SCHEDULES, "silo": silo}, seeds=3, cycles=4)
-    found = headline(summarise(by_hand({"grad_spread": [0.4, 0.5, 0.6]}), study))
+    found = mechanism_line(summarise(by_hand({"grad_spread": [0.4, 0.5, 0.6]}), study))
     assert found
     assert ("have trained for longer" in found) == said
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.containment import judge
-from analysis.stats import tost
+from silo_analysis.estimates.containment import judge
+from silo_analysis.estimates.stats import tost
 from tests.analysis.builder import oracle_cycle_of
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

@@ -10,18 +10,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.cost import cost_table
-from analysis.oracle import oracle_cycles
-from analysis.plots import draw_figures
-from analysis.plots.fit import fit_figure
-from analysis.questions import Question, fit_of, questions
-from analysis.questions.baselines import MOST_NAMED
-from analysis.questions.loses import _of_time
-from analysis.questions.shape import alike
-from analysis.report import CAPTIONS, render
-from analysis.summary import Summary, summarise, summary_lines
-from analysis.wording.cells import seconds
-from silo_tune.study import Study
+from silo_analysis.answers import questions
+from silo_analysis.answers.baselines import MOST_NAMED
+from silo_analysis.answers.cells import seconds
+from silo_analysis.answers.curve import fit_of
+from silo_analysis.answers.loses import _of_time
+from silo_analysis.answers.question import Question
+from silo_analysis.answers.shape import alike
+from silo_analysis.answers.terminal import summary_lines
+from silo_analysis.estimates.cost import cost_table
+from silo_analysis.estimates.oracle import oracle_cycles
+from silo_analysis.estimates.summary import Summary, summarise
+from silo_analysis.figures import draw_figures
+from silo_analysis.figures.draw_fit import fit_figure
+from silo_analysis.report.page import CAPTIONS, render
+from silo_tune.study.model import Study
 from tests.analysis.builder import ARMS, Response, Row, make_frame, make_search, make_study, peaked
 from tests.analysis.degenerate import CASES
 
@@ -437,7 +440,7 @@ def test_the_terminal_says_what_is_missing() -> None:
 
 
 def test_every_answer_is_in_the_page_with_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.report.save_figures", lambda *what: {})
+    monkeypatch.setattr("silo_analysis.report.page.save_figures", lambda *what: {})
     study = make_study(cycles=4)
     files = render(make_frame(study), study, {})
     page = files["report.html"].decode()
@@ -448,9 +451,9 @@ def test_every_answer_is_in_the_page_with_its_files(monkeypatch: pytest.MonkeyPa
 
 
 def test_words_of_the_run_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.report.save_figures", lambda *what: {})
+    monkeypatch.setattr("silo_analysis.report.page.save_figures", lambda *what: {})
     hostile = Question("inside", HOSTILE, (HOSTILE,), HOSTILE, missing=HOSTILE)
-    monkeypatch.setattr("analysis.report.questions", lambda *what: (hostile,))
+    monkeypatch.setattr("silo_analysis.report.page.questions", lambda *what: (hostile,))
     study = make_study(SCHEDULES, cycles=4)
     page = render(make_frame(study), study, {})["report.html"].decode()
     assert "<img" not in page

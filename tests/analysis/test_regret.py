@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from analysis import regret
-from analysis.columns import GAPS
-from analysis.summary import summarise
+from silo_analysis.estimates import regret
+from silo_analysis.estimates.frames import GAPS
+from silo_analysis.estimates.summary import summarise
 from tests.analysis.builder import ARMS, flat, make_frame, make_study, oracle_cycle_of
 
 RATES = [0.01, 0.03, 0.1]

@@ -17,26 +17,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.replay import (
-    GRID,
-    SAMPLERS,
-    Recorded,
-    Strategy,
-    landscape_of,
-    play,
-    recorded_grid,
-    replay,
-    replay_lines,
-    search,
-    strategies,
-)
-from analysis.replay.landscape import noise_of
-from silo_tune.candidates import OneRound, Proposal, grid_source
-from silo_tune.chains import Planner
+from silo_analysis.replay import strategies
+from silo_analysis.replay.landscape import Recorded, landscape_of, noise_of, recorded_grid
+from silo_analysis.replay.replay_tables import replay, replay_lines
+from silo_analysis.replay.strategies import GRID, SAMPLERS, Strategy, play, search
 from silo_tune.cli import main
 from silo_tune.errors import BadInput
-from silo_tune.store import Run
-from silo_tune.study_file import parse_study
+from silo_tune.planner.candidates import OneRound, Proposal, grid_source
+from silo_tune.planner.planner import Planner
+from silo_tune.store.run_folder import Run
+from silo_tune.study.study_file import parse_study
 from tests.analysis.builder import diverged, make_frame, make_study, oracle_cycle_of
 from tests.plain import Drive, on_disk, table
 

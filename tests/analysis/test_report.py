@@ -13,18 +13,20 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from analysis import inline, palette, report
-from analysis.inline import csv_link, inline_svg
-from analysis.oracle import oracle_cycles
-from analysis.outline import contents, with_anchors
-from analysis.plots import axes, fit
-from analysis.plots import response as response_plot
-from analysis.report import CAPTIONS, render
-from analysis.summary import summarise
-from analysis.text_tables import trouble_table, verdict_table
-from analysis.wording.facts import facts
-from silo_tune.study import Data
-from silo_tune.study_file import parse_study
+from silo_analysis.answers.facts import facts
+from silo_analysis.answers.text_tables import trouble_table, verdict_table
+from silo_analysis.estimates.oracle import oracle_cycles
+from silo_analysis.estimates.summary import summarise
+from silo_analysis.figures import axes, palette
+from silo_analysis.figures import draw_fit as fit
+from silo_analysis.figures import draw_response as response_plot
+from silo_analysis.report import inline
+from silo_analysis.report import page as report
+from silo_analysis.report.inline import csv_link, inline_svg
+from silo_analysis.report.outline import contents, with_anchors
+from silo_analysis.report.page import CAPTIONS, render
+from silo_tune.study.data import Data
+from silo_tune.study.study_file import parse_study
 from tests.analysis.builder import Row, diverged, failed, make_frame, make_study
 from tests.analysis.degenerate import CASES
 

@@ -13,17 +13,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.runs import combine, overview, overview_frame, overview_lines
-from analysis.runs.groups import group_names
-from analysis.runs.merge import merge, merge_rows
-from analysis.runs.overview import row_of
-from analysis.stats import paired_interval
-from analysis.summary import Summary, summarise
-from silo_tune.cli.reports import write_together
+from silo_analysis.combine import overview
+from silo_analysis.combine.groups import combine, group_names
+from silo_analysis.combine.merge import merge, merge_rows
+from silo_analysis.combine.overview import overview_frame, overview_lines, row_of
+from silo_analysis.estimates.stats import paired_interval
+from silo_analysis.estimates.summary import Summary, summarise
+from silo_tune.cli.writing import write_together
 from silo_tune.errors import BadInput
-from silo_tune.results import Recorded, read, write_record
-from silo_tune.study import Replicates, Study
-from silo_tune.study_file import parse_study
+from silo_tune.results.records import Recorded, read, write_record
+from silo_tune.study.model import Study
+from silo_tune.study.parts import Replicates
+from silo_tune.study.study_file import parse_study
 from tests.analysis.builder import ARMS, failed, make_frame, make_study
 from tests.analysis.test_report import HOSTILE, Page
 from tests.analysis.test_search_report import OPEN as OPEN_ARMS

@@ -13,19 +13,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import columns, report
-from analysis.cost import STUDY, cost_table
-from analysis.plots import axes as plot_axes
-from analysis.plots.search import contours_figure, slices_figure, triangulation
-from analysis.report import render, tables
-from analysis.search import at_edge, by_merit, fragment, ordinary, points_table, savings, tuning_of
-from analysis.summary import Summary, summarise
-from analysis.text_tables import search_table, trouble_table
-from analysis.wording import STANDINGS, savings_sentence
-from silo_tune.results import SearchRecord
-from silo_tune.schedules import Schedule
-from silo_tune.study import ScheduleArm, Study
-from silo_tune.study_file import parse_study
+from silo_analysis.answers.headline import headline
+from silo_analysis.answers.missing import notes
+from silo_analysis.answers.text_tables import search_table, trouble_table
+from silo_analysis.answers.tuning_words import STANDINGS, savings_sentence
+from silo_analysis.estimates import frames as columns
+from silo_analysis.estimates.cost import STUDY, cost_table
+from silo_analysis.estimates.summary import Summary, summarise
+from silo_analysis.estimates.tuning import at_edge, by_merit, fragment, ordinary, points_table, savings, tuning_of
+from silo_analysis.figures import axes as plot_axes
+from silo_analysis.figures.draw_search import contours_figure, slices_figure, triangulation
+from silo_analysis.report import page as report
+from silo_analysis.report.page import render, tables
+from silo_tune.results.searches import SearchRecord
+from silo_tune.schedules.peaks import Schedule
+from silo_tune.study.arms import ScheduleArm
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 from tests.analysis.builder import ARMS, Row, diverged, make_frame, make_search, make_study
 
 PILOT = {"seeds": [100, 101], "chains": 3, "low": 0.01, "high": 1.0}
@@ -122,7 +126,7 @@ def test_no_table_but_cost_and_failures_sees_the_rows_of_searches() -> None:
     assert without.endpoint == summary().endpoint
     assert without.reached == summary().reached
     assert without.seeds == summary().seeds == (0, 1, 2, 3, 4)
-    assert without.notes == summary().notes == ()
+    assert notes(without) == notes(summary()) == ()
     assert not without.cost["units"].equals(summary().cost["units"])
 
 
@@ -144,7 +148,7 @@ def test_failures_of_searches_are_listed_apart() -> None:
     assert len(found.troubles) == int(pilot.sum()) == 4
     assert found.troubles["trial"].notna().all()
     assert {row[0] for row in trouble_table(found).rows} == {"silo (pilot)", "flat (pilot)"}
-    assert [note for note in found.notes if "diverged" in note] == [
+    assert [note for note in notes(found) if "diverged" in note] == [
         "4 rows of searches diverged or failed: a diverged one counts as guessing there."
     ]
 
@@ -152,7 +156,7 @@ def test_failures_of_searches_are_listed_apart() -> None:
 def test_a_run_that_has_only_searches_says_so() -> None:
     frame, study, searches = full()
     found = summarise(frame[frame["trial"].notna()], study, searches)
-    assert "Only searches have results yet." in found.notes
+    assert "Only searches have results yet." in notes(found)
     render(frame[frame["trial"].notna()], study, {}, searches)
 
 
@@ -174,7 +178,7 @@ def test_pilots_count_in_the_cost_of_their_arm() -> None:
 def test_the_page_says_what_pilots_cost() -> None:
     pilots = {row["arm"]: row["pilot_units"] for row in summary().cost.to_dict("records")}["silo"]
     assert pilots > 0
-    assert any(f"{pilots} of them for its pilot" in line for line in summary().headline)
+    assert any(f"{pilots} of them for its pilot" in line for line in headline(summary()))
     assert "For pilots" in page()
 
 
@@ -185,8 +189,8 @@ def said(arms: Mapping[str, Any], change: Callable[[pd.DataFrame], pd.DataFrame]
     """The sentence of a run whose table was changed; it agrees with the short word."""
     frame, study, searches = run(arms, cycles=2, seeds=1)
     found = summarise(change(frame), study, searches)
-    assert found.headline[-1].lower().startswith(STANDINGS[found.tuning.standing])
-    return found.headline[-1]
+    assert headline(found)[-1].lower().startswith(STANDINGS[found.tuning.standing])
+    return headline(found)[-1]
 
 
 def test_every_arm_with_the_same_number_is_equally_tuned() -> None:
@@ -228,7 +232,7 @@ def test_pilots_under_way_promise_nothing() -> None:
 def test_without_pilots_nothing_is_tuned() -> None:
     study = make_study({"silo": ARMS["silo"]}, cycles=2)
     assert tuning_of(make_frame(study), study).standing == "none"
-    assert summarise(make_frame(study), study).headline[-1].startswith("Not equally tuned: the study has no pilot")
+    assert headline(summarise(make_frame(study), study))[-1].startswith("Not equally tuned: the study has no pilot")
 
 
 # --- points ---

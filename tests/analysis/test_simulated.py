@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.containment import judge
-from analysis.oracle import OracleCycle
-from analysis.ranking import rank_intervals
-from analysis.regret import crossfit_regret, cycle_regret
-from analysis.stats import FloatArray, holm, p_below, paired_interval, tost, two_sided_p
-from analysis.summary import summarise
+from silo_analysis.estimates.containment import judge
+from silo_analysis.estimates.oracle import OracleCycle
+from silo_analysis.estimates.ranking import rank_intervals
+from silo_analysis.estimates.regret import crossfit_regret, cycle_regret
+from silo_analysis.estimates.stats import FloatArray, holm, p_below, paired_interval, tost, two_sided_p
+from silo_analysis.estimates.summary import summarise
 from tests.analysis.builder import ARMS, make_frame, make_study, oracle_cycle_of
 
 TOLERANCE = 0.005

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from analysis import stats
+from silo_analysis.estimates import stats
 
 DIFFERENCES = [0.004, -0.001, 0.007, 0.002, 0.003]
 

@@ -7,11 +7,16 @@ from functools import cache
 import pandas as pd
 import pytest
 
-from analysis import columns, oracle
-from analysis.palette import CROWD, looks, shaded
-from analysis.response import rate_ticks
-from analysis.summary import Summary, summarise, summary_lines
-from analysis.wording import points
+from silo_analysis.answers.cells import points
+from silo_analysis.answers.headline import headline
+from silo_analysis.answers.missing import notes
+from silo_analysis.answers.terminal import summary_lines
+from silo_analysis.answers.text_tables import CROWD
+from silo_analysis.estimates import frames as columns
+from silo_analysis.estimates import oracle
+from silo_analysis.estimates.response import rate_ticks
+from silo_analysis.estimates.summary import Summary, summarise
+from silo_analysis.figures.palette import looks, shaded
 from tests.analysis.builder import ARMS, make_frame, make_study
 from tests.analysis.degenerate import CASES
 
@@ -98,7 +103,7 @@ def test_a_named_curve_is_no_control() -> None:
 
 
 def test_headline_says_where_numbers_come_from(full: Summary) -> None:
-    containment, both, regret, endpoint, mechanism, cost, budgets, standing = full.headline
+    containment, both, regret, endpoint, mechanism, cost, budgets, standing = headline(full)
     informative = full.cycles[full.cycles["informative"]]
     inside = int((informative["verdict"] == "inside").sum())
     assert f"silo is inside in {inside} of {len(informative)} informative cycles" in containment
@@ -112,7 +117,7 @@ def test_headline_says_where_numbers_come_from(full: Summary) -> None:
     assert "45 units" in cost
     assert budgets.startswith("Equal budgets: all 4 schedule arms")
     assert standing.startswith("Not equally tuned")
-    assert full.notes == ()
+    assert notes(full) == ()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -147,12 +152,12 @@ def test_no_run_is_too_bare(case: str) -> None:
     ],
 )
 def test_what_is_missing_is_said(case: str, said: str) -> None:
-    assert any(said in note for note in of(case).notes)
+    assert any(said in note for note in notes(of(case)))
 
 
 def test_a_tolerance_that_validation_cannot_resolve_is_said() -> None:
     study = make_study(seeds=1, cycles=2, tolerance=0.0005)
-    assert any("below 2 of 2000 validation images" in note for note in summarise(make_frame(study), study).notes)
+    assert any("below 2 of 2000 validation images" in note for note in notes(summarise(make_frame(study), study)))
 
 
 def test_a_schedule_whose_own_rate_collapsed_is_outside() -> None:
@@ -170,7 +175,7 @@ def test_the_order_of_the_rows_does_not_matter(full: Summary) -> None:
     shuffled = make_frame(study).sample(frac=1, random_state=3).reset_index(drop=True)
     again = summarise(shuffled, study)
     pd.testing.assert_frame_equal(again.cycles, full.cycles)
-    assert again.headline == full.headline
+    assert headline(again) == headline(full)
 
 
 def test_every_arm_has_its_own_look() -> None:

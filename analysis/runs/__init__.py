@@ -1,6 +1,0 @@
-"""Several runs: those of one study become one run, those of several networks or data sets become groups."""
-
-from analysis.runs.groups import Group, combine
-from analysis.runs.overview import overview, overview_frame, overview_lines
-
-__all__ = ["Group", "combine", "overview", "overview_frame", "overview_lines"]

@@ -1,0 +1,154 @@
+"""Is the schedule inside the Oracle's interval, in how many informative cycles, how sure?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from silo_analysis.answers.cells import (
+    DASH,
+    cycle_list,
+    interval_text,
+    p_value,
+    percent,
+    plural,
+    rate,
+    seed_range,
+    width_text,
+)
+from silo_analysis.answers.headline import containment_sentences
+from silo_analysis.answers.question import Question, absent, oracle_to_add
+from silo_analysis.answers.text_tables import Table
+from silo_analysis.estimates.against import SIGNIFICANCE
+from silo_analysis.estimates.containment import FEWEST_SEEDS
+from silo_analysis.estimates.summary import Summary
+
+ID = "inside"
+
+
+def ask(summary: Summary) -> Question:
+    """The verdicts of the Oracle that the summary judges by, with Holm's p values and the seeds that they lack."""
+    title = f"Is {summary.schedule} inside the Oracle's interval, in how many informative cycles, how sure?"
+    answer = (*containment_sentences(summary), *_sure(summary), *_lacking(summary))
+    data = _data(summary)
+    if not answer:
+        return Question(ID, title, missing=_missing(summary), figure="max-lr", data=data)
+    return Question(ID, title, answer, _short(data), "max-lr", _table(data), data, _part_missing(summary, data))
+
+
+def _data(summary: Summary) -> pd.DataFrame:
+    """One row per cycle of the judged schedule: `columns.CYCLES`, and the seeds that an undetermined verdict takes."""
+    own = summary.verdicts[
+        (summary.verdicts["oracle"] == summary.verdict_oracle) & (summary.verdicts["arm"] == summary.schedule)
+    ]
+    return summary.cycles.merge(own[["cycle", "needed_low", "needed_high"]], on="cycle", how="left")
+
+
+def _tested(data: pd.DataFrame) -> pd.DataFrame:
+    return data[data["verdict"] != "not tested"]
+
+
+def _sure(summary: Summary) -> Iterator[str]:
+    tested = _tested(_data(summary))
+    parts = []
+    for verdict in ("inside", "outside"):
+        p = tested.loc[tested["verdict"] == verdict, f"p_{verdict}_holm"].dropna()
+        if len(p):
+            stand = int((p < SIGNIFICANCE).sum())
+            parts.append(f"{stand} of {len(p)} {verdict} stand (p {_from_to(p)})")
+    if parts:
+        yield f"How sure, when all cycles are asked at once (Holm): {'; '.join(parts)}."
+
+
+def _from_to(p: pd.Series[float]) -> str:
+    low, high = p_value(p.min()), p_value(p.max())
+    return low if low == high else f"{low} to {high}"
+
+
+def _lacking(summary: Summary) -> Iterator[str]:
+    tested = _tested(_data(summary))
+    open_ = tested[tested["verdict"] == "undetermined"]
+    if not len(open_):
+        return
+    known = open_.dropna(subset=["needed_low"])
+    if not len(known):
+        yield f"Undetermined in {cycle_list(open_['cycle'])}; how many seeds it lacks is not known from these."
+        return
+    each = "; ".join(f"cycle {row['cycle']}: {_seeds(row)}" for row in known.to_dict("records"))
+    yield (
+        f"Undetermined in {cycle_list(open_['cycle'])}. Did the differences stay as they are, so many seeds in all "
+        f"would settle it, by the spread against the rate most in the way: {each}."
+    )
+
+
+def _seeds(row: Any) -> str:
+    return seed_range(row["needed_low"], row["needed_high"])
+
+
+def _short(data: pd.DataFrame) -> str:
+    tested = _tested(data)
+    informative = tested[tested["informative"]]
+    inside, open_ = (int((tested["verdict"] == name).sum()) for name in ("inside", "undetermined"))
+    if not len(informative):
+        return f"no informative cycle; inside in {inside} and undetermined in {open_} of {len(tested)} tested"
+    own = int((informative["verdict"] == "inside").sum())
+    return (
+        f"inside in {own} of {plural(len(informative), 'informative cycle')}, undetermined in {open_} of {len(tested)}"
+    )
+
+
+def _table(data: pd.DataFrame) -> Table:
+    head = (
+        "Cycle", "Weights, %", "max_lr", "Point interval", "Decades", "Verdict", "Holm p", "Informative",
+        "Seeds it takes",
+    )  # fmt: skip
+    rows: list[tuple[str, ...]] = [
+        (
+            str(row["cycle"]),
+            percent(row["weights_remaining"]),
+            rate(row["max_lr"]),
+            interval_text(row),
+            width_text(row),
+            row["verdict"],
+            p_value(row.get(f"p_{row['verdict']}_holm")),
+            "yes" if row["informative"] else "no",
+            DASH if pd.isna(row["needed_low"]) else _seeds(row).removesuffix(" seeds"),
+        )
+        for row in data.to_dict("records")
+    ]
+    return Table(head, rows, frozenset({"Verdict", "Informative"}))
+
+
+# --- what is missing ---
+
+
+def _missing(summary: Summary) -> str:
+    if (why := absent(summary)) is not None:
+        return why
+    name, oracle = summary.schedule, summary.verdict_oracle
+    if oracle is None:
+        return f"The study has no Oracle, greedy or conditioned on {name}. {oracle_to_add(name)}"
+    if name not in summary.study.tests_of(oracle):
+        return f"{oracle} does not try the value of {name}: add {name} to its tests."
+    return f"{oracle} has closed no cycle of {name} yet: let the run go on."
+
+
+def _part_missing(summary: Summary, data: pd.DataFrame) -> str | None:
+    tested = _tested(data)
+    seeds = len(summary.study.replicates.seeds)
+    if seeds < FEWEST_SEEDS:
+        return f"A verdict takes {FEWEST_SEEDS} seeds, the study has {seeds}: add seeds to [replicates]."
+    if not tested["controls"].notna().any():
+        return (
+            "No control is tested, so no cycle can be informative: add a constant or linear peak with the Oracle's own "
+            'profile, for example { preset = "constant-high" }.'
+        )
+    if not tested["informative"].any():
+        open_ = tested["controls"].str.contains("undetermined", na=False).any()
+        return (
+            f"No control is outside in any cycle, so being inside says nothing here: {'more seeds, ' if open_ else ''}"
+            "a longer chain, or curves whose rates lie further apart, may tell."
+        )
+    return None

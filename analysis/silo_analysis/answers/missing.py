@@ -1,0 +1,141 @@
+"""What is missing, and what limits the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from silo_analysis.answers.cells import plural, points
+from silo_analysis.answers.fairness import partial_ranking, unequal_budgets
+from silo_analysis.answers.mechanism_words import missing_spreads
+from silo_analysis.estimates.containment import FEWEST_SEEDS
+from silo_analysis.estimates.oracle import conditioned_oracle, greedy_oracle, is_guided, prefix_of
+from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
+from silo_analysis.estimates.tuning import has_chains
+
+if TYPE_CHECKING:
+    from silo_analysis.estimates.summary import Summary
+
+
+def notes(summary: Summary) -> tuple[str, ...]:
+    """What is missing or limits the numbers, one sentence each; empty for a full study."""
+    return (
+        *_missing_arms(summary),
+        *_missing_seeds(summary),
+        *_missing_rows(summary),
+        *partial_ranking(summary),
+        *missing_spreads(summary),
+        *unequal_budgets(summary),
+        *_weak_tests(summary),
+    )
+
+
+def _missing_arms(summary: Summary) -> Iterator[str]:
+    study, name = summary.study, summary.schedule
+    if not len(summary.arms):
+        searched = summary.cost["units"].sum() > 0
+        yield "Only searches have results yet." if searched else "The run has no results yet."
+    if name not in study.arms:
+        yield f"The study has no arm {name!r} to judge (report.schedule): no verdict, regret, chain gap or cost ratio."
+    if summary.verdict_oracle is None:
+        yield f"The study has no Oracle, greedy or conditioned on {name}: no interval, verdict, regret or chain gap."
+        return
+    if name in study.arms and prefix_of(study, summary.verdict_oracle) is None:
+        yield (
+            f"No Oracle with results is conditioned on {name}: interval, verdict and cycle regret come from the greedy "
+            f"Oracle {summary.verdict_oracle} instead, whose cycles start from its own weights."
+        )
+    if is_guided(summary.study, summary.verdict_oracle):
+        yield (
+            f"{summary.verdict_oracle} is guided: its rates differ between seeds, so that few rates have the "
+            f"{FEWEST_SEEDS} seeds that a verdict takes. A grid Oracle judges better."
+        )
+    yield from _missing_pair(summary)
+    if summary.chain_oracle is None:
+        yield "The study has no greedy Oracle: no chain gap and no primary endpoint."
+    if name in study.arms and name not in study.tests_of(summary.verdict_oracle):
+        yield f"{summary.verdict_oracle} does not test {name}: no verdict and no cycle regret."
+    if study.cycles <= FIRST_ENDPOINT_CYCLE:
+        yield f"The study has no cycle ≥ {FIRST_ENDPOINT_CYCLE}: no primary endpoint."
+
+
+def _missing_pair(summary: Summary) -> Iterator[str]:
+    """Why two Oracles of the study are not compared."""
+    names = greedy_oracle(summary.study, ()), conditioned_oracle(summary.study, ())
+    if None in names or not len(summary.arms):
+        return
+    if summary.pair is None:
+        yield f"The greedy and the conditioned Oracle ({names[0]}, {names[1]}) are not compared: not both have results."
+    elif not len(summary.compared):
+        yield f"{summary.pair.greedy} and {summary.pair.conditioned} have no cycle in common: they are not compared."
+
+
+def _missing_seeds(summary: Summary) -> Iterator[str]:
+    seeds = summary.study.replicates.seeds
+    absent = [seed for seed in seeds if seed not in summary.seeds]
+    if absent and summary.seeds:
+        yield f"No rows yet for {plural(len(absent), 'seed')}: {', '.join(map(str, absent))}."
+    if len(seeds) < FEWEST_SEEDS:
+        yield f"With {plural(len(seeds), 'seed')} every verdict is undetermined: it takes at least {FEWEST_SEEDS}."
+    end = summary.endpoint
+    if end is not None and end.cycles and summary.seeds and not end.per_seed:
+        yield "No seed has every cycle of both chains: no primary endpoint."
+    elif end is not None and end.cycles and summary.seeds and end.incomplete:
+        names = ", ".join(map(str, end.incomplete))
+        yield (
+            f"The primary endpoint leaves out {plural(len(end.incomplete), 'seed')} ({names}) in which a chain has not "
+            "reached every cycle; a chain that ended because it diverged is not in that mean."
+        )
+
+
+def _missing_rows(summary: Summary) -> Iterator[str]:
+    trial = summary.troubles["trial"].notna()
+    status = summary.troubles.loc[~trial, "status"].value_counts()
+    if diverged := int(status.get("diverged", 0)):
+        yield f"{plural(diverged, 'row')} diverged: such a rate is outside; differences need an accuracy."
+    if failed := int(status.get("failed", 0)):
+        yield f"{plural(failed, 'row')} failed (retries used up); no number here has them."
+    if lost := int(trial.sum()):
+        yield f"{plural(lost, 'row')} of searches diverged or failed: a diverged one counts as guessing there."
+    if summary.mixed:
+        kinds = sorted({kind for found in summary.mixed.values() for kind in found})
+        mixed = ", ".join(map(str, summary.mixed))
+        yield (
+            f"Units of seed{'' if len(summary.mixed) == 1 else 's'} {mixed} were trained on several kinds of device "
+            f"({'; '.join(kinds)}): last bits may differ, and with them what is compared."
+        )
+    for (seeds, reached), arms in _short_chains(summary).items():
+        where = f"after cycle {reached} of {summary.study.cycles - 1}" if reached >= 0 else "at any cycle"
+        yield (
+            f"{', '.join(arms)}: nothing {where} in seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))} "
+            "(still under way, or ended early)."
+        )
+
+
+def _short_chains(summary: Summary) -> dict[tuple[tuple[int, ...], int], list[str]]:
+    """Arms whose chains stop early, by the seeds that do and the cycle after which they stop."""
+    short: dict[tuple[tuple[int, ...], int], list[str]] = {}
+    for arm in (name for name in summary.study.arms if has_chains(summary.study, name)):
+        seeds: dict[int, list[int]] = {}
+        for seed in summary.seeds:
+            seeds.setdefault(summary.reached.get((arm, seed), -1), []).append(seed)
+        for reached, members in seeds.items():
+            if reached < summary.study.cycles - 1:
+                short.setdefault((tuple(members), reached), []).append(arm)
+    return short
+
+
+def _weak_tests(summary: Summary) -> Iterator[str]:
+    if summary.n_val and summary.tolerance < 2 / summary.n_val:
+        yield (
+            f"The tolerance of {points(summary.tolerance, signed=False)} points is below 2 of {summary.n_val} "
+            "validation images: a difference that small is not resolved."
+        )
+    edges = summary.cycles["unbounded_low"].fillna(False) | summary.cycles["unbounded_high"].fillna(False)
+    if edge := int(edges.sum()):
+        yield f"In {plural(edge, 'cycle')} the best rate is an edge of the Oracle's grid: no end is seen there."
+    tested = summary.cycles[summary.cycles["verdict"] != "not tested"]
+    if len(tested) and not tested["controls"].notna().any():
+        yield "No control (a constant or linear peak) is tested: no cycle can be informative."
+    elif len(tested) and not tested["informative"].any():
+        yield "No cycle is informative: no control was outside, so being inside says nothing here."

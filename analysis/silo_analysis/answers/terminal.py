@@ -1,0 +1,73 @@
+"""The summary as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from silo_analysis.answers.cells import interval_text, percent, points, rate, width_text
+from silo_analysis.answers.headline import headline
+from silo_analysis.answers.missing import notes
+from silo_analysis.estimates.tuning import PILOT, fragment
+
+if TYPE_CHECKING:
+    from silo_analysis.answers.question import Question
+    from silo_analysis.estimates.summary import Summary
+
+
+def summary_lines(summary: Summary, answers: Sequence[Question] = ()) -> list[str]:
+    """A plain-text table per cycle, the answers in one line each, the headline beside them, and what is missing.
+
+    Args:
+        summary: of the run.
+        answers: of `questions.questions`; what they say in full is not said again.
+    """
+    header = (
+        "cycle",
+        "weights %",
+        f"{summary.schedule} max_lr",
+        "point interval",
+        "decades",
+        "verdict",
+        "regret",
+        "gap",
+    )
+    body = [
+        (
+            str(row["cycle"]),
+            percent(row["weights_remaining"]),
+            rate(row["max_lr"]),
+            interval_text(row),
+            width_text(row),
+            f"{row['verdict']}{' *' if row['informative'] else ''}",
+            points(row["cycle_regret_test"]),
+            points(row["chain_gap"]),
+        )
+        for _, row in summary.cycles.iterrows()
+    ]
+    legend = "regret (cycle regret) and gap (chain gap) in points on test, means over seeds; * informative cycle"
+    table = [*_aligned([header, *body]), legend] if body else []
+    said = {sentence for question in answers for sentence in question.answer}
+    rest = [sentence for sentence in headline(summary) if sentence not in said]
+    missing = [f"Note: {note}" for note in notes(summary)]
+    return [*table, *map(answer_line, answers), *rest, *_fragments(summary), *missing]
+
+
+def answer_line(question: Question) -> str:
+    """The question with its answer in one line, or with what is missing."""
+    if question.short:
+        return f"{question.title} {question.short[0].upper()}{question.short[1:]}."
+    return f"{question.title} Not answered: {question.missing}"
+
+
+def _fragments(summary: Summary) -> Iterator[str]:
+    """What a search of the S-curve found, to paste into a study."""
+    for search in summary.searches.values():
+        text = fragment(search, summary.study) if search.kind != PILOT and search.finished else None
+        if text is not None:
+            yield from ("", *text.rstrip().splitlines(), "")
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

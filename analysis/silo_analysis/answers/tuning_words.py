@@ -1,0 +1,82 @@
+"""Sentences about searches: who was tuned, and what sharing and stopping saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from silo_analysis.answers.cells import percent, plural
+from silo_analysis.estimates.tuning import PILOT, Savings
+
+if TYPE_CHECKING:
+    from silo_analysis.estimates.summary import Summary
+
+STANDINGS = {
+    "none": "not equally tuned (no pilot chains)",
+    "under way": "pilots under way",
+    "equal": "equally tuned",
+    "unequal": "not equally tuned",
+}
+
+
+def tuning_sentence(summary: Summary) -> str:
+    """How the schedule arms came by their constants: equally tuned, or who got what."""
+    if summary.tuning.standing == "none":
+        return "Not equally tuned: the study has no pilot, so every arm has the constants that the study gives it."
+    return f"{STANDINGS[summary.tuning.standing].capitalize()}: {'; '.join(_who_was_tuned(summary))}."
+
+
+def _who_was_tuned(summary: Summary) -> Iterator[str]:
+    tuning = summary.tuning
+    due = [arm for arm, count in tuning.chains.items() if count >= tuning.planned]
+    on = f"on {seed_list(tuning.seeds)}" if tuning.seeds else "on seeds of their own"
+    if due:
+        everyone = len(due) == len(tuning.chains) and not (tuning.written or tuning.derived)
+        who, each = ("every schedule arm", "") if everyone else (", ".join(due), " each" if len(due) > 1 else "")
+        yield f"{who} got {plural(tuning.planned, 'pilot chain')}{each} {on}"
+    for arm, count in tuning.extra.items():
+        yield f"the best of {arm} lay on an edge of its grid, which was extended by {plural(count, 'chain')}"
+    for arm in (arm for arm in tuning.chains if arm not in due):
+        yield f"{arm} has {tuning.chains[arm]} of {plural(tuning.planned, 'pilot chain')} {on}"
+    for leader in dict.fromkeys(tuning.derived.values()):
+        names = [arm for arm, other in tuning.derived.items() if other == leader]
+        yield f"{' and '.join(names)} take{'s' if len(names) == 1 else ''} the rates that the pilot of {leader} found"
+    if tuning.written:
+        yield f"not tuned, with constants that are written in the study: {', '.join(tuning.written)}"
+
+
+def tuned_sentences(summary: Summary) -> Iterator[str]:
+    """The best point of every search of the S-curve's own parameters."""
+    for arm, search in summary.searches.items():
+        best = next((point for point in search.points if point["trial"] == search.best), None)
+        if search.kind == PILOT or best is None:
+            continue
+        stopped = sum(point["stopped"] is not None for point in search.points)
+        params = ", ".join(f"{name} {value:.4g}" for name, value in best["params"].items())
+        yield (
+            f"{arm}: the best of {plural(len(search.points), 'point')} ({stopped} stopped early"
+            f"{'' if search.finished else ', more to come'}) is {params}, with a mean validation accuracy of "
+            f"{percent(best['objective'])} % over {plural(len(search.counted), 'cycle')} on {seed_list(best['seeds'])}."
+        )
+
+
+def seed_list(seeds: Any) -> str:
+    """ "seed 3", "seeds 3, 4"."""
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+
+
+def savings_sentence(found: Savings) -> str:
+    """Units that a search trained, against points × cycles × seeds."""
+    rest = (
+        (found.shared, "shared between chains"),
+        (found.stopped, "not needed after a point was stopped"),
+        (found.failed, "failed"),
+        (found.missing, "not reached by chains that ended early, or still to come"),
+    )
+    parts = "; ".join(f"{count} {why}" for count, why in rest if count)
+    total = f"{found.trained} distinct units trained against {found.planned} (points × cycles × seeds)"
+    if not found.planned or not parts:
+        return f"{total}."
+    return (
+        f"{total}: {parts}. Sharing and stopping saved {percent((found.shared + found.stopped) / found.planned, 0)} %."
+    )

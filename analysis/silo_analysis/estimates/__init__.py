@@ -1,0 +1,1 @@
+"""Statistics of a table: intervals, verdicts, regret, contrasts, ranks, costs."""

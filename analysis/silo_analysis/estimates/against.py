@@ -1,0 +1,122 @@
+"""The judged schedule against every other schedule arm, between chains: paired differences on test.
+
+Sign: difference = judged schedule − other arm, so *above 0 the judged schedule is better*. (The chain gap of `regret`
+is the Oracle's arm − the schedule: there, above 0 the Oracle is better.) Accuracies are in [0, 1]; 0.01 is one point.
+
+Two families of tests, each corrected by Holm (1979) by itself: the overall differences, one per arm, and the
+differences per arm and cycle. Equivalence is a TOST (Schuirmann 1987) at the tolerance, corrected over the same family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from silo_analysis.estimates.frames import AGAINST, typed
+from silo_analysis.estimates.oracle import numbers
+from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
+from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
+from silo_analysis.estimates.stats import FloatArray, holm, paired_interval, tost, two_sided_p
+from silo_tune.study.arms import ScheduleArm
+from silo_tune.study.model import Study
+
+SIGNIFICANCE = 0.05
+
+
+def others(study: Study) -> list[str]:
+    """Schedule arms beside the judged one, in study order; none when there is no judged one."""
+    judged = study.report.schedule
+    if judged not in study.arms:
+        return []
+    return [name for name, arm in study.arms.items() if isinstance(arm, ScheduleArm) and name != judged]
+
+
+def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Per other schedule arm: the overall difference (`cycle` null), and that of every cycle ≥ 1 (`columns.AGAINST`).
+
+    The overall difference is per seed the mean over all cycles ≥ 2, then the mean over seeds; a seed in which a cycle
+    of either chain is missing or has no accuracy is left out, and counted in `left_out`. Below three seeds there
+    is no p value (`ranking.FEWEST_TOLD_APART`).
+
+    Args:
+        chains: from `regret.chain_rows`.
+        study: says which arms and cycles.
+    """
+    found = differences(chains, study.report.schedule, others(study))
+    overall = [row for arm, table in found.items() for row in _overall(arm, table, study)]
+    per_cycle = [row for arm, table in found.items() for row in _per_cycle(arm, table, study)]
+    return typed([*_corrected(overall), *_corrected(per_cycle)], AGAINST)
+
+
+def differences(chains: pd.DataFrame, judged: str, arms: list[str]) -> dict[str, pd.DataFrame]:
+    """Arm → (seeds, cycles) test accuracy of the judged arm − the arm's, from cycle 1 on; NaN where either is missing.
+
+    Args:
+        chains: from `regret.chain_rows`.
+        judged: whose differences they are.
+        arms: the others.
+    """
+    late = chains[(chains["cycle"] >= 1) & chains["arm"].isin([judged, *arms])]
+    plain = pd.DataFrame(
+        {"arm": late["arm"].astype(object), "seed": numbers(late, "seed").astype(int),
+         "cycle": numbers(late, "cycle").astype(int), "accuracy": numbers(late, "test_accuracy")}
+    )  # fmt: skip
+    of = {str(arm): rows.pivot(index="seed", columns="cycle", values="accuracy") for arm, rows in plain.groupby("arm")}
+    empty = pd.DataFrame()
+    return {arm: of.get(judged, empty) - of.get(arm, empty) for arm in arms}
+
+
+def _overall(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
+    wanted = list(range(FIRST_ENDPOINT_CYCLE, study.cycles))
+    if wanted:
+        complete = table.reindex(columns=wanted).dropna()
+        yield {"arm": arm} | _estimated(complete.mean(axis=1).to_numpy(dtype=float), study)
+
+
+def _per_cycle(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
+    for cycle in range(1, study.cycles):
+        values = table.get(cycle, pd.Series(dtype=float)).dropna().to_numpy(dtype=float)
+        found = {"arm": arm, "cycle": cycle, "weights_remaining": study.remaining[cycle]}
+        yield found | _estimated(values, study)
+
+
+def _estimated(values: FloatArray, study: Study) -> dict[str, Any]:
+    estimate = paired_interval(values)
+    enough = estimate.n >= FEWEST_TOLD_APART
+    return {
+        "difference": estimate.mean,
+        "spread": estimate.spread,
+        "low": estimate.low,
+        "high": estimate.high,
+        "p": two_sided_p(values) if enough else None,
+        "p_equivalent": tost(values, study.report.tolerance).p if enough else None,
+        "n_seeds": estimate.n,
+        "left_out": len(study.replicates.seeds) - estimate.n,
+    }
+
+
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one family with Holm's p values and what they say together."""
+    tested = [row for row in rows if row["p"] is not None]
+    for name in ("p", "p_equivalent"):
+        for row, p in zip(tested, holm([row[name] for row in tested]), strict=True):
+            row[f"{name}_holm"] = p
+    return [row | {"outcome": _outcome(row)} for row in rows]
+
+
+def _outcome(row: dict[str, Any]) -> str | None:
+    """better | worse | equivalent | undetermined, of the judged schedule; None where there is nothing to compare."""
+    return (
+        None
+        if row["difference"] is None
+        else outcome(row["difference"], row.get("p_holm"), row.get("p_equivalent_holm"))
+    )
+
+
+def outcome(difference: float, p: float | None, p_equivalent: float | None) -> str:
+    """What corrected p values say of a difference: a shown difference before equivalence, which it does not exclude."""
+    if p is not None and p < SIGNIFICANCE:
+        return "better" if difference > 0 else "worse"
+    return "equivalent" if p_equivalent is not None and p_equivalent < SIGNIFICANCE else "undetermined"

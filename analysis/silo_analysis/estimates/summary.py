@@ -1,0 +1,386 @@
+"""Everything that a run says about its schedule, as plain tables: `summarise(frame, study) -> Summary`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from silo_analysis.estimates import (
+    against,
+    budgets,
+    containment,
+    cost,
+    mechanism,
+    needed,
+    oracle,
+    oracles_compared,
+    ranking,
+    regret,
+    tuning,
+)
+from silo_analysis.estimates.frames import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
+from silo_analysis.estimates.interval import interval_of
+from silo_analysis.estimates.oracle import OracleCycle
+from silo_analysis.estimates.oracles_compared import Pair
+from silo_analysis.estimates.regret import Endpoint
+from silo_analysis.estimates.stats import Estimate, holm, paired_interval
+from silo_analysis.estimates.tuning import Savings, Tuning
+from silo_tune.results.searches import SearchRecord
+from silo_tune.study.arms import OracleArm
+from silo_tune.study.model import Study
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Tables of one run. Accuracies and their differences are in [0, 1].
+
+    Attributes:
+        study: the study.
+        verdict_oracle: the Oracle that interval, verdict and cycle regret come from, None without one.
+        chain_oracle: the greedy Oracle that chain gap and primary endpoint come from, None without one.
+        cycles: one row per decided cycle (`CYCLES`), from those two Oracles.
+        intervals: per Oracle and cycle (`INTERVALS`).
+        verdicts: per Oracle, cycle and tested arm (`VERDICTS`); Holm is over the cycles of one Oracle and arm. An
+            undetermined one has the range of seeds that it would take (`needed.seeds_for_verdict`).
+        curves: per Oracle, cycle and rate: means and spreads over seeds (`CURVES`).
+        arms: per arm and cycle: means and spreads of what its chains go on with (`ARMS`).
+        regret, crossfit: per Oracle, cycle and seed (`REGRET`, `CROSSFIT`).
+        gaps: per greedy Oracle, cycle and seed (`GAPS`).
+        against: the judged schedule against every other schedule arm, overall and per cycle (`AGAINST`).
+        endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
+        ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
+        budgets: what schedule arms trained per retrained cycle (`BUDGETS`).
+        spreads, slopes: of gradients and representations, for the schedule and the controls (`SPREADS`, `SLOPES`).
+        cost: per arm (`cost.COLUMNS`).
+        pair: the greedy Oracle and the one conditioned on the schedule, None unless both have rows.
+        compared: per cycle that both have (`COMPARED`).
+        searches: arm → its pilot or tune search, as far as they were given.
+        savings: arm → where the units of its search went.
+        tuning: how the schedule arms came by their constants.
+        troubles: rows that diverged or failed, those of searches included.
+        mixed: seed → kinds of device, for each seed whose units were trained on several.
+        reached: (arm, seed) → last cycle that the chain has closed with something to go on with.
+        seeds: replicates that have any ordinary row.
+        n_val: validation images, None without results.
+    """
+
+    study: Study
+    verdict_oracle: str | None
+    chain_oracle: str | None
+    cycles: pd.DataFrame
+    intervals: pd.DataFrame
+    verdicts: pd.DataFrame
+    curves: pd.DataFrame
+    arms: pd.DataFrame
+    regret: pd.DataFrame
+    crossfit: pd.DataFrame
+    gaps: pd.DataFrame
+    against: pd.DataFrame
+    endpoint: Endpoint | None
+    ranking: pd.DataFrame
+    budgets: pd.DataFrame
+    spreads: pd.DataFrame
+    slopes: pd.DataFrame
+    cost: pd.DataFrame
+    pair: Pair | None
+    compared: pd.DataFrame
+    searches: Mapping[str, SearchRecord]
+    savings: Mapping[str, Savings]
+    tuning: Tuning
+    troubles: pd.DataFrame
+    mixed: Mapping[int, tuple[str, ...]]
+    reached: Mapping[tuple[str, int], int]
+    seeds: tuple[int, ...]
+    n_val: int | None
+
+    @property
+    def schedule(self) -> str:
+        """Name of the judged arm; the run may lack it."""
+        return self.study.report.schedule
+
+    @property
+    def tolerance(self) -> float:
+        """Difference of accuracies in [0, 1] that counts as none."""
+        return self.study.report.tolerance
+
+
+def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRecord] | None = None) -> Summary:
+    """Compute every table of a run.
+
+    Args:
+        frame: rows as in `columns.COLUMNS`; a run under way or with failures is fine. Only cost, troubles and savings
+            look at the rows of searches.
+        study: its study.
+        searches: arm → its pilot or tune tuning.
+    """
+    given, searches = searches, searches or {}
+    rows = tuning.ordinary(frame)
+    groups = oracle.oracle_cycles(rows, study)
+    present = {name for name, _ in groups}
+    schedule, tolerance = study.report.schedule, study.report.tolerance
+    judge_by, chain_by = oracle.verdict_oracle(study, present), oracle.greedy_oracle(study, present)
+    chains = regret.chain_rows(rows)
+    regrets = typed([row for g in groups.values() for row in regret.cycle_regret(g, schedule)], REGRET)
+    crossfit = typed([row for g in groups.values() for row in regret.crossfit_regret(g, schedule)], CROSSFIT)
+    gaps = _gaps(chains, study)
+    intervals = typed([_interval(group, tolerance) for group in groups.values()], INTERVALS)
+    verdicts = _verdicts(groups, study)
+    arms = _arms(regret.chain_rows(_with_winners(rows, study)))
+    parts = CycleParts(intervals, verdicts, arms, regrets, crossfit, gaps)
+    n_val = rows["n_val"].dropna()
+    cycles = _cycles(study, judge_by, chain_by, parts)
+    weights = cycles.set_index("cycle")["weights_remaining"].to_dict()
+    pair = oracles_compared.pair_of(study, present)
+    ratios = mechanism.log_ratios(chains, study)
+    return Summary(
+        study=study,
+        verdict_oracle=judge_by,
+        chain_oracle=chain_by,
+        cycles=cycles,
+        intervals=intervals,
+        verdicts=verdicts,
+        curves=typed([row for group in groups.values() for row in _curve(group)], CURVES),
+        arms=arms,
+        regret=regrets,
+        crossfit=crossfit,
+        gaps=gaps,
+        against=against.against_table(chains, study),
+        endpoint=_endpoint(gaps, study, chain_by),
+        ranking=ranking.rank_arms(chains, study),
+        budgets=budgets.budget_table(chains, study),
+        spreads=mechanism.spread_table(ratios),
+        slopes=mechanism.slope_table(ratios),
+        cost=cost.cost_table(frame, study),
+        pair=pair,
+        compared=oracles_compared.compare(groups, pair, schedule, tolerance, weights),
+        searches=searches,
+        savings={name: tuning.savings(found, frame, study.cycles) for name, found in searches.items()},
+        tuning=tuning.tuning_of(frame, study, given),
+        troubles=_troubles(frame),
+        mixed=_mixed(frame),
+        reached=_reached(chains),
+        seeds=tuple(sorted(int(seed) for seed in rows["seed"].dropna().unique())),
+        n_val=int(n_val.min()) if len(n_val) else None,
+    )
+
+
+# --- per Oracle and cycle ---
+
+
+def _interval(group: OracleCycle, tolerance: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"oracle": group.oracle, "cycle": group.cycle, "n_seeds": len(group.seeds)}
+    if (found := interval_of(group, tolerance)) is None:
+        return row
+    return row | {
+        "interval_low": found.low,
+        "interval_high": found.high,
+        "unbounded_low": found.unbounded_low,
+        "unbounded_high": found.unbounded_high,
+        "clipped": found.clipped,
+        "segments": "; ".join(f"{low:.4g} to {high:.4g}" for low, high in found.segments),
+        "best_max_lr": found.best,
+        "best_accuracy": found.best_accuracy,
+        "width_decades": found.width_decades,
+    }
+
+
+def _verdicts(groups: Mapping[tuple[str, int], OracleCycle], study: Study) -> pd.DataFrame:
+    rows = []
+    for (name, cycle), group in groups.items():
+        tests = list(dict.fromkeys([study.report.schedule, *study.tests_of(name), *group.tested]))
+        arms = [arm for arm in tests if arm in study.arms]
+        known_controls = oracle.controls(study, arms)
+        for arm in arms:
+            row = {"oracle": name, "cycle": cycle, "arm": arm, "control": arm in known_controls}
+            rows.append(row | _verdict(group, arm, study.report.tolerance))
+    table = typed(rows, VERDICTS)
+    for _, index in table.groupby(["oracle", "arm"], sort=False).groups.items():
+        for kind in ("p_inside", "p_outside"):
+            p = table.loc[index, kind].dropna()
+            table.loc[p.index, f"{kind}_holm"] = holm(p.tolist())
+    return table
+
+
+def _verdict(group: OracleCycle, arm: str, tolerance: float) -> dict[str, Any]:
+    verdict = containment.judge(group, arm, tolerance)
+    return {
+        "max_lr": verdict.max_lr,
+        "verdict": verdict.name,
+        "point_verdict": _point_verdict(group, verdict.max_lr, tolerance),
+        "reason": verdict.reason,
+        "n_seeds": verdict.n_seeds,
+        "p_inside": verdict.p_inside,
+        "p_outside": verdict.p_outside,
+        **_needed(group, arm, verdict.name, tolerance),
+    }
+
+
+def _needed(group: OracleCycle, arm: str, verdict: str, tolerance: float) -> dict[str, int]:
+    found = needed.seeds_for_verdict(group, arm, tolerance) if verdict == "undetermined" else None
+    return {} if found is None else {"needed_low": found[0], "needed_high": found[1]}
+
+
+def _point_verdict(group: OracleCycle, rate: float | None, tolerance: float) -> str | None:
+    interval = interval_of(group, tolerance)
+    if rate is None or interval is None:
+        return None
+    return "inside" if interval.contains(rate) else "outside"
+
+
+def _curve(group: OracleCycle) -> list[dict[str, Any]]:
+    names: dict[float, list[str]] = {}
+    for arm, rate in group.tested.items():
+        names.setdefault(rate, []).append(arm)
+    return [
+        {
+            "oracle": group.oracle,
+            "cycle": group.cycle,
+            "max_lr": rate,
+            "asked": bool(group.asked[i]),
+            "tests": ",".join(names.get(rate, [])) or None,
+            **_mean_and_spread("val", group.val[:, i]),
+            **_mean_and_spread("test", group.test[:, i]),
+            "n": int(np.isfinite(group.val[:, i]).sum()),
+            "collapsed": int(group.collapsed[:, i].sum()),
+        }
+        for i, rate in enumerate(group.rates.tolist())
+    ]
+
+
+def _mean_and_spread(name: str, values: Any) -> dict[str, float | None]:
+    estimate = paired_interval(np.asarray(values, dtype=float))
+    return {f"{name}_mean": estimate.mean, f"{name}_spread": estimate.spread}
+
+
+# --- per arm and chain ---
+
+
+def _with_winners(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The rows, in which an Oracle that goes on with another arm's weights stands with its own winners."""
+    others = [name for name, arm in study.arms.items() if isinstance(arm, OracleArm) and arm.prefix != "own"]
+    return rows.assign(continued=rows["continued"] & ~rows["arm"].isin(others))
+
+
+def _arms(chains: pd.DataFrame) -> pd.DataFrame:
+    return typed([_arm(str(arm), int(cycle), rows) for (arm, cycle), rows in _grouped(chains, ["arm", "cycle"])], ARMS)
+
+
+def _grouped(frame: pd.DataFrame, by: list[str]) -> Any:
+    return frame.groupby(by, sort=False)
+
+
+def _arm(arm: str, cycle: int, rows: pd.DataFrame) -> dict[str, Any]:
+    rates = oracle.numbers(rows, "max_lr")
+    rates = rates[np.isfinite(rates)]
+    remaining = oracle.numbers(rows, "weights_remaining")
+    remaining = remaining[np.isfinite(remaining)]
+    return {
+        "arm": arm,
+        "cycle": cycle,
+        "weights_remaining": float(remaining.mean()) if len(remaining) else None,
+        "max_lr": float(np.median(rates)) if len(rates) else None,
+        **_mean_and_spread("test", oracle.numbers(rows, "test_accuracy")),
+        **_mean_and_spread("val", oracle.numbers(rows, "val_accuracy")),
+        "n_seeds": int(rows["test_accuracy"].notna().sum()),
+        "diverged": int((rows["status"] == "diverged").sum()),
+    }
+
+
+def _reached(chains: pd.DataFrame) -> dict[tuple[str, int], int]:
+    last = _grouped(chains, ["arm", "seed"])["cycle"].max()
+    return {(str(arm), int(seed)): int(cycle) for (arm, seed), cycle in last.items()}
+
+
+def _gaps(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
+    schedule = study.report.schedule
+    greedy = [name for name in oracle.oracles(study) if oracle.prefix_of(study, name) is None]
+    rows: list[dict[str, Any]] = []
+    for name in greedy if schedule in study.arms else []:
+        first = min(oracle.first_cycle(study, name), oracle.first_cycle(study, schedule))
+        rows += regret.chain_gaps(chains, name, schedule, first).to_dict("records")  # type: ignore[arg-type]
+    return typed(rows, GAPS)
+
+
+def _endpoint(gaps: pd.DataFrame, study: Study, name: str | None) -> Endpoint | None:
+    if name is None or study.report.schedule not in study.arms:
+        return None
+    own = gaps[gaps["oracle"] == name]
+    report = study.report
+    return regret.primary_endpoint(own, name, report.schedule, study.cycles, study.replicates.seeds, report.tolerance)
+
+
+def _troubles(frame: pd.DataFrame) -> pd.DataFrame:
+    columns = ["arm", "mode", "seed", "trial", "cycle", "max_lr", "tests", "status", "error", "train_loss"]
+    return frame.loc[frame["status"].isin(["diverged", "failed"]), columns].reset_index(drop=True)
+
+
+def _mixed(frame: pd.DataFrame) -> dict[int, tuple[str, ...]]:
+    mixed = frame.loc[frame["mixed"], ["seed", "device"]].dropna().drop_duplicates()
+    seeds = sorted(int(seed) for seed in mixed["seed"].unique())
+    return {seed: tuple(sorted(mixed.loc[mixed["seed"] == seed, "device"])) for seed in seeds}
+
+
+# --- per cycle ---
+
+
+@dataclass(frozen=True)
+class CycleParts:
+    """The tables that a cycle's row is put together from."""
+
+    intervals: pd.DataFrame
+    verdicts: pd.DataFrame
+    arms: pd.DataFrame
+    regret: pd.DataFrame
+    crossfit: pd.DataFrame
+    gaps: pd.DataFrame
+
+
+def _cycles(study: Study, judge_by: str | None, chain_by: str | None, parts: CycleParts) -> pd.DataFrame:
+    schedule = study.report.schedule
+    first = oracle.first_cycle(study, schedule) if schedule in study.arms else 1
+    return typed([_cycle(study, cycle, judge_by, chain_by, parts) for cycle in range(first, study.cycles)], CYCLES)
+
+
+def _cycle(study: Study, cycle: int, judge_by: str | None, chain_by: str | None, parts: CycleParts) -> dict[str, Any]:
+    def at(table: pd.DataFrame, name: str | None) -> pd.DataFrame:
+        return table[(table["cycle"] == cycle) & (table["oracle"] == name)] if name is not None else table.iloc[:0]
+
+    arms = parts.arms[parts.arms["cycle"] == cycle]
+    own = arms[arms["arm"] == study.report.schedule]
+    interval, verdicts = at(parts.intervals, judge_by), at(parts.verdicts, judge_by)
+    judged = verdicts[verdicts["arm"] == study.report.schedule]
+    known = verdicts[verdicts["control"]]
+    regrets, gap = at(parts.regret, judge_by), _estimate(at(parts.gaps, chain_by), "gap_test")
+    weights = arms["weights_remaining"].dropna()
+    return {
+        "cycle": cycle,
+        "weights_remaining": float(weights.mean()) if len(weights) else study.remaining[cycle],
+        "max_lr": _first(judged, "max_lr", _first(own, "max_lr")),
+        **{name: _first(interval, name) for name in INTERVALS if name in CYCLES and name not in ("cycle", "n_seeds")},
+        "verdict": _first(judged, "verdict", "not tested"),
+        **{name: _first(judged, name) for name in ("point_verdict", "reason", "p_inside_holm", "p_outside_holm")},
+        "controls": "; ".join(f"{arm}: {name}" for arm, name in zip(known["arm"], known["verdict"], strict=True))
+        or None,
+        "informative": bool((known["verdict"] == "outside").any()),
+        "cycle_regret_test": _estimate(regrets, "regret_test").mean,
+        "cycle_regret_val": _estimate(regrets, "regret_val").mean,
+        "regret_crossfit_test": _estimate(at(parts.crossfit, judge_by), "regret_test").mean,
+        "chain_gap": gap.mean,
+        "chain_gap_spread": gap.spread,
+        "n_seeds": _first(interval, "n_seeds", 0),
+        "n_chain_seeds": gap.n,
+    }
+
+
+def _first(table: pd.DataFrame, column: str, otherwise: Any = None) -> Any:
+    """The cell of a table of at most one row; `otherwise` where it is missing or null."""
+    cell = table[column].iloc[0] if len(table) else None
+    return otherwise if cell is None or pd.isna(cell) else cell
+
+
+def _estimate(table: pd.DataFrame, column: str) -> Estimate:
+    return paired_interval(oracle.numbers(table, column))

@@ -1,0 +1,72 @@
+"""Figures of a run. Each function returns a Figure, or None where the run has nothing to show.
+
+Accuracies are shown in %, differences in points, weights remaining in % on a log axis that falls from 100. Figures are
+made without pyplot, so that there is no global state, and the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from silo_analysis.answers.shape import controls_shown
+from silo_analysis.answers.table_files import csv_bytes
+from silo_analysis.curve_fit.comparison import Comparison
+from silo_analysis.estimates import oracle
+from silo_analysis.estimates.oracle import OracleCycle
+from silo_analysis.estimates.summary import Summary
+from silo_analysis.figures.axes import save_figure
+from silo_analysis.figures.draw_accuracy import accuracy_figure, regret_figure
+from silo_analysis.figures.draw_against import against_figure, controls_figure
+from silo_analysis.figures.draw_cost import cost_figure
+from silo_analysis.figures.draw_fit import fit_figure
+from silo_analysis.figures.draw_max_lr import max_lr_figure
+from silo_analysis.figures.draw_mechanism import spread_figure
+from silo_analysis.figures.draw_oracles import oracles_figure
+from silo_analysis.figures.draw_response import response_figure
+from silo_analysis.figures.draw_search import search_figures
+from silo_analysis.figures.figure_data import figure_data
+from silo_analysis.figures.palette import STYLE
+
+__all__ = ["draw_figures", "save_figures"]
+
+
+def save_figures(frame: pd.DataFrame, summary: Summary, fit: Comparison | None = None) -> dict[str, dict[str, bytes]]:
+    """Every figure that the run can show: name → {"svg": …, "pdf": …, "png": …, "csv": …}, the last its numbers."""
+    groups = oracle.oracle_cycles(frame, summary.study)
+    data = figure_data(groups, summary, fit)
+    with matplotlib.rc_context(STYLE):
+        return {
+            name: save_figure(figure, name) | ({"csv": csv_bytes(data[name])} if name in data else {})
+            for name, figure in draw_figures(groups, summary, fit).items()
+        }
+
+
+def draw_figures(
+    groups: Mapping[tuple[str, int], OracleCycle], summary: Summary, fit: Comparison | None = None
+) -> dict[str, Figure]:
+    """The figures by name, in the order in which the report shows them.
+
+    Args:
+        groups: of `oracle.oracle_cycles`.
+        summary: of the same run.
+        fit: curves fitted to its responses.
+    """
+    with matplotlib.rc_context(STYLE):
+        drawn = {
+            "max-lr": max_lr_figure(summary),
+            "oracles": oracles_figure(summary),
+            "response": response_figure(groups, summary),
+            "accuracy": accuracy_figure(summary),
+            "regret": regret_figure(summary),
+            "against": against_figure(summary),
+            "controls": controls_figure(summary, controls_shown(summary)),
+            "fit": fit_figure(fit, summary.tolerance) if fit is not None else None,
+            "spread": spread_figure(summary),
+            "cost": cost_figure(summary),
+            **search_figures(summary),
+        }
+    return {name: figure for name, figure in drawn.items() if figure is not None}

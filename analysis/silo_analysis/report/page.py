@@ -1,0 +1,300 @@
+"""The report of a run: one self-contained page, its figures and its tables, as bytes by relative path."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jinja2
+import pandas as pd
+import tomli_w
+from markupsafe import Markup
+
+from silo_analysis.answers import questions
+from silo_analysis.answers.cells import cycle_list, plural, points
+from silo_analysis.answers.curve import Fitted, fit_of
+from silo_analysis.answers.facts import facts
+from silo_analysis.answers.headline import headline
+from silo_analysis.answers.missing import notes
+from silo_analysis.answers.question import Question
+from silo_analysis.answers.table_files import csv_bytes, to_latex, to_markdown
+from silo_analysis.answers.text_tables import (
+    Table,
+    constants_text,
+    cost_table,
+    cycle_table,
+    distances_table,
+    oracles_table,
+    regret_table,
+    search_table,
+    trouble_table,
+    verdict_table,
+)
+from silo_analysis.answers.tuning_words import savings_sentence, seed_list, tuning_sentence
+from silo_analysis.estimates.oracle import describe
+from silo_analysis.estimates.summary import Summary, summarise
+from silo_analysis.estimates.tuning import PILOT, at_edge, fragment, ordinary, points_table
+from silo_analysis.figures import save_figures
+from silo_analysis.report.inline import csv_link, inline_svg
+from silo_analysis.report.outline import contents, with_anchors
+from silo_tune.results.searches import SearchRecord
+from silo_tune.study.model import Study
+
+_MOST_TROUBLES = 200
+_MOST_POINTS = 20
+
+
+def render(
+    frame: pd.DataFrame, study: Study, ledger: Mapping[str, Any], searches: Mapping[str, SearchRecord] | None = None
+) -> dict[str, bytes]:
+    """report.html, figures/NAME.svg (.pdf, .png, .csv) and tables/NAME.csv (.md, .tex); the same run, the same bytes.
+
+    Args:
+        frame: rows as in `silo_tune.results.columns.COLUMNS`.
+        study: the run's study.
+        ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
+        searches: arm → its pilot or tune search.
+    """
+    summary, fit = summarise(frame, study, searches), fit_of(frame, study)
+    return render_summary(summary, questions(summary, fit), fit, frame, ledger)
+
+
+def render_summary(
+    summary: Summary, asked: tuple[Question, ...], fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The same, of a summary, answers and fitted curves that are there already."""
+    figures = save_figures(ordinary(frame), summary, None if isinstance(fit, str) else fit)
+    files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
+    files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in tables(summary).items()}
+    files |= {f"tables/answer-{question.id}.csv": csv_bytes(question.data) for question in asked if question.answer}
+    shown = text_tables(summary) | {f"answer-{q.id}": q.table for q in asked if q.table is not None}
+    for name, table in shown.items():
+        if table.rows:
+            files |= {f"tables/{name}.md": to_markdown(table).encode(), f"tables/{name}.tex": to_latex(table).encode()}
+    return {
+        "report.html": _page(
+            summary, asked, ledger, facts(summary, frame, ledger), figures, shown, sorted(files)
+        ).encode(),
+        **files,
+    }
+
+
+def text_tables(summary: Summary) -> dict[str, Table]:
+    """The tables that the page shows, of tables/NAME.md and tables/NAME.tex."""
+    return {
+        "cycles": cycle_table(summary),
+        "verdicts": verdict_table(summary),
+        "oracles-compared": oracles_table(summary),
+        "oracles-apart": distances_table(summary),
+        "regret": regret_table(summary),
+        **{f"search-{arm}": search_table(search, _MOST_POINTS) for arm, search in summary.searches.items()},
+        "cost": cost_table(summary),
+        "diverged-and-failed": trouble_table(summary),
+    }
+
+
+def tables(summary: Summary) -> dict[str, pd.DataFrame]:
+    """The tables of tables/NAME.csv; accuracies and their differences are in [0, 1], rates and seconds as they are."""
+    return {
+        "cycles": summary.cycles,
+        "intervals": summary.intervals,
+        "verdicts": summary.verdicts,
+        "response-curves": summary.curves,
+        "arms": summary.arms,
+        "regret": summary.regret,
+        "regret-crossfit": summary.crossfit,
+        "chain-gaps": summary.gaps,
+        "against": summary.against,
+        "ranking": summary.ranking,
+        "budgets": summary.budgets,
+        "oracles-compared": summary.compared,
+        "spreads": summary.spreads,
+        "spread-slopes": summary.slopes,
+        "searches": points_table(summary.searches),
+        "cost": summary.cost,
+        "diverged-and-failed": summary.troubles,
+    }
+
+
+# --- the page ---
+
+
+def _page(
+    summary: Summary,
+    asked: tuple[Question, ...],
+    ledger: Mapping[str, Any],
+    told: list[tuple[str, str]],
+    figures: Mapping[str, Mapping[str, bytes]],
+    shown: Mapping[str, Table],
+    files: list[str],
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("silo_analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    study, troubles = summary.study, shown["diverged-and-failed"]
+    searches = [_search(search, summary, figures, shown) for search in summary.searches.values()]
+    drawn = {name: _figure(name, kinds, summary) for name, kinds in figures.items() if name in CAPTIONS}
+    said = {sentence for question in asked for sentence in question.answer}
+    body = environment.get_template("report.html.j2").render(
+        study=study,
+        summary=summary,
+        questions=asked,
+        drawn=drawn,
+        figures=[figure for name, figure in drawn.items() if name not in {question.figure for question in asked}],
+        notes=notes(summary),
+        others=[sentence for sentence in headline(summary) if sentence not in said],
+        cycles=shown["cycles"],
+        verdicts=shown["verdicts"],
+        regrets=shown["regret"],
+        oracles=shown["oracles-compared"],
+        distances=shown["oracles-apart"],
+        pilots=[found for found in searches if found["kind"] == PILOT],
+        tunes=[found for found in searches if found["kind"] != PILOT],
+        tuning=tuning_sentence(summary),
+        cost=shown["cost"],
+        troubles=replace(troubles, rows=troubles.rows[:_MOST_TROUBLES]),
+        more_troubles=max(0, len(troubles.rows) - _MOST_TROUBLES),
+        verdict_oracle=describe(study, summary.verdict_oracle) if summary.verdict_oracle else None,
+        chain_oracle=describe(study, summary.chain_oracle) if summary.chain_oracle else None,
+        tolerance=points(summary.tolerance, signed=False),
+        toml=tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)),
+        changes=[(str(c.get("at", "")), ", ".join(map(str, c.get("keys", ())))) for c in ledger.get("changes") or ()],
+        files=files,
+    )
+    script = environment.get_template("page.js").render()
+    return environment.get_template("page.html.j2").render(
+        title=study.report.title or study.name,
+        name=study.name,
+        facts=told,
+        body=with_anchors(body),
+        contents=contents(body),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+# --- searches ---
+
+
+def _search(
+    search: SearchRecord, summary: Summary, figures: Mapping[str, Mapping[str, bytes]], shown: Mapping[str, Table]
+) -> dict[str, Any]:
+    """What the page shows of one search."""
+    captions = {f"search-{kind}-{search.arm}": caption for kind, caption in SEARCH_CAPTIONS.items()}
+    return {
+        "arm": search.arm,
+        "kind": search.kind,
+        "tried": plural(len(search.points), "point"),
+        "finished": search.finished,
+        "seeds": seed_list(sorted({seed for point in search.points for seed in point["seeds"]})),
+        "counted": cycle_list(search.counted) if search.counted else "the counted cycles",
+        "table": shown[f"search-{search.arm}"],
+        "more": max(0, len(search.points) - _MOST_POINTS),
+        "chosen": constants_text(search.args) if search.args is not None else None,
+        "extended": search.extended,
+        "edges": ", ".join(at_edge(search, summary.study)),
+        "saved": savings_sentence(summary.savings[search.arm]),
+        "fragment": fragment(search, summary.study),
+        "figures": [_drawn(name, figures[name], *words) for name, words in captions.items() if name in figures],
+    }
+
+
+# --- figures inside the page ---
+
+CAPTIONS = {
+    "max-lr": (
+        "The schedule on the Oracle's band",
+        "Band: rates whose mean validation accuracy, interpolated in log max_lr, is within the tolerance of the best. "
+        "Thin lines: controls. Marks on the schedule: its verdict.",
+    ),
+    "oracles": (
+        "Two Oracles",
+        "Rates near the best of the Oracle that goes on from its own winners (greedy) and of the one that starts every "
+        "cycle from the schedule's own weights (conditioned). Where the bands part, the best rate depends on the "
+        "weights that a cycle starts from. Shaded: cycles in which their verdicts on the schedule differ.",
+    ),
+    "response": (
+        "Response curves",
+        "Validation accuracy over max_lr at each cycle, from the same parents. All panels have the same height in "
+        "points. The line joins the Oracle's own rates; dots are single seeds, or a band one standard "
+        "deviation where they are too many.",
+    ),
+    "accuracy": (
+        "Test accuracy over pruning",
+        "Mean over seeds and one standard deviation; in a crowd of arms that of the judged schedule and the Oracles "
+        "alone. An Oracle that is conditioned on a schedule shows its winner from "
+        "that schedule's weights at every cycle: it is not a chain of its own.",
+    ),
+    "regret": (
+        "Cycle regret and chain gap",
+        "Left, within one Oracle's cycle: its best rate on validation against the schedule's own rate, from the same "
+        "weights. Right, between chains: the greedy Oracle's arm against the schedule's arm. "
+        "Above 0 the Oracle is better.",
+    ),
+    "against": (
+        "The schedule against the other arms",
+        "Judged schedule − arm on test, so that above 0 (orange) the judged schedule is better. Left: mean over cycles "
+        "≥ 2, paired by seed, with its 95 % t interval; shaded: the tolerance; an arrow: far off, with its number. "
+        "Right: the same at each cycle; what is shown is so after Holm over all arms and cycles.",
+    ),
+    "controls": (
+        "The S against simpler curves",
+        "Judged schedule − control on test over pruning, mean over seeds and 95 % paired t interval, not corrected for "
+        "the number of cycles; above 0 the S is better. The controls have its profile and budget.",
+    ),
+    "fit": (
+        "Curves fitted to the responses",
+        "Above: curves of each family on the rates near each cycle's best. Below: what each loses where it did not "
+        "look, in points on validation, and the S with each beta.",
+    ),
+    "spread": (
+        "Spread of gradients and representations",
+        "Standard deviations at the end of every cycle, relative to the dense network: geometric mean over seeds and "
+        "one standard deviation of the logarithm. Gradients: of the loss, over surviving weights. Representations: of "
+        "the hidden layers, mean over layers. Below 1 they are narrower than in the dense network.",
+    ),
+    "cost": (
+        "Cost",
+        "Distinct units that each arm uses, those of its pilot and search included (hatched: pilot), and the time that "
+        "they trained. Units that arms share count in each of them, and once in the whole study.",
+    ),
+}  # fmt: skip
+SEARCH_CAPTIONS = {
+    "importance": (
+        "What mattered",
+        "Share of the objective's variance that each parameter explains (fANOVA), over the points of this search and "
+        "within its bounds. With few points it is a hint.",
+    ),
+    "slices": (
+        "Objective along each parameter",
+        "One mark per point. Points that were stopped early are hollow, at what the sampler was told of them: an "
+        "estimate from their first cycles.",
+    ),
+    "contours": (
+        "Objective over pairs of parameters",
+        "The two or three most important parameters. Filled marks: finished points; a surface between them is drawn "
+        "only where there are enough of them.",
+    ),
+}  # fmt: skip
+
+
+def _figure(name: str, kinds: Mapping[str, bytes], summary: Summary) -> dict[str, Any]:
+    first = headline(summary)[:1] if name == "max-lr" else ()
+    extra = f" {first[0]}" if first else ""
+    return _drawn(name, kinds, *CAPTIONS[name], extra)
+
+
+def _drawn(name: str, kinds: Mapping[str, bytes], title: str, caption: str, extra: str = "") -> dict[str, Any]:
+    """What the macro `drawing` shows: kinds is what `save_figures` made of the figure."""
+    return {
+        "name": name,
+        "title": title,
+        "caption": caption,
+        "svg": Markup(inline_svg(kinds["svg"].decode(), name, f"{title}. {caption}{extra}")),
+        "csv": csv_link(kinds["csv"]) if "csv" in kinds else None,
+        "kinds": list(kinds),
+    }

@@ -1,0 +1,52 @@
+"""`run_study`: one study to its table, on Ray or in this process. What trains is picked here."""
+
+from __future__ import annotations
+
+from silo_tune.run.local import LocalRunner
+from silo_tune.run.monitor import Monitor
+from silo_tune.run.session import Outcome, Runner, drive
+from silo_tune.study.model import Study
+
+
+def run_study(
+    study: Study,
+    out: str | None = None,
+    *,
+    runner: Runner | None = None,
+    address: str | None = None,
+    local: bool = False,
+    monitor: Monitor | None = None,
+    retry_failed: bool = False,
+) -> Outcome:
+    """Run a study, or resume it, to its table.
+
+    Args:
+        study: from `load_study`.
+        out: the run folder or URL; `runs/NAME` when left out.
+        runner: what trains; a Ray cluster when left out (or this process, with `local`).
+        address: of an existing Ray cluster; default: starts a local cluster.
+        local: train in this process, without Ray.
+        monitor: hears how it goes.
+        retry_failed: train failed units again where a chain ended for want of them.
+
+    Returns:
+        The outcome; RUN/table.parquet holds its table.
+
+    Raises:
+        BadInput: the study does not fit the run, the data or the cluster.
+        RunFailed: storage failed, or another driver holds the run. What is committed is kept.
+    """
+    monitor = monitor or Monitor()
+    if runner is None and not local and address is not None and address.startswith("ray://"):
+        from silo_tune.tune.client import drive_from_client
+
+        return drive_from_client(study, out, address, monitor, retry_failed)
+    return drive(study, out, runner or _runner(local, address), monitor, retry_failed)
+
+
+def _runner(local: bool, address: str | None) -> Runner:
+    if local:
+        return LocalRunner()
+    from silo_tune.tune.runner import RayRunner
+
+    return RayRunner(address)

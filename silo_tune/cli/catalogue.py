@@ -1,0 +1,67 @@
+"""Every table of names that a study can choose from: kind → name → one line. A table is loaded when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from silo_tune.study import registry
+
+Lines = dict[str, str]
+
+
+def _of(table: Mapping[str, Any]) -> Lines:
+    return {name: entry.line for name, entry in table.items()}
+
+
+def _presets() -> Lines:
+    from silo_tune.study.presets import PRESETS
+
+    return {name: f"{preset.line}; {preset.source}" for name, preset in PRESETS.items()}
+
+
+def _schedules() -> Lines:
+    from silo_tune.schedules.peaks import SCHEDULES
+
+    return _of(SCHEDULES)
+
+
+def _profiles() -> Lines:
+    from silo_tune.schedules.shapes import PROFILES
+
+    return _of(PROFILES)
+
+
+def _models() -> Lines:
+    return {**_of(registry.MODELS), "timm:NAME": "any model of timm, by its name there"}
+
+
+def _recipes() -> Lines:
+    from silo_tune.study.recipes import RECIPES
+
+    return _of(RECIPES)
+
+
+def _pipelines() -> Lines:
+    from silo_tune.study.pipelines import PIPELINES
+
+    return _of(PIPELINES)
+
+
+def _deviations() -> Lines:
+    from silo_tune.study.authors import DEVIATIONS
+
+    return _of(DEVIATIONS)
+
+
+KINDS: dict[str, Callable[[], Lines]] = {
+    "presets": _presets,
+    "schedules": _schedules,
+    "profiles": _profiles,
+    "criteria": lambda: _of(registry.CRITERIA),
+    "models": _models,
+    "recipes": _recipes,
+    "data": lambda: _of(registry.DATA),
+    "pipelines": _pipelines,
+    "deviations": _deviations,
+}

@@ -1,0 +1,129 @@
+"""Commands that read a run's files: report, fit, replay, export; and `list`, which reads nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from silo_tune.cli.app import Debug, GridOracle, RunFolder, app
+from silo_tune.cli.catalogue import KINDS
+from silo_tune.cli.writing import write_report, write_together
+from silo_tune.errors import BadInput, unknown
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or URLs, or records.")],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="A record of the runs, with the report; needed for several."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a run or record again, or that of several runs together, from their files alone."""
+    if out is None and len(runs) > 1:
+        raise BadInput("several runs have no folder in common: say where their report goes, --out DIR")
+    lines, page = write_report(runs[0]) if out is None else write_together(runs, out)
+    for line in ["", *lines, "", f"report: {page}"]:
+        typer.echo(line)
+
+
+@app.command()
+def fit(
+    run: RunFolder,
+    oracle: GridOracle = None,
+    debug: Debug = False,
+) -> None:
+    """Fit SILO and simpler curves to an Oracle's responses: is max_lr S-shaped over the cycles?"""
+    from silo_analysis.answers.fit_words import arm_toml, fit_lines, title
+    from silo_analysis.curve_fit.comparison import compare
+    from silo_analysis.curve_fit.fit_tables import fit_tables
+    from silo_analysis.curve_fit.fitted_response import response_of
+    from silo_analysis.figures.draw_fit import save_fit
+    from silo_tune.results.records import load_run
+    from silo_tune.store.run_folder import Run
+
+    frame, study, _ = load_run(run)
+    compared = compare(response_of(frame, study, oracle))
+    files = {f"fit.{kind}": content for kind, content in save_fit(compared, study.report.tolerance).items()}
+    files |= {f"{name}.csv": table.to_csv(index=False).encode() for name, table in fit_tables(compared).items()}
+    storage = Run(run).storage
+    for name, content in files.items():
+        storage.replace(f"report/fit/{name}", content)
+    for line in [title(compared, study), "", *fit_lines(compared, study), "", arm_toml(compared), ""]:
+        typer.echo(line)
+    typer.echo(f"fit: {storage.shown('report/fit')} ({', '.join(sorted(files))})")
+
+
+@app.command()
+def replay(
+    run: RunFolder,
+    oracle: GridOracle = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="gp, tpe, cmaes, qmc or random; all that are here if left out. Repeatable."),
+    ] = None,
+    trials: Annotated[
+        list[int] | None, typer.Option(metavar="K", help="Rates per cycle; 4, 5, 6 and 8 when left out. Repeatable.")
+    ] = None,
+    repeat_top: Annotated[
+        int, typer.Option(metavar="N", help="So many of a sampler's best rates are trained twice; 0 when left out.")
+    ] = 0,
+    repetitions: Annotated[int | None, typer.Option(metavar="N", help="Of every strategy; 15 when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Of noise and samplers.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Replay search strategies on a recorded grid: regret against units. Trains nothing; about a minute."""
+    from silo_analysis import replay as replays
+    from silo_analysis.estimates.oracle import describe
+    from silo_analysis.figures.draw_replay import save_replay
+    from silo_tune.results.records import load_run
+    from silo_tune.store.run_folder import Run
+
+    frame, study, _ = load_run(run)
+    recorded = replays.recorded_grid(frame, study, oracle)
+    samplers = sampler or replays.available_samplers()
+    competing = replays.strategies(recorded, samplers, trials or replays.TRIALS, repeat_top)
+    count = replays.REPETITIONS if repetitions is None else repetitions
+    tolerance = study.report.tolerance
+    compared = replays.replay(recorded, competing, tolerance, count, seed)
+    files = {f"replay.{kind}": content for kind, content in save_replay(compared, recorded, tolerance).items()}
+    files["replay.csv"] = compared.to_csv(index=False).encode()
+    storage = Run(run).storage
+    for name, content in files.items():
+        storage.replace(f"report/replay/{name}", content)
+    lines = replays.replay_lines(recorded, compared, tolerance)
+    for line in [replays.title(recorded, describe(study, recorded.oracle)), "", *lines, ""]:
+        typer.echo(line)
+    typer.echo(f"replay: {storage.shown('report/replay')} ({', '.join(sorted(files))})")
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    optuna: Annotated[str, typer.Option("--optuna", metavar="FILE", help="A new file, for optuna-dashboard.")],
+    debug: Debug = False,
+) -> None:
+    """Write a run's Oracles and searches as Optuna studies, one per Oracle, seed and cycle."""
+    from silo_tune.export.optuna_export import export as export_optuna
+
+    names = export_optuna(run, optuna)
+    typer.echo(f"{len(names)} studies in {optuna}; to see them: optuna-dashboard {optuna}")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="KIND", help=f"{', '.join([*KINDS][:-1])} or {[*KINDS][-1]}; all names when left out."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List what a study can name, one line each."""
+    if kind is not None and kind not in KINDS:
+        raise BadInput(unknown("kind", kind, KINDS))
+    entries = KINDS[kind]() if kind else {name: ", ".join(lines()) for name, lines in KINDS.items()}
+    width = max(map(len, entries))
+    for name, line in entries.items():
+        typer.echo(f"{name:<{width}}  {line}")

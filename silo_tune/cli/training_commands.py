@@ -1,0 +1,176 @@
+"""Commands of a run that trains: run, plan, status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from silo_tune.cli.app import Debug, Out, RunFolder, Sets, Smoke, StudyFile, app
+from silo_tune.cli.stopping import Stopped, monitors, stops
+from silo_tune.cli.writing import write_report
+from silo_tune.errors import BadInput, RunFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from silo_tune.run.session import Outcome, Runner
+
+FOLLOW_SECONDS, FOLLOW_URL_SECONDS = 2.0, 5.0
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    out: Out = None,
+    sets: Sets = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster: auto, ray://HOST:PORT or HOST:PORT; its own one when left out.")
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Train in this process, without Ray.")] = False,
+    smoke: Smoke = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try failed units again where a cycle has no winner.")
+    ] = False,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Ray's dashboard for the cluster that is started here.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a study, or go on with it, to its table and report."""
+    from rich.console import Console
+
+    from silo_tune.api import run_study
+    from silo_tune.cli.console import watch
+    from silo_tune.planner.coincidences import coincidences
+    from silo_tune.study.study_file import load_study
+
+    if local and address is not None:
+        raise BadInput("--local and --address exclude each other")
+    if dashboard and (local or address is not None):
+        raise BadInput("--dashboard is of a cluster that is started here: leave --local and --address out")
+    loaded = load_study(study, sets or (), smoke)
+    see_functions(study)
+    console = Console()
+    _print_lines(console, coincidences(loaded))
+    with watch(console) as monitor:
+        monitors.append(monitor)
+        outcome = run_study(
+            loaded,
+            out,
+            runner=_with_dashboard() if dashboard else None,
+            address=address,
+            local=local,
+            monitor=monitor,
+            retry_failed=retry_failed,
+        )
+    _finish(console, outcome)
+
+
+def _with_dashboard() -> Runner:
+    from silo_tune.tune.runner import RayRunner
+
+    return RayRunner(dashboard=True)
+
+
+def see_functions(study: str) -> None:
+    """A user's functions are imported from the current folder and from that of the study file."""
+    sys.path.extend(path for path in (os.getcwd(), os.path.dirname(os.path.abspath(study))) if path not in sys.path)
+
+
+def _print_lines(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _finish(console: Console, outcome: Outcome) -> None:
+    counts = outcome.counts
+    told, where = write_report(outcome.url)
+    lines = [
+        "",
+        *told,
+        "",
+        f"units: {counts.trained} trained, {counts.shared} shared, {counts.reused} skipped (done before), "
+        f"{counts.failed} failed",
+        *(f"ended early: {arm} seed {seed}: {reason}" for (arm, seed), reason in outcome.ended.items()),
+        f"report: {where}",
+    ]
+    _print_lines(console, lines)
+    failed = outcome.frame[outcome.frame.status == "failed"]
+    if any(((failed.arm == arm) & ((failed.seed == seed) | failed.trial.notna())).any() for arm, seed in outcome.ended):
+        raise RunFailed(
+            "chains ended because their units failed; the reasons are above and in the report: mend the cause, then "
+            "run the same command with --retry-failed"
+        )
+
+
+@app.command()
+def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = False, debug: Debug = False) -> None:
+    """Show what a study has to train: units to train, shared and done. Trains nothing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from silo_tune.planner.coincidences import coincidences
+    from silo_tune.planner.forecast import forecast
+    from silo_tune.planner.layout import Layout
+    from silo_tune.run.session import checkpoint_hash, default_run
+    from silo_tune.store.run_folder import Run
+    from silo_tune.study.study_file import load_study
+
+    loaded = load_study(study, sets or (), smoke)
+    see_functions(study)
+    run_ = Run(out or default_run(loaded))
+    run_.check(loaded)
+    arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
+    table = Table(box=None, pad_edge=False)
+    for name in ("arm", "units", "done", "shared", "to train"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for name, arm in arms.items():
+        most = "" if arm.exact else "≤ "
+        table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
+    console = Console()
+    console.print(table)
+    _print_lines(console, coincidences(loaded))
+    exact = all(arm.exact for arm in arms.values())
+    to_train = sum(arm.to_train for arm in arms.values())
+    console.print(
+        f"to train: {'' if exact else 'at most '}{to_train} units, {_expected(to_train, seconds)}", highlight=False
+    )
+
+
+def _expected(to_train: int, seconds: list[float]) -> str:
+    from silo_tune.cli.view import clock
+
+    if not seconds:
+        return "time unknown before a first unit has run"
+    return f"about {clock(to_train * sum(seconds) / len(seconds))} of training on one slot"
+
+
+@app.command()
+def status(
+    run: RunFolder,
+    following: Annotated[
+        bool, typer.Option("--follow", help="Show it again and again, until the run has finished or Ctrl-C.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show how a run stands, from any machine that sees its files. Imports nothing of the user's, writes nothing."""
+    from rich.console import Console
+
+    from silo_tune.cli.console import follow, print_status
+    from silo_tune.run.status import read_status
+
+    if json and following:
+        raise BadInput("--json and --follow exclude each other")
+    if json:
+        typer.echo(read_status(run).model_dump_json(indent=2))
+    elif following:
+        try:
+            follow(Console(), lambda: read_status(run), FOLLOW_URL_SECONDS if "://" in run else FOLLOW_SECONDS)
+        except Stopped:
+            raise typer.Exit(128 + stops[-1]) from None  # the run itself goes on: there is nothing to say
+    else:
+        print_status(Console(), read_status(run))

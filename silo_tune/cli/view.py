@@ -1,0 +1,270 @@
+"""A snapshot, or all that is known of a run, in words and tables. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from silo_tune.run.status import Status
+from silo_tune.store.snapshot import ChainView, Failure, SearchView, Snapshot, Units, foremost
+
+GO_ON = "to go on from there, run the same command again"
+# In a screen that is redrawn so many reasons and notices have room; a plain `status` shows all that are kept.
+LATEST = 3
+# Lines of a screen for chains, searches and the pace.
+LEAST_ROOM = 6
+
+# --- words ---
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss, or m:ss below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] in percent; a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def rate(value: float | None) -> str:
+    """A learning rate with three significant digits; a dash where there is none."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def hourly(value: float) -> str:
+    """Units an hour, with three significant digits at least."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def ago(seconds: float) -> str:
+    """How long ago; clocks of two machines may differ a little."""
+    return f"{max(0.0, seconds):.0f} s ago" if seconds < 120 else f"{clock(seconds)} ago"
+
+
+def moment(at: float) -> str:
+    """A local date and time."""
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def counted(units: Units) -> str:
+    """Units of a session by what became of them."""
+    return f"{units.trained} trained, {units.shared} shared, {units.reused} done before, {units.failed} failed"
+
+
+def pace_line(snapshot: Snapshot) -> str:
+    """Units so far, their pace, and what is left of the time."""
+    units = snapshot.units
+    if units is None:
+        return "units are not counted"
+    if snapshot.slots == 0:
+        return "nothing to train"
+    running = snapshot.state == "running"
+    most = f" of at most {units.done + units.left}" if units.left or running else ""
+    number = units.done + units.left if most else units.done
+    parts = [
+        f"{units.done}{most} unit{'s' * (number != 1)} on {snapshot.slots} slot{'s' * (snapshot.slots != 1)}",
+    ]
+    pace = snapshot.recent_per_hour if running else snapshot.per_hour
+    if pace is not None:
+        parts.append(f"{hourly(pace)} units/h")
+    if running:
+        parts.append("ETA unknown" if snapshot.eta is None else f"ETA {clock(snapshot.eta)}")
+    return ", ".join(parts)
+
+
+def search_line(search: SearchView) -> str:
+    """A search as far as its rounds are closed."""
+    name = f"pilot of {search.arm}" if search.kind == "pilot" else search.arm
+    points = (
+        f"{search.points} points, finished" if search.finished else f"{search.points} of at most {search.most} points"
+    )
+    if search.best is None:
+        return f"{name}: {points}"
+    where = ", ".join(f"{parameter} {rate(value)}" for parameter, value in search.params.items())
+    return f"{name}: {points}; best validation {percent(search.best)} at {where}"
+
+
+def failure_line(failure: Failure) -> str:
+    """A failed unit: whose, where and why."""
+    return f"{failure.chain} cycle {failure.cycle}, max_lr {rate(failure.max_lr)}: {failure.reason}"
+
+
+# --- the table of chains ---
+
+
+def chain_table(snapshot: Snapshot, room: int, width: int) -> Table:
+    """As many chains as there is room for. A session that is over has no ETA."""
+    running = snapshot.state == "running"
+    gap = 2 if width >= 95 else 1
+    heads = ["arm", "seed", "cycle", "weights\nleft", "rates\ntried", "best\nmax_lr", "best\nvalidation", "elapsed"]
+    heads += ["ETA"] * running
+    hidden = sum(snapshot.more.values())
+    whole = len(snapshot.chains) + (hidden > 0) <= room
+    shown = foremost(snapshot.chains, room if whole else room - 1)
+    rows = [list(_cells(chain, snapshot.cycles, running)) for chain in shown]
+    table = Table(box=None, pad_edge=False, padding=(0, gap), collapse_padding=True)
+    for head in heads:
+        table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=True, vertical="bottom")
+    others = sum(_width(head, [row[i] for row in rows]) + gap for i, head in enumerate(heads) if i > 0)
+    for row in rows:
+        table.add_row(_fitted(row[0], max(8, width - others)), *row[1:])
+    hidden += len(snapshot.chains) - len(shown)
+    if hidden:
+        table.add_row(f"… {hidden} more")
+    return table
+
+
+def _width(head: str, cells: Sequence[str]) -> int:
+    return max(map(len, [*head.split("\n"), *cells]))
+
+
+def _fitted(name: str, room: int) -> str:
+    """A name of bounded length: its end holds the number of a trial."""
+    return name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
+
+
+def _cells(chain: ChainView, cycles: int, running: bool) -> Iterator[str]:
+    yield chain.arm if chain.trial is None else f"{chain.arm} trial {chain.trial}"
+    yield str(chain.seed)
+    yield f"{chain.cycle}/{cycles - 1}"
+    yield percent(chain.remaining)
+    yield f"{chain.told}/{chain.asked}" if chain.asked else chain.state
+    yield rate(chain.best_max_lr)
+    yield percent(chain.best_val_accuracy)
+    yield "-" if chain.elapsed is None else clock(chain.elapsed)
+    if running:
+        yield "unknown" if chain.active and chain.eta is None else "-" if chain.eta is None else clock(chain.eta)
+
+
+def table_and_pace(snapshot: Snapshot, room: int, width: int) -> list[RenderableType]:
+    """The chains, the searches and the pace: what `run` and `status` have in common."""
+    lines = lines_below(snapshot)
+    return [chain_table(snapshot, max(2, room - len(lines)), width), _text(lines)]
+
+
+def lines_below(snapshot: Snapshot) -> list[str]:
+    """The searches and the pace."""
+    lines = [*map(search_line, snapshot.searches)]
+    if snapshot.units is None:
+        return lines
+    total = f" ({clock(snapshot.clock)} with earlier sessions)" if snapshot.earlier and snapshot.clock else ""
+    return [*lines, f"{pace_line(snapshot)}, elapsed {clock(snapshot.elapsed)}{total}"]
+
+
+def _text(lines: Sequence[str]) -> Text:
+    return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+
+
+# --- a whole status ---
+
+
+def driver_line(status: Status) -> str:
+    """What became of the driver."""
+    snapshot = status.snapshot
+    process = f"process {status.pid} on {status.host}"
+    if status.driver == "running":
+        return f"running ({process}, last heartbeat {ago(status.heartbeat or 0.0)})"
+    if status.driver == "getting ready":
+        return f"{process} holds the run and is getting ready: cluster and data"
+    if status.driver == "none":
+        return "not finished, and no driver is at work"
+    last = _last_sign(status)
+    when = "" if last is None else f" at {moment(last)}"
+    if status.driver == "finished":
+        return f"finished{when}"
+    if status.driver == "gone":
+        since = "" if last is None else f" since {moment(last)}"
+        return f"the driver is gone{since}{'' if status.pid is None else f' ({process})'}"
+    why = f": {snapshot.reason}" if snapshot is not None and snapshot.reason else ""
+    return f"the driver was stopped{when}{why}"
+
+
+def _last_sign(status: Status) -> float | None:
+    """When the driver was last heard of, by its heartbeat or its snapshot; None where nothing says it."""
+    beat = None if status.heartbeat is None else status.at - status.heartbeat
+    seen = None if status.snapshot is None else status.snapshot.seen
+    if status.driver in ("finished", "stopped"):
+        return seen
+    # A driver whose clock is ahead was not seen in the future.
+    return max((min(sign, status.at) for sign in (beat, seen) if sign is not None), default=None)
+
+
+def advice(status: Status) -> str | None:
+    """What to do where no driver is at work."""
+    return GO_ON if status.driver in ("gone", "stopped", "none") else None
+
+
+def head_lines(status: Status) -> list[str]:
+    """Study, place, driver, times, units and pace."""
+    snapshot, what = status.snapshot, advice(status)
+    name = status.url if snapshot is None else f"{snapshot.study} at {status.url}"
+    lines = [f"{name}: {driver_line(status)}"] + ([f"  {what}"] if what is not None else [])
+    if status.created is not None:
+        lines.append(f"  run made {_local(status.created)}")
+    if snapshot is None:
+        return lines
+    if snapshot.began is not None and snapshot.seen is not None:
+        seen = f"last seen {moment(snapshot.seen)} ({ago(status.at - snapshot.seen)})"
+        lines.append(f"  session began {moment(snapshot.began)}, {seen}")
+    if snapshot.units is not None:
+        left = "" if snapshot.state == "finished" else f"; at most {snapshot.units.left} left"
+        lines.append(f"  units: {counted(snapshot.units)}{left}")
+    if snapshot.per_hour is not None and snapshot.recent_per_hour is not None:
+        busy = "" if snapshot.busy is None else f"; slots train {100 * snapshot.busy:.0f} % of the time"
+        lines.append(f"  units/h: {hourly(snapshot.per_hour)}, lately {hourly(snapshot.recent_per_hour)}{busy}")
+    return lines + ([f"  note: {status.note}"] if status.note is not None else [])
+
+
+def _local(created: str) -> str:
+    try:
+        return moment(datetime.fromisoformat(created).timestamp())
+    except ValueError:
+        return created
+
+
+def tail_lines(status: Status, most: int | None = None) -> list[str]:
+    """Chains that ended early, failures, notices (the last so many of each), and the report."""
+    snapshot = status.snapshot
+    lines: list[str] = []
+    if snapshot is not None:
+        ended = [f"{end.chain}: {end.reason}" for end in snapshot.ended]
+        lines += _section("ended early", ended, snapshot.ended_count, most)
+        lines += _section("failed units", [*map(failure_line, snapshot.failures)], snapshot.failure_count, most)
+        notices = [f"{moment(note.at)[11:]} {note.message}" for note in snapshot.notices]
+        lines += _section("notices", notices, len(notices), most)
+    if status.report is not None:
+        lines += ["", f"report: {status.report}"]
+    elif status.driver == "finished":
+        lines += ["", f"no report yet; `silo-tune report {status.url}` writes it"]
+    return lines
+
+
+def _section(title: str, lines: Sequence[str], count: int, most: int | None) -> list[str]:
+    shown = lines if most is None else lines[-most:]
+    earlier = f", the last {len(shown)} of {count}" if count > len(shown) else ""
+    return ["", f"{title}{earlier}:", *(f"  {line}" for line in shown)] if shown else []
+
+
+def as_it_is(status: Status) -> Snapshot:
+    """The snapshot, which does not know of its driver's death."""
+    assert status.snapshot is not None
+    dead = status.snapshot.state == "running" and status.driver != "running"
+    return status.snapshot.model_copy(update={"state": None}) if dead else status.snapshot
+
+
+def screen(status: Status, height: int, width: int) -> RenderableType:
+    """A status that fits a terminal; in a low one the chains come before reasons and notices."""
+    head, tail = head_lines(status), tail_lines(status, LATEST)
+    if status.snapshot is None:
+        return _text(head)
+    room = height - len(head) - 4  # an empty line, two of the table's heads, and the cursor's
+    tail = tail if room - len(tail) >= LEAST_ROOM else []
+    body = table_and_pace(as_it_is(status), room - len(tail), width)
+    return Group(_text([*head, ""]), *body, *([_text(tail)] if tail else []))

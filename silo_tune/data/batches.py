@@ -1,0 +1,221 @@
+"""Batches from one decoded copy in memory, or from a stream: augmented and normalised on the training device."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from silo_tune.data.arrays import Labels, Pixels
+from silo_tune.data.sets import DataSet, Split, StreamedSet
+from silo_tune.data.stream import Stream
+from silo_tune.errors import BadInput
+
+# Batches are made in chunks of about this many pixels: few large operations for small images, little memory for large.
+CHUNK_PIXELS = 1 << 20
+# Evaluation takes 512 images up to 64×64 at a time (ours), and fewer larger ones: 512 of 224×224 are 300 MB as floats,
+# and a network's first layers hold several times that.
+EVALUATION_PIXELS = 512 * 64 * 64 * 3
+
+
+@dataclass
+class Part:
+    """Images and labels of one part, as rows of a shared set.
+
+    Attributes:
+        images: uint8 (N, H, W, C) of the whole set, or a stream of them.
+        labels: (N,) int64 of the whole set.
+        rows: those that belong to the part.
+    """
+
+    images: Tensor | Stream
+    labels: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def values(self) -> int:
+        """Numbers of one image."""
+        return math.prod(self.images.shape[1:])
+
+    def pixels(self, rows: Tensor, chunk: int, seeds: Tensor | None = None) -> Iterator[Tensor]:
+        """Images (B, H, W, C) of rows in their order, `chunk` at a time; of a stream, cropped at random by seeds."""
+        if isinstance(self.images, Tensor):
+            for chosen in rows.split(chunk):
+                yield self.images.index_select(0, chosen)
+            return
+        from silo_tune.data.loader import read
+
+        for pixels in read(self.images, rows, chunk, seeds):
+            yield pixels.to(self.labels.device)
+
+
+@dataclass
+class Feed:
+    """The three parts of one replicate's data, on one device.
+
+    Attributes:
+        train, val, test: images, labels and the rows that belong to the part.
+        mean, scale: per channel (C,), of the training rows only: normalised = (pixel − mean) · scale.
+        augmentation: the resolved augmentation table.
+    """
+
+    train: Part
+    val: Part
+    test: Part
+    mean: Tensor
+    scale: Tensor
+    augmentation: Mapping[str, Any]
+
+    @classmethod
+    def make(
+        cls, dataset: DataSet | StreamedSet, split: Split, augmentation: Mapping[str, Any], device: torch.device
+    ) -> Feed:
+        """Tensors over the arrays of a data set, without copying them on the CPU; streams as they are."""
+        images, labels = _images(dataset.train, device), _tensor(dataset.train_labels).to(device)
+        test_images, test_labels = images, labels
+        if not split.test_in_train:
+            assert dataset.test is not None
+            assert dataset.test_labels is not None
+            test_images, test_labels = _images(dataset.test, device), _tensor(dataset.test_labels).to(device)
+        mean, std = _fixed(augmentation, dataset) or channel_statistics(dataset.train, split.train)
+        rows = [_tensor(part).to(device) for part in (split.train, split.val, split.test)]
+        return cls(
+            train=Part(images, labels, rows[0]),
+            val=Part(images, labels, rows[1]),
+            test=Part(test_images, test_labels, rows[2]),
+            mean=torch.tensor(mean, dtype=torch.float32, device=device),
+            scale=torch.tensor(1.0 / std, dtype=torch.float32, device=device),
+            augmentation=augmentation,
+        )
+
+    def steps(self, batch: int) -> int:
+        """Optimizer steps of an epoch. A last batch of a single image is left out: batch norm cannot train on it."""
+        full, rest = divmod(len(self.train), batch)
+        return max(1, full + (rest > 1))
+
+    def epoch(self, batch: int, order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches (B, C, H, W) and labels (B,), every training image once, in the order of a stream."""
+        part, count = self.train, len(self.train)
+        shuffled = part.rows[torch.randperm(count, generator=order).to(part.rows.device)]
+        draws = self._draws(count, augment)
+        used = min(count, self.steps(batch) * batch)
+        seeds, start = draws.pop("rrc", None), 0
+        chunk = batch * max(1, CHUNK_PIXELS // (batch * part.values))
+        for pixels in part.pixels(shuffled[:used], chunk, seeds):
+            stop = start + len(pixels)
+            pixels = self._augmented(pixels, {name: draw[start:stop] for name, draw in draws.items()})
+            images = self.normalised(pixels)
+            labels = part.labels.index_select(0, shuffled[start:stop])
+            for first in range(0, stop - start, batch):
+                yield images[first : first + batch], labels[first : first + batch]
+            start = stop
+
+    def batches(
+        self, part: Part, batch: int | None = None, augment: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image of a part once, in order; as many at a time as memory allows, unless `batch` says how many.
+
+        With a stream `augment` they are augmented as training images are.
+        """
+        batch = batch or max(1, min(512, EVALUATION_PIXELS // part.values))
+        draws = {} if augment is None else self._draws(len(part), augment)
+        seeds, start = draws.pop("rrc", None), 0
+        for rows, pixels in zip(part.rows.split(batch), part.pixels(part.rows, batch, seeds), strict=True):
+            stop = start + len(rows)
+            pixels = self._augmented(pixels, {name: draw[start:stop] for name, draw in draws.items()})
+            yield self.normalised(pixels), part.labels.index_select(0, rows)
+            start = stop
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Float images (B, C, H, W) of uint8 pixels (B, H, W, C); the memory is channels_last, as it was stored."""
+        return pixels.to(torch.float32).sub_(self.mean).mul_(self.scale).permute(0, 3, 1, 2)
+
+    def _draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        device, names, draws = self.train.rows.device, self.augmentation["augment"], {}
+        if "crop" in names:
+            side = 2 * self.augmentation["crop_padding"] + 1
+            draws["crop"] = torch.randint(0, side, (count, 2), generator=generator).to(device)
+        if "flip" in names:
+            draws["flip"] = (torch.rand(count, generator=generator) < 0.5).to(device)
+        if "rrc" in names:
+            draws["rrc"] = torch.randint(2**62, (count,), generator=generator)
+        return draws
+
+    def _augmented(self, pixels: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        if "crop" in draws:
+            pixels = random_crop(pixels, draws["crop"], self.augmentation["crop_padding"])
+        if "flip" in draws:
+            pixels = torch.where(draws["flip"][:, None, None, None], pixels.flip(2), pixels)
+        return pixels
+
+
+def _fixed(augmentation: Mapping[str, Any], dataset: DataSet | StreamedSet) -> tuple[Any, Any] | None:
+    """Mean and standard deviation that the study gives, in grey levels. Raises BadInput for another channel count."""
+    if "mean" not in augmentation:
+        return None
+    mean, std = (255 * np.asarray(augmentation[key], dtype=np.float64) for key in ("mean", "std"))
+    channels = dataset.shape[2]
+    if len(mean) != channels or len(std) != channels:
+        raise BadInput(f"data.mean, data.std: give {channels} numbers each, one for each channel of the images")
+    return mean, std
+
+
+def random_crop(pixels: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """Crops of the original size from images padded with black.
+
+    Args:
+        pixels: (B, H, W, C) uint8.
+        offsets: (B, 2) top and left, each in 0 … 2·padding.
+        padding: pixels added on every side.
+    """
+    count, height, width, _ = pixels.shape
+    padded = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # (B, rows, columns, C, H, W), a view
+    crops = windows[torch.arange(count, device=pixels.device), offsets[:, 0], offsets[:, 1]]
+    return crops.permute(0, 2, 3, 1).contiguous()
+
+
+def channel_statistics(images: Pixels | Stream, rows: Labels) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Mean and standard deviation per channel, in grey levels, from exact integer sums; a flat channel has std 1."""
+    if isinstance(images, Stream):
+        from silo_tune.data.loader import moments_of
+
+        sums = moments_of(images, rows).sum(0)
+        first, second, total = sums[:, 0], sums[:, 1], np.int64(len(rows) * math.prod(images.image[:2]))
+    else:
+        first, second, total = _sums(images, rows)
+    mean = first / total
+    std = np.sqrt(np.maximum(second / total - mean**2, 0.0))
+    return mean, np.where(std > 0, std, 1.0)
+
+
+def _sums(images: Pixels, rows: Labels) -> tuple[Labels, Labels, np.int64]:
+    """Per channel the sums of grey levels and of their squares, and how many there are."""
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    for chunk in np.array_split(rows, max(1, len(rows) // 4096)):
+        pixels = images[chunk].reshape(-1, channels)
+        for channel in range(channels):
+            counts[channel] += np.bincount(pixels[:, channel], minlength=256)
+    levels = np.arange(256)
+    return counts @ levels, counts @ levels**2, counts.sum(1)[0]
+
+
+def _images(images: Pixels | Stream, device: torch.device) -> Tensor | Stream:
+    return images if isinstance(images, Stream) else _tensor(images).to(device)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    with warnings.catch_warnings():
+        # Shared arrays are read-only, and nothing here writes to them.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(array)

@@ -1,0 +1,89 @@
+"""A whole set, before a pixel is read: decoded into memory, or opened as streams."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from silo_tune.data.arrays import Pixels
+from silo_tune.data.cache import Arrays, cached
+from silo_tune.data.images import Form
+from silo_tune.data.sets import NO_POOL, DataSet, StreamedSet
+from silo_tune.data.stream import Source, Stream, check_shape
+from silo_tune.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A set whose images are known by name and label, and not read yet.
+
+    Attributes:
+        train: its training images.
+        test: its official test part, or None.
+        classes: number of classes.
+        form: how an image becomes pixels.
+        options: what else the decoded arrays depend on, for the cache.
+    """
+
+    train: Source
+    test: Source | None
+    classes: int
+    form: Form
+    options: Mapping[str, Any]
+
+    def parts(self) -> dict[str, Source]:
+        """The parts that there are, by name."""
+        return {"train": self.train, **({"test": self.test} if self.test is not None else {})}
+
+    def listing(self) -> str:
+        """sha256 over sorted names, sizes and labels."""
+        digest = hashlib.sha256()
+        for part, source in self.parts().items():
+            for line in sorted(source.lines()):
+                digest.update(f"{part}\t{line}\n".encode())
+        return digest.hexdigest()
+
+    def decoded(self) -> DataSet:
+        """The set in memory."""
+        files = [file for source in self.parts().values() for file in source.files()]
+        arrays = cached(files, self.options, self._decode)
+        train, train_labels = arrays["train"], arrays["train_labels"]
+        test, test_labels = arrays.get("test"), arrays.get("test_labels")
+        return DataSet(train, train_labels, test, test_labels, self.classes, self.listing())
+
+    def _decode(self) -> Arrays:
+        arrays: Arrays = {}
+        for part, source in self.parts().items():
+            arrays[part], arrays[f"{part}_labels"] = _stacked(source, self.form), source.labels
+        return arrays
+
+    def streamed(self, workers: int, pool: bool) -> StreamedSet:
+        """The set as streams; `pool` joins its test part to its training images."""
+        shape = self.form.shape or self.form.decode(self.train.name(0), next(self.train.contents())).shape
+        listing, empty = self.listing(), Stream((), self.form, shape, workers)
+        if not pool:
+            test = None if self.test is None else replace(empty, sources=(self.test,))
+            labels = None if self.test is None else self.test.labels
+            train = replace(empty, sources=(self.train,))
+            return StreamedSet(train, self.train.labels, test, labels, self.classes, listing)
+        if self.test is None:
+            raise BadInput(NO_POOL)
+        both = replace(empty, sources=(self.train, self.test))
+        labels = np.concatenate([self.train.labels, self.test.labels])
+        return StreamedSet(both, labels, None, None, self.classes, listing)
+
+
+def _stacked(source: Source, form: Form) -> Pixels:
+    images: Pixels | None = None
+    for row, data in enumerate(source.contents()):
+        image = form.decode(source.name(row), data)
+        if images is None:
+            images = np.empty((len(source.labels), *image.shape), dtype=np.uint8)
+        check_shape(source.name(row), image, images.shape[1:])
+        images[row] = image
+    assert images is not None
+    return images

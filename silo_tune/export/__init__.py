@@ -1,0 +1,1 @@
+"""What a run gives to others: a smaller network, Optuna studies."""

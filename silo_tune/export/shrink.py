@@ -1,0 +1,354 @@
+"""From a run to a small network: the masked filters of a committed unit are removed, and the outputs compared."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import silo_tune
+from silo_tune.data.batches import Feed
+from silo_tune.data.load import facts, open_data
+from silo_tune.data.sets import split_rows
+from silo_tune.errors import BadInput, RunFailed, unknown
+from silo_tune.export.inference import Latency, latency, macs, non_zero, parameters
+from silo_tune.export.small import About, check_plain, pack_weights, shrunk
+from silo_tune.models.build import build_model
+from silo_tune.models.checkpoint import load_weights, unpack
+from silo_tune.planner.unit import Unit
+from silo_tune.pruning.filters import Filters, removable
+from silo_tune.seeds import stream
+from silo_tune.store.run_folder import Run
+from silo_tune.store.unit_store import unit_of
+from silo_tune.study.arms import TuneArm
+from silo_tune.study.model import Study
+
+# Removing a filter changes the order of sums, no more: what remains is rounding in single precision. Where all outputs
+# are small the limit is that share of the greatest one: against outputs of 1e-5 any network would pass otherwise.
+TOLERANCE = 1e-4
+# So many validation images are compared at most, evenly from all of them, and so many random ones (ours).
+IMAGES, RANDOM_IMAGES = 1000, 64
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of one network: its parameters, those that are not zero, multiply-accumulates per image, bytes of its weights."""
+
+    parameters: int
+    non_zero: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of the masked and the small network; of the latency the masked one is first."""
+
+    masked: Size
+    small: Size
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two networks on the same images.
+
+    Attributes:
+        difference: greatest absolute difference of an output.
+        greatest: greatest absolute output of the masked one.
+        images: how many were compared.
+        accuracies: of both on these images, masked first; None where they are random numbers.
+    """
+
+    difference: float
+    greatest: float
+    images: int
+    accuracies: tuple[float, float] | None
+
+    @property
+    def limit(self) -> float:
+        """The greatest difference that is rounding."""
+        return TOLERANCE * min(1.0, self.greatest)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an export made: of which unit, filters of its pruned layers before and after, and how both networks do."""
+
+    arm: str
+    seed: int
+    cycle: int
+    key: str
+    filters: tuple[int, int]
+    compared: Compared
+    costs: Costs
+
+
+@dataclass(frozen=True)
+class Images:
+    """What both networks are shown.
+
+    Attributes:
+        batches: gives (images (B, C, H, W), labels (B,) or None).
+        shape: (H, W, C) of an image.
+        classes: number of them.
+        mean, std: as in `About`.
+    """
+
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor | None]]]
+    shape: tuple[int, int, int]
+    classes: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def shrink_unit(
+    url: str,
+    arm: str,
+    seed: int,
+    cycle: int | None,
+    out: str,
+    *,
+    batch: int = 1,
+    random_images: bool = False,
+    functions: bool = False,
+    notice: Callable[[str], None] = lambda message: None,
+) -> Outcome:
+    """Write the network of a unit, without its masked filters, to a file, and the outcome as JSON beside it.
+
+    Args:
+        url: the run.
+        arm, seed, cycle: whose network; the last cycle with weights when left out.
+        out: FILE.safetensors, which must be new.
+        batch: images of a timed pass.
+        random_images: where the data is not there, compare on random numbers.
+        functions: import the functions that the run's study names, for its network and data.
+        notice: told of corrupt files.
+
+    Raises:
+        BadInput: there is no such unit, no filter to remove, no data, or the file cannot be written.
+        RunFailed: the outputs of both networks differ; nothing is written.
+    """
+    file = _new_file(out)
+    if batch < 1:
+        raise BadInput(f"--batch: {batch} is not a number of images")
+    run = Run(url, notice)
+    study = run.study()
+    _check_study(study, arm, seed, functions)
+    unit, state = weights_of(run, study, arm, seed, cycle)
+    images = images_of(run, study, unit, random_images)
+    masked = _masked(unit, state, images)
+    found = removable(masked, images.shape)
+    about = _about(unit, images, kept_filters(found, state["mask"]))
+    small = shrunk(masked, about)
+    compared = compare(masked, small, images)
+    require_equal(compared, masked, found, about)
+    data = pack_weights(small, about)
+    costs = costs_of(masked, small, data, images, batch)
+    filters = sum(found[name].count for name in about.kept), sum(map(len, about.kept.values()))
+    outcome = Outcome(arm, seed, unit.cycle, unit.key, filters, compared, costs)
+    _write(file, data, outcome)
+    return outcome
+
+
+def _new_file(out: str) -> Path:
+    file = Path(out)
+    if file.suffix != ".safetensors":
+        raise BadInput(f"--out: {out!r} does not end in .safetensors")
+    for path in (file, file.with_suffix(".json")):
+        if path.exists():
+            raise BadInput(f"--out: {str(path)!r} exists, and an export never writes over a file; name another")
+    if not file.parent.is_dir():
+        raise BadInput(f"--out: there is no folder {str(file.parent)!r}")
+    return file
+
+
+def _check_study(study: Study, arm: str, seed: int, functions: bool) -> None:
+    if arm not in study.arms:
+        raise BadInput(unknown("arm", arm, study.arms))
+    if isinstance(study.arms[arm], TuneArm):
+        raise BadInput(
+            f"arm {arm!r} is a search whose chains are trials; run a schedule arm with the constants that it found"
+        )
+    if seed not in study.replicates.seeds:
+        raise BadInput(f"unknown seed {seed}; choose from {', '.join(map(str, study.replicates.seeds))}")
+    if study.prune.granularity != "filter":
+        raise BadInput(
+            'nothing can be removed: single weights were pruned; prune filters (prune.granularity = "filter")'
+        )
+    named = [ref.function for ref in (study.model, study.data) if ref.function is not None]
+    if functions:
+        return
+    if named:
+        raise BadInput(f"the run's study names {', '.join(named)}: say --functions to import what you trust")
+    check_plain(study.model.resolved())
+
+
+# --- the unit ---
+
+
+def weights_of(
+    run: Run, study: Study, arm: str, seed: int, cycle: int | None
+) -> tuple[Unit, dict[str, dict[str, Tensor]]]:
+    """The unit that a chain went on with at a cycle, and its state; of the last cycle that has one when left out.
+
+    Raises:
+        BadInput: there is no such unit, or its weights are gone.
+    """
+    if cycle == 0:
+        raise BadInput("--cycle: cycle 0 is the dense network, of which nothing was pruned")
+    closed = {number: key for number in range(1, study.cycles) if (key := _winner(run, arm, seed, number)) is not None}
+    if cycle is not None and cycle not in closed:
+        have = ", ".join(map(str, closed)) or "none yet"
+        raise BadInput(f"--cycle: arm {arm!r}, seed {seed} has no network of cycle {cycle}; it has of {have}")
+    for number in reversed(closed) if cycle is None else [cycle]:
+        result = run.result(closed[number])
+        data = None if result is None else run.units.read_state(result)
+        if result is not None and data is not None:
+            return unit_of(result), unpack(data)[0]
+    if not closed:
+        raise BadInput(f"arm {arm!r}, seed {seed} has not closed a pruned cycle; go on with the run")
+    which = "every cycle" if cycle is None else f"cycle {cycle}"
+    raise BadInput(
+        f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle, "
+        f'which is the default here; with cluster.keep = "all" from its start it keeps every cycle\'s'
+    )
+
+
+def _winner(run: Run, arm: str, seed: int, cycle: int) -> str | None:
+    """Key of the unit that won a cycle; None while it is open, or without a winner."""
+    winner, number = None, 1
+    while (decision := run.decision(arm, seed, cycle, number)) is not None:
+        winner = decision["winner"] if decision["closes"] else winner
+        number += 1
+    return winner
+
+
+def kept_filters(found: Mapping[str, Filters], masks: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """By layer that was pruned, the filters that are not masked whole.
+
+    Raises:
+        BadInput: none is.
+    """
+    living = {name: masks[name].flatten(1).any(1) for name in found if name in masks}
+    if all(bool(mask.all()) for mask in living.values()):
+        raise BadInput("nothing can be removed: no filter of this cycle's network is masked")
+    return {name: tuple(mask.nonzero().flatten().tolist()) for name, mask in living.items()}
+
+
+def _masked(unit: Unit, state: Mapping[str, Mapping[str, Tensor]], images: Images) -> nn.Module:
+    """The network as the run has it, in evaluation mode on the CPU."""
+    model = build_model(unit.model, images.shape, images.classes, seed=0)
+    try:
+        load_weights(model, state["weights"])
+    except RuntimeError as error:
+        raise BadInput(f"model: what {dict(unit.model)} makes has other weights than the run's: {error}") from error
+    return model.eval()
+
+
+# --- the images ---
+
+
+def images_of(run: Run, study: Study, unit: Unit, random_images: bool) -> Images:
+    """Validation images of a unit's replicate; random numbers where they are not there and that is allowed.
+
+    Raises:
+        BadInput: the data is not there, or not that of the run.
+    """
+    try:
+        dataset = open_data(study.data)
+    except BadInput as error:
+        if not random_images:
+            raise BadInput(f"{error} (--random-images compares on random numbers then)") from error
+        return _random_images(run, unit.seed)
+    run.check_data(facts(dataset, study.data))
+    feed = Feed.make(dataset, split_rows(dataset, study.data, unit.seed), unit.augmentation, torch.device("cpu"))
+    count = len(feed.val)
+    rows = feed.val.rows[torch.linspace(0, count - 1, min(count, IMAGES)).long()]
+    part = replace(feed.val, rows=rows)
+    std = (1.0 / feed.scale).tolist()
+    return Images(lambda: feed.batches(part), dataset.shape, dataset.classes, tuple(feed.mean.tolist()), tuple(std))
+
+
+def _random_images(run: Run, seed: int) -> Images:
+    known = run.data_facts()
+    if known is None:
+        raise BadInput(f"{run.url} does not say what shape its images have; --random-images cannot stand in for them")
+    height, width, channels = known["shape"]
+    images = torch.randn(RANDOM_IMAGES, channels, height, width, generator=stream("random-images", seed))
+    return Images(lambda: iter([(images, None)]), (height, width, channels), known["classes"])
+
+
+# --- the comparison ---
+
+
+@torch.inference_mode()
+def compare(masked: nn.Module, small: nn.Module, images: Images) -> Compared:
+    """Outputs and accuracies of two networks in evaluation mode."""
+    difference, greatest, count, right = 0.0, 0.0, 0, [0, 0]
+    labelled = True
+    for batch, labels in images.batches():
+        outputs = masked(batch), small(batch)
+        found = float((outputs[0] - outputs[1]).abs().max())
+        difference = found if not found <= difference else difference  # one that is not finite stays
+        greatest = max(greatest, float(outputs[0].abs().max()))
+        count += len(batch)
+        labelled = labels is not None
+        if labels is not None:
+            right = [before + int((o.argmax(1) == labels).sum()) for before, o in zip(right, outputs, strict=True)]
+    return Compared(difference, greatest, count, (right[0] / count, right[1] / count) if labelled else None)
+
+
+def require_equal(compared: Compared, masked: nn.Module, found: Mapping[str, Filters], about: About) -> None:
+    """Raises RunFailed, naming the figure and what is known of the cause, when two networks' outputs differ."""
+    if compared.difference <= compared.limit:
+        return
+    loud = sorted(name for layer, stay in about.kept.items() for name in _not_silent(masked, found[layer], stay))
+    cause = f": of masked filters {', '.join(loud)} is not zero" if loud else ""
+    raise RunFailed(
+        f"unit {about.key[:12]}: the outputs of the masked and the small network differ by {compared.difference:.3g}, "
+        f"more than {compared.limit:.3g}{cause}; nothing is written"
+    )
+
+
+def _not_silent(masked: nn.Module, filters: Filters, stay: tuple[int, ...]) -> list[str]:
+    own = dict(masked.named_parameters())
+    gone = torch.ones(filters.count, dtype=torch.bool)
+    gone[list(stay)] = False
+    return [name for name, where in filters.companions.items() if bool(own[name][where[gone].flatten()].any())]
+
+
+# --- what is written ---
+
+
+def _about(unit: Unit, images: Images, kept: Mapping[str, tuple[int, ...]]) -> About:
+    versions = {"silo-tune": silo_tune.__version__, "torch": str(torch.__version__)}
+    return About(unit.model, images.shape, images.classes, kept, images.mean, images.std, unit.key, versions)
+
+
+def costs_of(masked: nn.Module, small: nn.Module, data: bytes, images: Images, batch: int) -> Costs:
+    """What both networks cost; `data` is the small one's file, `batch` the number of images in a timed pass."""
+    first, _ = next(images.batches())
+    timed = first[torch.arange(batch) % len(first)]
+    before, after = _size(masked, first[:1], pack_weights(masked)), _size(small, first[:1], data)
+    return Costs(before, after, latency(masked, small, timed))
+
+
+def _size(network: nn.Module, image: Tensor, data: bytes) -> Size:
+    return Size(parameters(network), non_zero(network), macs(network, image), len(data))
+
+
+def _write(file: Path, data: bytes, outcome: Outcome) -> None:
+    words = json.dumps(asdict(outcome), indent=2).encode()
+    try:
+        for path, content in ((file.with_suffix(".json"), words), (file, data)):
+            part = path.with_name(f".{path.name}.tmp")
+            part.write_bytes(content)
+            os.replace(part, path)
+    except OSError as error:
+        raise BadInput(f"--out: cannot write {str(file)!r}: {error.strerror}") from None

@@ -1,0 +1,115 @@
+"""Sources: asked for the candidates of one cycle in rounds, each knowing only the rounds that are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from silo_tune.errors import BadInput
+from silo_tune.planner.unit import canonical
+from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule
+
+Peak = Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One candidate peak.
+
+    Attributes:
+        peak: as in a unit; None beside a checkpoint.
+        asked: True for a rate of the search itself, False for a tested arm's value that the search did not ask for.
+        tests: the arms whose own value this is.
+        repeat: 0, or the number of a re-evaluation with other random streams.
+    """
+
+    peak: Peak
+    asked: bool = True
+    tests: tuple[str, ...] = ()
+    repeat: int = 0
+
+
+class Heard(NamedTuple):
+    """A candidate with its outcome (status, max_lr, val_accuracy, val_loss, classes, …)."""
+
+    proposal: Proposal
+    outcome: Mapping[str, Any]
+
+
+class Source(Protocol):
+    """Candidates of one cycle, in rounds.
+
+    Attributes:
+        most: upper bound of the candidates of all rounds.
+    """
+
+    @property
+    def most(self) -> int: ...
+
+    def ask(self, heard: Sequence[Heard]) -> list[Proposal]:
+        """The next round, given every candidate of the complete rounds in order; empty closes the cycle."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneRound:
+    """All candidates at once: a fixed peak, or a whole grid."""
+
+    proposals: tuple[Proposal, ...]
+
+    @property
+    def most(self) -> int:
+        return len(self.proposals)
+
+    def ask(self, heard: Sequence[Heard]) -> list[Proposal]:
+        return [] if heard else list(self.proposals)
+
+
+def value_of(rate: float) -> dict[str, float]:
+    """A fixed peak, rounded as keys are, so that the trained rate is the rate of the key."""
+    return {"value": float(f"{rate:.12g}")}
+
+
+def peak_of(schedule: Schedule | AdaptiveSchedule, cycle: int, pruned: Sequence[float], name: str) -> dict[str, Any]:
+    """The peak that a schedule asks for at a cycle.
+
+    Args:
+        schedule: fixed or adaptive.
+        cycle: the cycle.
+        pruned: planned cumulative pruned fractions.
+        name: the arm, for messages.
+
+    Raises:
+        BadInput: a user's schedule failed, or gave something that is not a rate above 0.
+    """
+    known = pruned[: cycle + 1]
+    if isinstance(schedule, AdaptiveSchedule):
+        rule, args = schedule.rule(cycle, known)
+        return {"rule": rule, "args": canonical(args)}
+    try:
+        rate = schedule.peak(cycle, known)
+    except Exception as error:  # a user's function may raise anything
+        raise BadInput(f"arms.{name}.schedule: {type(error).__name__} at cycle {cycle}: {error}") from error
+    if not 0 < rate < float("inf"):
+        raise BadInput(f"arms.{name}.schedule: max_lr {rate} at cycle {cycle} is not a rate above 0")
+    return value_of(rate)
+
+
+def grid_source(rates: Sequence[float], tested: Mapping[str, float]) -> OneRound:
+    """A grid, and beside it the tested arms' values, each trained once.
+
+    Args:
+        rates: the asked rates.
+        tested: arm → its max_lr at this cycle.
+    """
+    asked = [value_of(rate)["value"] for rate in rates]
+    owners: dict[float, list[str]] = {}
+    for arm, rate in tested.items():
+        owners.setdefault(value_of(rate)["value"], []).append(arm)
+    return OneRound(
+        tuple(
+            Proposal({"value": rate}, asked=rate in asked, tests=tuple(owners.get(rate, ())))
+            for rate in sorted({*asked, *owners})
+        )
+    )

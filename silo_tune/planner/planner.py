@@ -1,0 +1,521 @@
+"""Asks for units and decides cycles.
+
+`ask` gives units that are ready, `tell` takes their outcomes in any order; the decisions depend only on the outcomes,
+never on their order. A cycle's decision is written before any child is asked.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from silo_tune.errors import BadInput
+from silo_tune.planner.candidates import OneRound, Proposal
+from silo_tune.planner.chain import TOLD, Candidate, Chain, winner_of
+from silo_tune.planner.layout import Layout
+from silo_tune.planner.retention import Weights, floor_of
+from silo_tune.planner.search import Search
+from silo_tune.planner.unit import Unit
+from silo_tune.study.arms import ScheduleArm, TuneArm
+from silo_tune.study.model import Study
+
+
+class Journal(Protocol):
+    """The files that the planner reads and writes; `store.Run` is one."""
+
+    def decision(
+        self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None
+    ) -> dict[str, Any] | None: ...
+
+    def decide(self, body: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def search_round(self, arm: str, number: int) -> dict[str, Any] | None: ...
+
+    def decide_search(self, body: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def result(self, key: str) -> dict[str, Any] | None: ...
+
+    def sweep(self, key: str) -> None: ...
+
+
+@dataclass
+class Counts:
+    """Units of this session and of the run."""
+
+    trained: int = 0
+    failed: int = 0
+    reused: int = 0
+    shared: int = 0
+    train_seconds: float = 0.0
+
+
+class Planner:
+    """Asks for units and decides cycles.
+
+    Args:
+        study: the study.
+        journal: where decisions are written and results are found.
+        tests_from: from `Run.accept`.
+        checkpoint: content hash of the pretrained weights, if the study has them.
+        listen: called with the chain whenever one changed.
+        retry_failed: ask failed units again where a chain ended without a winner.
+
+    Attributes:
+        chains: (arm, seed) → chain, for every arm but those that only search.
+        searches: arm → its search over whole chains.
+
+    Raises:
+        BadInput: a schedule gives an impossible rate, or the run's files do not belong to this study.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        journal: Journal,
+        tests_from: Mapping[str, Mapping[str, int]] | None = None,
+        checkpoint: str | None = None,
+        listen: Callable[[Chain], None] = lambda chain: None,
+        retry_failed: bool = False,
+    ) -> None:
+        self.study, self.journal, self.listen = study, journal, listen
+        self._retry_failed = retry_failed
+        self.layout = Layout(study, tests_from, checkpoint)
+        self.counts = Counts()
+        seeds, arms = study.replicates.seeds, [n for n, arm in study.arms.items() if not isinstance(arm, TuneArm)]
+        self.chains = {(arm, seed): Chain(arm, seed) for seed in seeds for arm in arms}
+        self.searches = {arm: Search(arm, plan, study.search_seeds(arm)) for arm, plan in self.layout.plans.items()}
+        self._followers: dict[tuple[str, int], list[Chain]] = {}
+        for chain in self.chains.values():
+            if prefix := self.layout.prefix_arm(chain.arm):
+                self._followers.setdefault((prefix, chain.seed), []).append(chain)
+        self._ready: list[tuple[int, int, Unit]] = []
+        self._waiters: dict[str, list[tuple[Chain, Candidate]]] = {}
+        self._flying: set[str] = set()
+        self._known: set[str] = set()
+        self._weights = Weights(study.cycles, journal.sweep)
+        self._order = 0
+        self._touched: set[str] = set()
+        self._replaying = True
+        # seed → the lowest cycle whose end is decided only now: no earlier session swept what it left behind.
+        self._unswept: dict[int, int] = {}
+        self._resume_searches()
+        for chain in list(self.chains.values()):
+            self._advance(chain)
+        self._replaying = False
+        for seed in self._weights.used:
+            floor = min(self._floor(seed), self._unswept.get(seed, self.study.cycles))
+            self._weights.forget(seed, self._held(seed), floor, self._waiters)
+            self._sweep(seed)
+
+    # --- ask and tell ---
+
+    def ask(self) -> Unit | None:
+        """A unit that is ready to be trained, or None when all that is left waits for units under way."""
+        if not self._ready:
+            return None
+        _, _, unit = heapq.heappop(self._ready)
+        self._flying.add(unit.key)
+        return unit
+
+    def take_back(self, unit: Unit) -> None:
+        """A unit that was asked and whose worker is gone: it is ready again."""
+        if unit.key in self._flying:
+            self._flying.discard(unit.key)
+            self._queue(unit)
+
+    def _queue(self, unit: Unit) -> None:
+        self._order += 1
+        heapq.heappush(self._ready, (unit.cycle, self._order, unit))
+
+    @property
+    def waiting(self) -> int:
+        """Units that are ready and not asked yet."""
+        return len(self._ready)
+
+    @property
+    def done(self) -> bool:
+        """Nothing is ready and nothing is under way."""
+        return not self._ready and not self._flying
+
+    def tell(self, key: str, outcome: Mapping[str, Any]) -> None:
+        """The outcome of an asked unit: its committed result, or {"status": "failed", "error": reason}. Idempotent."""
+        if key not in self._flying:
+            return
+        self._flying.discard(key)
+        if outcome["status"] == "failed":
+            self.counts.failed += 1
+        else:
+            self.counts.trained += 1
+            self.counts.train_seconds += outcome.get("train_seconds") or 0.0
+            self._known.add(key)
+        waiters = self._waiters.pop(key, [])
+        for chain, candidate in waiters:
+            self._hear(chain, candidate, outcome)
+        for chain, _ in waiters:
+            self._advance(chain)
+        self._close_searches()
+        if not waiters and (seed := self._weights.seed_of(key)) is not None:
+            self._sweep(seed)  # a lost row was trained again: its weights are not needed
+
+    def every_chain(self) -> Iterator[Chain]:
+        """Chains of arms, and those of the open rounds of searches."""
+        for search in self.searches.values():
+            yield from search.past
+            yield from search.trials.values()
+        yield from self.chains.values()
+
+    # --- one chain ---
+
+    def _hear(self, chain: Chain, candidate: Candidate, outcome: Mapping[str, Any]) -> None:
+        told = {name: outcome.get(name) for name in TOLD}
+        if told["max_lr"] is None:  # a failed unit never resolved a rule, but a fixed peak is known
+            told["max_lr"] = (candidate.unit.peak or {}).get("value")
+        chain.told[candidate.index] = {
+            "candidate": candidate.index, "repeat": candidate.unit.repeat, "key": candidate.unit.key, **told,
+        }  # fmt: skip
+        if told["classes"]:
+            chain.guessing = 1.0 / told["classes"]
+        self.listen(chain)
+
+    def _advance(self, chain: Chain) -> None:
+        """Close and open rounds and cycles of a chain until something must be waited for."""
+        while chain.active:
+            if not chain.open and not self._open(chain):
+                break
+            if len(chain.told) < len(chain.candidates):
+                return
+            self._close_round(chain)
+        if chain.trial is not None:
+            self._touched.add(chain.arm)
+
+    def _open(self, chain: Chain) -> bool:
+        """Open the next cycle; False when it must wait for another chain or there is none to come."""
+        if chain.cycle == self.study.cycles:
+            chain.done = True
+            chain.candidates, chain.told = [], {}
+            self._sweep(chain.seed)
+            self.listen(chain)
+            return False
+        if not self._may_open(chain):
+            return False
+        chain.open, chain.round, chain.candidates, chain.told, chain.again = True, 1, [], {}, False
+        chain.decided = self._decision(chain)
+        self._ask_round(chain, self._proposals(chain))
+        self.listen(chain)
+        return True
+
+    def _may_open(self, chain: Chain) -> bool:
+        if chain.trial is not None:
+            return self._passes_rung(chain)
+        if self.layout.decides(chain.arm, chain.cycle) and not self.layout.ready(chain.arm):
+            if lost := self.layout.lost_for(chain.arm):
+                self._end(chain, f"the pilot of {lost} found no constants: its units failed")
+            return False  # a pilot has not found its constants yet
+        leader = self._leader(chain)
+        if leader is not None and chain.cycle > 0:
+            if len(leader.closed) < chain.cycle:
+                if leader.ended is not None:
+                    self._end(chain, f"{leader.arm} ended: {leader.ended}")
+                return False
+            chain.parent = leader.closed[chain.cycle - 1]
+        return True
+
+    def _passes_rung(self, chain: Chain) -> bool:
+        verdict = self.searches[chain.arm].at_rung(chain)
+        if verdict == "stop":
+            chain.stopped = chain.cycle - 1
+            self._end(chain, f"stopped after cycle {chain.stopped}: others were better by then")
+        return verdict == "go"
+
+    def _leader(self, chain: Chain) -> Chain | None:
+        prefix = self.layout.prefix_arm(chain.arm)
+        return None if prefix is None else self.chains[prefix, chain.seed]
+
+    # --- one round ---
+
+    def _decision(self, chain: Chain) -> dict[str, Any] | None:
+        return self.journal.decision(chain.arm, chain.seed, chain.cycle, chain.round, chain.trial)
+
+    def _proposals(self, chain: Chain) -> list[Proposal]:
+        """The first round of a cycle. What a sampler asked in a closed round stands; a fixed round must be the same."""
+        source = self.layout.source(chain)
+        if chain.decided is not None and not isinstance(source, OneRound):
+            return asked_before(chain.decided)
+        return source.ask([])
+
+    def _ask_round(self, chain: Chain, proposals: list[Proposal]) -> None:
+        """Add a round's candidates and look up or queue their units."""
+        first = len(chain.candidates)
+        for proposal in proposals:
+            unit = self.layout.unit(chain, proposal)
+            chain.candidates.append(Candidate(len(chain.candidates), proposal, unit))
+        self._ask(chain, chain.candidates[first:])
+
+    def _ask(self, chain: Chain, candidates: list[Candidate]) -> None:
+        chain.asking = candidates
+        self._check_decided(chain)
+        decided = {outcome["key"]: outcome for outcome in chain.decided["told"]} if chain.decided else {}
+        for candidate in candidates:
+            self._request(chain, candidate, decided.get(candidate.unit.key))
+
+    def _request(self, chain: Chain, candidate: Candidate, decided: Mapping[str, Any] | None) -> None:
+        """Hear a candidate's outcome if it is known, else wait for it. A closed round's outcomes stand as decided."""
+        key = candidate.unit.key
+        self._weights.use(chain.seed, chain.cycle, key, chain.trial is not None and self._searching(chain.seed))
+        if decided is not None and decided["status"] == "failed":
+            self._hear(chain, candidate, decided)
+            return
+        result = None if key in self._waiters else self.journal.result(key)
+        if key in self._waiters or (result is not None and key in self._known):
+            self.counts.shared += 1
+        elif result is not None:
+            self.counts.reused += 1
+            self._known.add(key)
+        else:
+            self._queue(candidate.unit)
+            self._waiters[key] = []
+        outcome = decided or result
+        if outcome is not None:
+            self._hear(chain, candidate, outcome)
+        else:
+            self._waiters[key].append((chain, candidate))
+
+    def _close_round(self, chain: Chain) -> None:
+        """Write the round's decision; ask the next round or close the cycle."""
+        told = [chain.told[candidate.index] for candidate in chain.candidates]
+        more = self._more(chain) if chain.decided is None and not chain.again else None
+        closes = not more if chain.decided is None else chain.decided["closes"]
+        winner = winner_of(told) if closes else None
+        body = {
+            "arm": chain.arm,
+            "seed": chain.seed,
+            **({} if chain.trial is None else {"trial": chain.trial, "params": dict(chain.params or {})}),
+            "cycle": chain.cycle,
+            "round": chain.round,
+            "parent": chain.parent,
+            "asked": [_as_asked(candidate) for candidate in chain.asking],
+            "told": [chain.told[candidate.index] for candidate in chain.asking],
+            "closes": closes,
+            "winner": winner["key"] if winner else None,
+        }
+        if self._replaying and chain.decided is None:
+            self._unswept[chain.seed] = min(chain.cycle, self._unswept.get(chain.seed, chain.cycle))
+        standing = chain.decided or self.journal.decide(body)
+        if closes:
+            self._close_cycle(chain, standing)
+            return
+        self._next_round(chain)
+        if chain.decided is not None:  # what a sampler asked before stands
+            more = asked_before(chain.decided)
+        self._ask_round(chain, self._more(chain) if more is None else more)
+
+    def _next_round(self, chain: Chain) -> None:
+        chain.round += 1
+        chain.decided = self._decision(chain)
+
+    def _more(self, chain: Chain) -> list[Proposal]:
+        """The round after those that are complete; empty when the cycle is."""
+        return self.layout.source(chain).ask(chain.heard)
+
+    def _check_decided(self, chain: Chain) -> None:
+        """A standing decision must be of the very candidates that this study asks for."""
+        asked = [candidate.unit.key for candidate in chain.asking]
+        if chain.decided is not None and asked != [entry["key"] for entry in chain.decided["asked"]]:
+            raise BadInput(
+                f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
+                f"asks for; put the study back as it was, or choose another --out"
+            )
+
+    # --- the end of a cycle, and of a chain ---
+
+    def _close_cycle(self, chain: Chain, standing: Mapping[str, Any]) -> None:
+        chain.open = False
+        key = standing["winner"]
+        if key is not None and all(candidate.unit.key != key for candidate in chain.candidates):
+            raise BadInput(
+                f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with a winner that this study never "
+                f"asked for; choose another --out"
+            )
+        leader = self._leader(chain) if chain.cycle > 0 else None
+        if key is None and self._asks_again(chain):
+            return
+        if key is None and leader is None:
+            reasons = sorted({o["error"] or o["status"] for o in chain.told.values()})
+            self._end(chain, f"no candidate of cycle {chain.cycle} can go on ({'; '.join(reasons)})")
+            return
+        best = next((o for o in chain.told.values() if o["key"] == key), None)
+        if best is not None:  # a conditioned Oracle goes on from its leader's unit even if all its own failed
+            chain.best = best
+        chain.closed.append(key)
+        chain.rates.append(best["max_lr"] if best else None)
+        chain.accuracies.append(best["val_accuracy"] if best else None)
+        chain.cycle += 1
+        if leader is None:
+            chain.parent = key
+        self._sweep(chain.seed)
+        self.listen(chain)
+        self._wake_followers(chain)
+
+    def _asks_again(self, chain: Chain) -> bool:
+        """Open one more round for the failed candidates of a cycle without a winner: one that stands, or a new one."""
+        failed = [candidate for candidate in chain.candidates if chain.told[candidate.index]["status"] == "failed"]
+        before = chain.decided
+        self._next_round(chain)
+        wanted = self._retry_failed and chain.trial is None and before is not None  # once a session
+        if not failed or not (chain.decided is not None or wanted):
+            return False
+        chain.open = chain.again = True
+        for candidate in failed:
+            del chain.told[candidate.index]
+        self._ask(chain, failed)
+        return True
+
+    def _end(self, chain: Chain, reason: str) -> None:
+        chain.ended, chain.open = reason, False
+        self.listen(chain)
+        self._wake_followers(chain)
+        self._sweep(chain.seed)
+
+    def _wake_followers(self, chain: Chain) -> None:
+        """Advance those who may have waited for this chain."""
+        if chain.trial is not None:
+            if chain.cycle - 1 in self.layout.plans[chain.arm].rungs or not chain.active:
+                for sibling in self.searches[chain.arm].siblings(chain):
+                    if sibling is not chain and not sibling.open:
+                        self._advance(sibling)
+            return
+        for follower in self._followers.get((chain.arm, chain.seed), []):
+            if not follower.open:
+                self._advance(follower)
+
+    # --- searches over whole chains ---
+
+    def _resume_searches(self) -> None:
+        """Take up closed rounds; then go through their chains again, as through every other: a file may be damaged."""
+        for search in self.searches.values():
+            while (body := self.journal.search_round(search.arm, search.rounds + 1)) is not None:
+                search.recall(body)
+            search.finished = search.plan.finished(search.closed)
+        for search in self.searches.values():
+            for point in search.closed:
+                self._settle_trial(search, point["trial"], point["params"])
+            search.past = [Chain(search.arm, s, p["trial"], p["params"]) for p in search.closed for s in search.seeds]
+            for chain in search.past:
+                self._advance(chain)
+            search.past = [chain for chain in search.past if chain.active]
+            if search.finished:
+                self._take_result(search)
+            else:
+                self._open_search_round(search, search.plan.ask(search.closed))
+        self._close_searches()
+
+    def _settle_trial(self, search: Search, trial: int | None, params: Mapping[str, float]) -> None:
+        self.layout.settle(search.arm, trial, search.plan.schedule(params), search.plan.pipeline(params))
+
+    def _open_search_round(self, search: Search, points: Sequence[Mapping[str, float]]) -> None:
+        chains = search.open([self._point_before(search, i) or point for i, point in enumerate(points)])
+        for chain in chains:
+            self._settle_trial(search, chain.trial, chain.params or {})
+        for chain in chains:
+            self._advance(chain)
+
+    def _point_before(self, search: Search, i: int) -> dict[str, float] | None:
+        """What an open round asked before it was interrupted, where a chain of it has closed a cycle."""
+        for seed in search.seeds:
+            decision = self.journal.decision(search.arm, seed, 0, 1, len(search.closed) + i)
+            if decision is not None:
+                return dict(decision["params"])
+        return None
+
+    def _close_searches(self) -> None:
+        """Close every open round whose chains have all ended, and open the next ones, until all must wait."""
+        while self._touched:
+            search = self.searches[self._touched.pop()]
+            if not search.finished and search.trials and search.over:
+                self._close_search_round(search)
+
+    def _close_search_round(self, search: Search) -> None:
+        body = search.close()
+        points = search.plan.ask([*search.closed, *body["points"]])
+        if not points:  # weights go before the decision: a run that is killed in between then sweeps them again
+            search.finished = True
+            self._release_weights(search.seeds)
+        search.recall(self.journal.decide_search(body))
+        search.trials = {}
+        if points:
+            self._open_search_round(search, points)
+        else:
+            self._take_result(search)
+
+    def _searching(self, seed: int) -> bool:
+        """Is a search open that has chains of this seed?"""
+        return any(not search.finished and seed in search.seeds for search in self.searches.values())
+
+    def _release_weights(self, seeds: Iterable[int]) -> None:
+        for seed in seeds:
+            if self._replaying:
+                self._unswept[seed] = 0
+            if not self._searching(seed):
+                self._weights.shared.pop(seed, None)
+            self._sweep(seed)
+
+    def _take_result(self, search: Search) -> None:
+        """Give an arm the constants that its pilot found, and go on with the chains that wait for them."""
+        best = search.best()
+        if not isinstance(self.study.arms[search.arm], ScheduleArm):
+            return
+        if best is None:
+            self.layout.lose(search.arm)
+        else:
+            self.layout.take(search.arm, best["params"])
+        for chain in self.chains.values():
+            if chain.active and not chain.open:
+                self._advance(chain)
+
+    # --- weights that may go ---
+
+    def _chains_of(self, seed: int) -> list[Chain]:
+        return [chain for chain in self.every_chain() if chain.seed == seed]
+
+    def _floor(self, seed: int) -> int:
+        return floor_of(self._chains_of(seed), self.study.cycles)
+
+    def _held(self, seed: int) -> set[str | None]:
+        """Keys whose weights are still needed: parents of open cycles, and the final state of every arm's chain."""
+        held: set[str | None] = set()
+        for chain in self._chains_of(seed):
+            if chain.trial is None and chain.closed:
+                held.add(chain.closed[-1])
+            if not chain.active:
+                continue
+            held.add(chain.parent)
+            leader = self._leader(chain)
+            if leader is not None and len(leader.closed) >= chain.cycle > 0:
+                held.add(leader.closed[chain.cycle - 1])
+        return held
+
+    def _sweep(self, seed: int) -> None:
+        if not self._replaying and self.study.cluster.keep != "all":
+            self._weights.sweep(seed, self._held(seed), self._floor(seed), self._waiters)
+
+
+def asked_before(decision: Mapping[str, Any]) -> list[Proposal]:
+    """The candidates of a closed round, as they were asked."""
+    return [
+        Proposal(entry["peak"], entry["asked"], tuple(entry["tests"]), entry.get("repeat", 0))
+        for entry in decision["asked"]
+    ]
+
+
+def _as_asked(candidate: Candidate) -> dict[str, Any]:
+    proposal = candidate.proposal
+    return {
+        "candidate": candidate.index,
+        "key": candidate.unit.key,
+        "peak": candidate.unit.peak,
+        "asked": proposal.asked,
+        "tests": list(proposal.tests),
+        **({"repeat": proposal.repeat} if proposal.repeat else {}),
+    }

@@ -1,0 +1,1 @@
+"""Masks, filters, criteria, and the prune at the start of a cycle."""

@@ -1,0 +1,1 @@
+"""Criteria: what a prune removes first."""

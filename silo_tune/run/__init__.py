@@ -1,0 +1,1 @@
+"""One session of a run: opened, watched, told. Knows no Ray."""

@@ -1,0 +1,62 @@
+"""Who hears how a run goes."""
+
+from __future__ import annotations
+
+from silo_tune.errors import RunFailed
+from silo_tune.planner.chain import Chain
+from silo_tune.planner.planner import Planner
+from silo_tune.run.progress import Progress
+from silo_tune.study.model import Study
+
+
+class Monitor:
+    """Hears how a run goes; the console is one. Every method may be left as it is.
+
+    Attributes:
+        stop_requested: set it to end the run before the next unit; what is committed is kept.
+        progress: gives snapshots of how the run stands, from `started` on.
+    """
+
+    stop_requested: bool = False
+    progress: Progress | None = None
+
+    def started(self, study: Study, planner: Planner, slots: int) -> None:
+        """The planner is ready; training begins on so many slots."""
+
+    def changed(self, chain: Chain) -> None:
+        """A chain heard an outcome, opened, closed or ended."""
+
+    def notice(self, message: str) -> None:
+        """Something the user should know, in one sentence."""
+
+
+class Recorder(Monitor):
+    """Passes everything on to another monitor, after `progress` has heard it."""
+
+    progress: Progress
+
+    def __init__(self, progress: Progress, to: Monitor) -> None:
+        self.progress, self._to = progress, to
+        to.progress = progress
+
+    @property
+    def stop_requested(self) -> bool:  # type: ignore[override]
+        return self._to.stop_requested
+
+    def started(self, study: Study, planner: Planner, slots: int) -> None:
+        self.progress.begin(planner, slots)
+        self._to.started(study, planner, slots)
+
+    def changed(self, chain: Chain) -> None:
+        self.progress.changed(chain)
+        self._to.changed(chain)
+
+    def notice(self, message: str) -> None:
+        self.progress.notice(message)
+        self._to.notice(message)
+
+
+def require_going(monitor: Monitor) -> None:
+    """Raises RunFailed when a stop was requested and its exception got lost on the way (in a destructor, say)."""
+    if monitor.stop_requested:
+        raise RunFailed("stopped")

@@ -1,0 +1,285 @@
+"""The session of a driver, as far as snapshots of it need it. Plain Python, without Ray or torch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from silo_tune.planner.chain import Chain
+from silo_tune.planner.forecast import forecast
+from silo_tune.planner.planner import Planner
+from silo_tune.planner.search import Search
+from silo_tune.store.lease import Lease
+from silo_tune.store.snapshot import (
+    CHAINS,
+    REASONS,
+    RECENT,
+    ChainView,
+    Ended,
+    Failure,
+    Note,
+    SearchView,
+    Snapshot,
+    State,
+    Units,
+    foremost,
+    shortened,
+)
+from silo_tune.study.model import Study
+
+# Counting what is left reads many files of a large run: it takes at most this share of the time.
+COUNTING_SHARE = 1 / 200
+
+
+@dataclass
+class _Times:
+    """Since when a chain's cycles are timed, after how many; when it last closed one, as which; and when it ended."""
+
+    first: float
+    before: int
+    closed: int
+    last: float | None = None
+    over: float | None = None
+
+    def close(self, now: float, closed: int) -> None:
+        self.closed, self.last = closed, now
+        if self.before == 0:  # the dense cycle tells nothing of the others
+            self.first, self.before = now, closed
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds of a cycle; None before one is timed."""
+        timed = self.closed - self.before
+        return None if self.last is None or not timed else (self.last - self.first) / timed
+
+
+class Progress:
+    """One session of a driver: hears what a monitor hears, and gives snapshots. Any thread may ask for one.
+
+    Args:
+        study: the study.
+        now: seconds of a clock that only goes forward.
+
+    Attributes:
+        earlier: seconds of training in earlier sessions; None where it is not known.
+    """
+
+    def __init__(self, study: Study, now: Callable[[], float] = time.monotonic) -> None:
+        self.study, self._now = study, now
+        self.earlier: float | None = None
+        self._remaining = study.remaining
+        self._lock = threading.Lock()
+        self._planner: Planner | None = None
+        self._slots = 0
+        self._began = self._began_at = 0.0
+        self._state: Literal["running", "finished", "stopped"] = "running"
+        self._reason: str | None = None
+        self._done = 0
+        self._outcomes: deque[float] = deque(maxlen=RECENT + 1)
+        self._times: dict[str, _Times] = {}
+        self._failures: dict[str, Failure] = {}
+        self._notices: deque[Note] = deque(maxlen=REASONS)
+        self._units = self._counted_done = 0
+        self._count_again = 0.0
+
+    # --- what a session hears ---
+
+    @property
+    def begun(self) -> bool:
+        """Has training begun?"""
+        return self._planner is not None
+
+    @property
+    def done(self) -> bool:
+        """Is nothing left to train?"""
+        return self._planner is not None and self._planner.done
+
+    def begin(self, planner: Planner, slots: int) -> None:
+        """The planner is ready; training begins on so many slots."""
+        self._slots = slots
+        self._began, self._began_at = self._now(), time.time()
+        self._outcomes.append(self._began)
+        for chain in planner.every_chain():
+            self._times[chain.label] = _Times(self._began, chain.cycle, chain.cycle)
+        self._planner = planner
+        if not planner.done:
+            self.count()
+
+    def end(self, state: Literal["finished", "stopped"], reason: str | None = None) -> None:
+        """The session is over."""
+        self._state, self._reason = state, None if reason is None else shortened(reason)
+
+    def notice(self, message: str) -> None:
+        """Something that the user should know."""
+        with self._lock:
+            self._notices.append(Note(at=time.time(), message=shortened(message)))
+
+    def changed(self, chain: Chain) -> None:
+        """A chain heard an outcome, opened, closed or ended."""
+        with self._lock:
+            for outcome in chain.told.values():
+                if outcome["status"] != "failed":
+                    self._failures.pop(outcome["key"], None)
+                elif outcome["key"] not in self._failures:
+                    self._failures[outcome["key"]] = _failure(chain, outcome)
+            if self._planner is None:  # what earlier sessions did is heard again
+                return
+            now, done = self._now(), self._outcomes_of(self._planner)
+            self._outcomes.extend([now] * (done - self._done))
+            self._done = done
+            times = self._times.setdefault(chain.label, _Times(now, chain.cycle, chain.cycle))
+            if chain.cycle > times.closed:
+                times.close(now, chain.cycle)
+            if not chain.active and times.over is None:
+                times.over = now
+
+    @staticmethod
+    def _outcomes_of(planner: Planner) -> int:
+        return planner.counts.trained + planner.counts.failed
+
+    # --- what is left ---
+
+    def count(self) -> None:
+        """Count the units of this session: those that are done, and at most those that are left."""
+        assert self._planner is not None
+        began = self._now()
+        done = self._outcomes_of(self._planner)
+        arms, _ = forecast(self._planner.layout, self._planner.journal)
+        self._units, self._counted_done = done + sum(arm.to_train for arm in arms.values()), done
+        now = self._now()
+        self._count_again = now + (now - began) / COUNTING_SHARE
+
+    def recount(self) -> None:
+        """Count again where an outcome came since, and not too often: a closed round or cycle knows better."""
+        if self._planner is None or self._outcomes_of(self._planner) == self._counted_done:
+            return
+        if self._now() >= self._count_again:
+            self.count()
+
+    # --- snapshots ---
+
+    def units(self) -> Units:
+        """Units of this session."""
+        assert self._planner is not None
+        counts = self._planner.counts
+        left = 0 if self._planner.done else max(0, self._units - self._outcomes_of(self._planner))
+        return Units(
+            trained=counts.trained, shared=counts.shared, reused=counts.reused, failed=counts.failed, left=left
+        )
+
+    def pace(self) -> dict[str, float | None]:
+        """Seconds so far, units an hour, the busy share, and the ETA: the one place where they are computed."""
+        assert self._planner is not None
+        now, units = self._now(), self.units()
+        with self._lock:
+            first, recent = self._outcomes[0], len(self._outcomes) - 1
+        elapsed = now - self._began
+        per_second = recent / (now - first) if recent and now > first else None
+        capacity = elapsed * self._slots
+        return {
+            "elapsed": elapsed,
+            "per_hour": 3600 * units.done / elapsed if units.done and elapsed > 0 else None,
+            "recent_per_hour": 3600 * per_second if per_second else None,
+            "busy": min(1.0, self._planner.counts.train_seconds / capacity) if capacity > 0 and units.done else None,
+            "eta": units.left / per_second if per_second else None,
+        }
+
+    def view(self, chain: Chain) -> ChainView:
+        """One chain as it stands."""
+        told = list(chain.told.values())  # the driver may add to it meanwhile
+        good = [outcome for outcome in told if outcome["status"] == "ok"]
+        winner = chain.best or {}
+        best = max(good, key=lambda outcome: outcome["val_accuracy"], default=winner)
+        cycle = min(chain.cycle, self.study.cycles - 1)
+        elapsed, eta = self._chain_times(chain)
+        return ChainView(
+            arm=chain.arm,
+            seed=chain.seed,
+            trial=chain.trial,
+            state=_state(chain),
+            cycle=cycle,
+            closed=chain.cycle,
+            remaining=self._remaining[cycle],
+            told=len(told) if chain.open else 0,
+            asked=len(chain.candidates) if chain.open else 0,
+            max_lr=winner.get("max_lr"),
+            val_accuracy=winner.get("val_accuracy"),
+            best_max_lr=best.get("max_lr"),
+            best_val_accuracy=best.get("val_accuracy"),
+            elapsed=elapsed,
+            eta=eta,
+        )
+
+    def _chain_times(self, chain: Chain) -> tuple[float | None, float | None]:
+        times, now = self._times.get(chain.label), self._now()
+        if times is None:
+            return None, None
+        if not chain.active:
+            return None if times.over is None else times.over - self._began, None
+        left = self.study.cycles - chain.cycle
+        return now - self._began, None if times.pace is None else times.pace * left
+
+    def snapshot(self, chains: int = CHAINS, lease: Lease | None = None) -> Snapshot:
+        """How the run stands, with so many chains at most, told by the driver that holds the lease."""
+        assert self._planner is not None
+        every = list(self._planner.every_chain())
+        shown = foremost(every, chains)
+        inside = {id(chain) for chain in shown}
+        ended = [chain for chain in every if chain.ended is not None and chain.stopped is None]
+        with self._lock:
+            failures, notices = list(self._failures.values()), tuple(self._notices)
+        return Snapshot(
+            study=self.study.name,
+            cycles=self.study.cycles,
+            state=self._state,
+            reason=self._reason,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            lease=None if lease is None else lease.number,
+            attempt=None if lease is None else lease.attempt,
+            began=self._began_at,
+            seen=time.time(),
+            earlier=self.earlier,
+            slots=self._slots,
+            units=self.units(),
+            **self.pace(),  # type: ignore[arg-type]
+            chains=tuple(self.view(chain) for chain in shown),
+            more=dict(Counter(_state(chain) for chain in every if id(chain) not in inside)),
+            searches=tuple(map(_search_view, self._planner.searches.values())),
+            ended=tuple(Ended(chain=c.label, reason=shortened(c.ended or "")) for c in ended[-REASONS:]),
+            ended_count=len(ended),
+            failures=tuple(failures[-REASONS:]),
+            failure_count=len(failures),
+            notices=notices,
+        )
+
+
+def _state(chain: Chain) -> State:
+    if chain.ended is not None:
+        return "ended"
+    return "done" if chain.done else "open" if chain.open else "waits"
+
+
+def _failure(chain: Chain, outcome: Mapping[str, Any]) -> Failure:
+    reason = shortened(str(outcome["error"] or "no reason is known"))
+    return Failure(chain=chain.label, cycle=chain.cycle, max_lr=outcome["max_lr"], reason=reason)
+
+
+def _search_view(search: Search) -> SearchView:
+    best = search.best()
+    return SearchView(
+        arm=search.arm,
+        kind=search.plan.kind,
+        points=len(search.closed),
+        most=search.plan.most,
+        rounds=search.rounds,
+        finished=search.finished,
+        best=None if best is None else best["objective"],
+        params={} if best is None else dict(best["params"]),
+    )

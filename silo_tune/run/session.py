@@ -1,0 +1,202 @@
+"""One session of a run: the lease, the accepted study, the data, the planner, a runner that trains, and the table."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from silo_tune.errors import BadInput
+from silo_tune.machine import environment
+from silo_tune.planner.planner import Counts, Planner
+from silo_tune.planner.points import TunePlan, plan_of
+from silo_tune.planner.samplers import importance
+from silo_tune.results.searches import searches
+from silo_tune.results.table import table, write_table
+from silo_tune.run.monitor import Monitor, Recorder
+from silo_tune.run.progress import Progress
+from silo_tune.run.status import recorded
+from silo_tune.store.lease import Lease
+from silo_tune.store.run_folder import Run
+from silo_tune.study.model import Study
+from silo_tune.study.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Runner(Protocol):
+    """Trains what a planner asks for: in this process, or on a Ray cluster."""
+
+    def open(self, study: Study, workspace: Workspace, monitor: Monitor) -> AbstractContextManager[Session]:
+        """Load the data and stand ready; the monitor hears what that waits for.
+
+        Raises:
+            BadInput: the data or the cluster is not there.
+        """
+        ...
+
+
+class Session(Protocol):
+    """A runner that stands ready.
+
+    Attributes:
+        facts: of the data, for RUN/data.json.
+        slots: units that can train at once.
+    """
+
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+
+    @property
+    def slots(self) -> int: ...
+
+    def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
+        """Train until the planner has no more."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        url: the run folder.
+        frame: its table.
+        counts: units trained, shared, reused and failed in this session.
+        ended: for each chain that ended early, (arm, seed) and the reason.
+        seconds: wall seconds of this session.
+    """
+
+    url: str
+    frame: pd.DataFrame
+    counts: Counts
+    ended: dict[tuple[str, int], str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class OpenRun:
+    """A run that this driver holds.
+
+    Attributes:
+        run: its folder.
+        planner: asks for its units, and decides its cycles.
+        lease: held until the run is closed.
+        monitor: hears how it goes, after the run's own status has heard it.
+        session: the runner that stands ready; None where nothing is left to train.
+        frame: the table, once the run is closed.
+    """
+
+    run: Run
+    planner: Planner
+    lease: Lease
+    monitor: Monitor
+    session: Session | None
+    frame: pd.DataFrame | None = None
+
+
+@contextlib.contextmanager
+def open_run(
+    study: Study, out: str | None, runner: Runner, monitor: Monitor, retry_failed: bool = False
+) -> Iterator[OpenRun]:
+    """Hold a run: every way to train a study goes through here.
+
+    The study is recorded only when nothing is left that could refuse it. At the end the table and what a search's
+    parameters are worth are written, unless the session ended by an exception; RUN/status.json is kept either way.
+
+    Raises:
+        BadInput: the study does not fit the run, the data or the cluster.
+        RunFailed: storage failed, or another driver holds the run.
+    """
+    progress = Progress(study)
+    monitor = Recorder(progress, monitor)
+    run = Run(out or default_run(study), monitor.notice)
+    checkpoint = checkpoint_hash(study)
+    with run.lease() as lease, recorded(progress, run.storage, lease):
+        run.check(study)
+        planner = Planner(study, run, run.tests_from(study), checkpoint, monitor.changed, retry_failed)
+        opened = OpenRun(run, planner, lease, monitor, None)
+        with contextlib.ExitStack() as stack:
+            if planner.done:
+                check_tolerance(study, run.data_facts())
+                run.accept(study, environment())
+                progress.begin(planner, 0)
+            else:
+                session = stack.enter_context(runner.open(study, Workspace.of(study, run.url), monitor))
+                check_tolerance(study, session.facts)
+                run.check_data(session.facts)
+                run.accept(study, environment())
+                monitor.started(study, planner, session.slots)
+                opened.session = session
+            yield opened
+        weigh_parameters(run, study)
+        opened.frame = table(run, study)
+        write_table(run, opened.frame)
+
+
+def drive(study: Study, out: str | None, runner: Runner, monitor: Monitor, retry_failed: bool = False) -> Outcome:
+    """Open a run, train until its planner has no more, close it; see `silo_tune.run_study`.
+
+    Raises:
+        BadInput, RunFailed: as `open_run`.
+    """
+    began = time.monotonic()
+    with open_run(study, out, runner, monitor, retry_failed) as opened:
+        if opened.session is not None:
+            opened.session.train(opened.planner, opened.lease, opened.monitor)
+    assert opened.frame is not None
+    planner = opened.planner
+    ended = {where: chain.ended for where, chain in planner.chains.items() if chain.ended is not None}
+    return Outcome(opened.run.url, opened.frame, planner.counts, ended, time.monotonic() - began)
+
+
+def weigh_parameters(run: Run, study: Study) -> None:
+    """Write what each parameter of a finished tuning is worth into the run, for the report."""
+    for arm, record in searches(run, study).items():
+        plan = plan_of(study, arm)
+        if isinstance(plan, TunePlan) and record.finished and record.importance is None:
+            complete = [point for point in record.points if point["objective"] is not None]
+            shares = importance(plan.space(), plan.told(complete))
+            if shares is not None:
+                run.write_importance(arm, len(record.points), shares)
+
+
+def default_run(study: Study) -> str:
+    """runs/NAME."""
+    return f"runs/{study.name}"
+
+
+def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:
+    """Refuse a tolerance finer than the validation set can show (two images).
+
+    Raises:
+        BadInput: it is finer.
+    """
+    if facts is not None and study.report.tolerance < 2 / facts["n_val"]:
+        raise BadInput(
+            f"report.tolerance: {study.report.tolerance} is finer than {facts['n_val']} validation images can show; "
+            f"set it to {2 / facts['n_val']:.4g} or more, or raise data.val_share"
+        )
+
+
+def checkpoint_hash(study: Study) -> str | None:
+    """Content hash of the pretrained weights; for timm's, the model's own name stands for its content.
+
+    Raises:
+        BadInput: there is no such file.
+    """
+    path = study.dense.checkpoint
+    if path is None:
+        return None
+    if path == "timm":
+        return f"{study.model.name} pretrained"
+    try:
+        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"dense.checkpoint: cannot read {path!r}: {error.strerror}") from None

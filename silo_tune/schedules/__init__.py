@@ -1,0 +1,1 @@
+"""Learning rates: `peaks` over cycles (max_lr), `shapes` inside one."""

@@ -1,0 +1,351 @@
+"""A run on disk: its study, its lease, the decisions of its chains, and its units.
+
+Correctness rests on exclusive files: a unit's result and a chain's decision are each created once, whole, and the first
+writer wins. The lease only saves the work that two drivers of one run would do twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import tomli_w
+
+from silo_tune.errors import BadInput, StudyError
+from silo_tune.planner.unit import RECIPE
+from silo_tune.store.lease import Lease
+from silo_tune.store.storage import Storage, seal
+from silo_tune.store.unit_store import Notice, UnitStore, silent
+from silo_tune.study.arms import OracleArm, TuneArm
+from silo_tune.study.data import Data
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
+
+FORMAT = 1
+
+
+TABLE = "table.parquet"
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        url: local path or fsspec URL.
+        notice: told of corrupt files and accepted changes.
+    """
+
+    def __init__(self, url: str, notice: Notice = silent) -> None:
+        self.url = url
+        self.storage = Storage(url)
+        self.notice = notice
+        self.units = UnitStore(self.storage, notice)
+
+    # --- decisions ---
+
+    @staticmethod
+    def decision_name(arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> str:
+        """Name of the file of one closed round."""
+        chain = f"chains/{arm}/seed-{seed}" + ("" if trial is None else f"/trial-{trial}")
+        return f"{chain}/cycle-{cycle:03d}-round-{number}.json"
+
+    def decision(self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> dict[str, Any] | None:
+        """The decision of a round, or None while it is open. A corrupt one is moved aside and derived again."""
+        name = self.decision_name(arm, seed, cycle, number, trial)
+        return self.units._sealed(name, "the decision is derived again from its units")
+
+    def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a round's decision once; returns the one that stands."""
+        where = (body["arm"], body["seed"], body["cycle"], body["round"], body.get("trial"))
+        try:
+            self.storage.create(self.decision_name(*where), seal(body))
+        except FileExistsError:
+            return self.decision(*where) or self.decide(body)
+        return dict(body)
+
+    @staticmethod
+    def search_name(arm: str, number: int) -> str:
+        """Name of the file of one closed round of a search over whole chains."""
+        return f"chains/{arm}/search/round-{number:03d}.json"
+
+    def search_round(self, arm: str, number: int) -> dict[str, Any] | None:
+        """A closed round of a search, or None while it is open."""
+        return self.units._sealed(self.search_name(arm, number), "the round is derived again from its chains")
+
+    def decide_search(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a search's round once; returns the one that stands."""
+        where = (body["arm"], body["round"])
+        try:
+            self.storage.create(self.search_name(*where), seal(body))
+        except FileExistsError:
+            return self.search_round(*where) or self.decide_search(body)
+        return dict(body)
+
+    def write_importance(self, arm: str, points: int, shares: Mapping[str, float]) -> None:
+        """Keep what each parameter of a search is worth over its points so far, for the report."""
+        self.storage.replace(f"chains/{arm}/search/importance.json", seal({"points": points, "shares": shares}))
+
+    def importance(self, arm: str, points: int) -> dict[str, float] | None:
+        """What `write_importance` kept for that many points, or None."""
+        kept = self.units._sealed(f"chains/{arm}/search/importance.json", "it is made again at the next start")
+        return None if kept is None or kept.get("points") != points else dict(kept["shares"])
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """See `UnitStore.result`."""
+        return self.units.result(key)
+
+    def sweep(self, key: str) -> None:
+        """See `UnitStore.sweep`."""
+        self.units.sweep(key)
+
+    # --- the study ---
+
+    def recorded(self) -> tuple[Study, dict[str, Any]] | None:
+        """The study of RUN/study.toml and its ledger (recipe, created, environment, changes); None for a new run.
+
+        Raises:
+            BadInput: the file is not as this project writes it.
+        """
+        try:
+            table = tomllib.loads(self.storage.read("study.toml").decode())
+            if not {"study", "run"} & set(table):
+                raise BadInput(
+                    f"{self.storage.shown('study.toml')} is a study and not the record of a run; name a run folder, as "
+                    f"runs/NAME"
+                )
+            claimed = table["run"].pop("sha256", None)  # runs of earlier versions have none
+            if claimed not in (None, _digest(table)):
+                raise ValueError("its checksum does not match its content")
+            study, ledger = parse_study(table["study"], recorded=True), table["run"]
+            if not {"format", "recipe", "created", "environment"} <= set(ledger):
+                raise ValueError("its [run] table is not whole")
+            if not isinstance(ledger["format"], int) or not isinstance(ledger["environment"], dict):
+                raise ValueError("its [run] table has a format that is no number, or an environment that is no table")
+            if ledger["format"] > FORMAT:
+                raise BadInput(f"{self.url} was written by a newer silo-tune (format {ledger['format']}); update")
+            return study, ledger
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError, StudyError) as error:
+            raise BadInput(
+                f"{self.storage.shown('study.toml')} is damaged ({error}); put back a copy. Of a run that has its "
+                f"units, you may also move it away and run the same study again: they are found by their keys"
+            ) from None
+
+    def study(self) -> Study:
+        """The recorded study. Raises BadInput when there is none."""
+        recorded = self.recorded()
+        if recorded is None:
+            raise BadInput(f"no run at {self.url!r} (it has no study.toml); `silo-tune run STUDY.toml` makes one")
+        return recorded[0]
+
+    def tests_from(self, study: Study) -> dict[str, dict[str, int]]:
+        """For each Oracle, the first cycle at which an arm that was added later is among its tests.
+
+        An arm counts from the first cycle that no seed of that Oracle has closed.
+        """
+        recorded = self.recorded()
+        if recorded is None or not self.started(recorded[0]):
+            return {}
+        before, ledger = recorded
+        since = {oracle: dict(tests) for oracle, tests in ledger.get("tests_from", {}).items()}
+        oracles = (n for n, arm in before.arms.items() if isinstance(arm, OracleArm))
+        for oracle in (n for n in oracles if isinstance(study.arms.get(n), OracleArm)):
+            for test in set(study.tests_of(oracle)) - set(before.tests_of(oracle)):
+                since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
+        return since
+
+    def check(self, study: Study) -> list[str]:
+        """Keys that differ from the recorded study, all of them additive.
+
+        Raises:
+            BadInput: the run was made with another recipe, a change is not additive (the keys are named), or a record
+                is there.
+        """
+        recorded = self.recorded()
+        if recorded is not None and self.is_record(recorded[0]):
+            raise BadInput(
+                f"{self.url} is a record: it has rows and no units to go on from; choose another --out (or remove "
+                f"{self.storage.shown(TABLE)}, to begin anew there)"
+            )
+        if recorded is None or not self.started(recorded[0]):
+            return []
+        before, ledger = recorded
+        if ledger["recipe"] != RECIPE:
+            raise BadInput(
+                f"{self.url} was made with recipe {ledger['recipe']}, this version has {RECIPE}: their numbers do not "
+                f"mix; choose another --out, or go on with the version that made it "
+                f"({ledger['environment'].get('silo-tune')})"
+            )
+        return self._additive_changes(before, study)
+
+    def accept(self, study: Study, environment: Mapping[str, str]) -> dict[str, dict[str, int]]:
+        """Record the study of a new run, or accept additive changes to an existing one; returns `tests_from`.
+
+        Raises:
+            BadInput: the run was made with another recipe, or the change is not additive; the keys are named.
+        """
+        recorded = self.recorded()
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        if recorded is None or not self.started(recorded[0]):
+            self.check(study)  # a record is never written over
+            self.write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
+            return {}
+        ledger = recorded[1]
+        changed, since = self.check(study), self.tests_from(study)
+        if changed:
+            self.notice(f"accepted changes to {self.url}: {', '.join(changed)}")
+            ledger["changes"] = [*ledger.get("changes", []), {"at": now, "keys": changed}]
+            ledger["tests_from"] = since
+            self.write_study(study, ledger)
+        return since
+
+    def started(self, study: Study) -> bool:
+        """Has any chain closed a cycle? Until then nothing is decided, and any change is welcome."""
+        seeds = study.replicates.seeds
+        closed = any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms for seed in seeds)
+        return closed or any(self.searched(arm, study) for arm in study.arms)
+
+    def is_record(self, study: Study) -> bool:
+        """Are there rows and no decisions that they could be derived from?"""
+        return self.storage.exists(TABLE) and not self.started(study)
+
+    def searched(self, arm: str, study: Study) -> bool:
+        """Has any trial of this arm's search closed a cycle?"""
+        seeds = study.search_seeds(arm)
+        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1, 0)) for seed in seeds)
+
+    def closed_cycles(self, arm: str, study: Study) -> int:
+        """Number of cycles that at least one seed of this arm has closed."""
+        closed = 0
+        for seed in study.replicates.seeds:
+            while self.storage.exists(self.decision_name(arm, seed, closed, 1)):
+                closed += 1
+        return closed
+
+    def _additive_changes(self, before: Study, after: Study) -> list[str]:
+        old, new = (_flat(study.model_dump(mode="json", exclude_none=True)) for study in (before, after))
+        changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
+        refused = [path for path in changed if not self._is_additive(path, before, after)]
+        if refused:
+            one = len(refused) == 1
+            lines = [
+                f"{'.'.join(path)}: was {old.get(path, 'not set')!r}, now {new.get(path, 'not set')!r}"
+                for path in refused
+            ]
+            raise BadInput(
+                "\n".join(lines) + f"\n{self.url} was decided with the earlier value{'' if one else 's'}; put "
+                f"{'it' if one else 'them'} back, or choose another --out (units are not shared between runs)"
+            )
+        return [".".join(path) for path in changed]
+
+    def _is_additive(self, path: tuple[str, ...], before: Study, after: Study) -> bool:
+        if path[0] == "cluster":
+            return path[1] != "cpus_per_unit"
+        if path[0] == "report" or (path[0] == "data" and path[1] in Data.PLACE):
+            return True
+        if path == ("prune", "targets"):
+            old, new = before.prune.targets, after.prune.targets
+            used = before.cycles - 1
+            return old is not None and new is not None and old[:used] == new[:used]
+        if path[0] == "pilot":
+            return not any(self.searched(arm, before) for arm in before.arms if before.pilots(arm))
+        if path == ("cycles",):
+            if any(self.searched(arm, before) for arm in before.arms):
+                return False  # the search was over these very cycles
+            return after.cycles >= max(self.closed_cycles(arm, before) for arm in before.arms)
+        if path == ("replicates", "seeds"):
+            searched = [arm for arm in before.arms if arm in after.arms and self.searched(arm, before)]
+            if any(before.search_seeds(arm) != after.search_seeds(arm) for arm in searched):
+                return False  # a tune arm without seeds of its own has begun with these
+            return set(before.replicates.seeds) <= set(after.replicates.seeds)
+        return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
+
+    def _is_additive_arm(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
+        if name not in before.arms:
+            return True
+        if field == ("preset",):  # a label
+            return True
+        if self.searched(name, before):
+            return self._is_additive_search(name, field, before, after)
+        if self.closed_cycles(name, before) == 0:
+            return True
+        old, new = before.arms[name], after.arms.get(name)
+        if not (isinstance(old, OracleArm) and isinstance(new, OracleArm)):
+            return False
+        if field == ("tests",):
+            return set(before.tests_of(name)) <= set(after.tests_of(name))
+        # Cycle 0 is the shared dense one unless the arm has its own.
+        return field[0] in ("grid", "guided") and self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
+
+    def _is_additive_search(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
+        old, new = before.arms[name], after.arms.get(name)
+        if not (isinstance(old, TuneArm) and isinstance(new, TuneArm)):
+            return False
+        if field == ("seeds",):  # they may be written down, or left out again
+            return before.search_seeds(name) == after.search_seeds(name)
+        return field == ("trials",) and new.trials >= old.trials  # later rounds follow the closed ones
+
+    def write_study(self, study: Study, ledger: Mapping[str, Any]) -> None:
+        """Write RUN/study.toml as it is, without asking what was decided."""
+        table = {"study": study.model_dump(mode="json", exclude_none=True), "run": ledger}
+        sealed = {**table, "run": {"sha256": _digest(table), **ledger}}
+        self.storage.replace("study.toml", tomli_w.dumps(sealed).encode())
+
+    # --- the data ---
+
+    def check_data(self, facts: Mapping[str, Any]) -> None:
+        """Write the data's content hash at first use, and hold later starts to it.
+
+        Args:
+            facts: {"content": sha256, "streamed": …, "listing": …, "classes": …, "n_train": …, …} of the data.
+
+        Raises:
+            BadInput: the data is not what the run began with.
+        """
+        known = self.units._sealed("data.json", "it is written anew")
+        recorded = self.recorded()
+        if known is None or recorded is None or not self.started(recorded[0]):
+            self.storage.replace("data.json", seal(facts))
+        elif not _same_data(known, facts):
+            raise BadInput(
+                f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "
+                f"{facts['content'][:12]}…; put the data back, or choose another --out (a damaged decoded copy counts "
+                f"as a change too: remove the folder that SILO_TUNE_CACHE names, ~/.cache/silo-tune if it names none)"
+            )
+
+    def data_facts(self) -> dict[str, Any] | None:
+        """What is recorded of the data, or None before its first use."""
+        return self.units._sealed("data.json", "it is written anew at the next run")
+
+    def lease(self) -> Lease:
+        """Hold the run for this driver; a context manager.
+
+        Raises:
+            RunFailed: another driver holds it.
+            BadInput: the folder cannot be written.
+        """
+        return Lease(self.storage)
+
+
+def _same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Is it the data that was recorded? Read in another way than then, its files speak for its pixels."""
+    if known.get("streamed", False) == facts.get("streamed", False):
+        return bool(known["content"] == facts["content"])
+    return known.get("listing") is not None and known["listing"] == facts["listing"]
+
+
+def _digest(table: Mapping[str, Any]) -> str:
+    """sha256 of what a TOML table says, however it is written."""
+    return hashlib.sha256(json.dumps(tomllib.loads(tomli_w.dumps(table)), sort_keys=True).encode()).hexdigest()
+
+
+def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Leaves of nested tables by their paths; an arm's name may hold a dot, so paths stay tuples."""
+    if isinstance(value, dict) and value:
+        return {leaf: item for name, part in value.items() for leaf, item in _flat(part, (*path, name)).items()}
+    return {path: value}

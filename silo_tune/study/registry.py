@@ -1,0 +1,249 @@
+"""Names of models, data sets and criteria: name → ("module:function", arguments, one line). Standard library only.
+
+A study is validated against these tables without importing torch; `resolve` imports the entry where it is used.
+To add an entry, write the function and one line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from silo_tune.errors import BadInput, unknown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a named thing lives.
+
+    Attributes:
+        target: "module:function".
+        line: one line for `silo-tune list`.
+        args: names of the arguments that a study may give.
+        smoke: arguments that make it small, for `--smoke`.
+        choices: the values that an argument may have, where they are a few words.
+    """
+
+    target: str
+    line: str
+    args: tuple[str, ...] = ()
+    smoke: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CriterionEntry(Entry):
+    """A criterion. Its arguments are counts.
+
+    Attributes:
+        granularity: what it scores, "weight" or "filter".
+        needs: what the parent's state must hold beside weights and masks: "previous", as its last epoch began.
+    """
+
+    granularity: str = "weight"
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataEntry(Entry):
+    """A data set.
+
+    Attributes:
+        needs_path: there is nothing to read without a path.
+        streams: its images can be read as they are needed, instead of being held in memory.
+        stream: it is streamed unless the study says otherwise.
+        size: side of its images unless the study gives one; None leaves them as they are.
+    """
+
+    needs_path: bool = False
+    streams: bool = False
+    stream: bool = False
+    size: int | None = None
+
+
+_NARROW = {"width": 4}  # ours: enough to see that a study runs
+MODELS: dict[str, Entry] = {
+    "lenet-300-100": Entry(
+        "silo_tune.models.lenet:lenet_300_100", "two hidden layers of 300 and 100 units (any image size)"
+    ),
+    "resnet8": Entry("silo_tune.models.cifar_resnet:resnet8", "CIFAR ResNet, n = 1, 32×32", ("width",), _NARROW),
+    "resnet20": Entry("silo_tune.models.cifar_resnet:resnet20", "CIFAR ResNet, n = 3, 32×32", ("width",), _NARROW),
+    "resnet32": Entry("silo_tune.models.cifar_resnet:resnet32", "CIFAR ResNet, n = 5, 32×32", ("width",), _NARROW),
+    "resnet56": Entry("silo_tune.models.cifar_resnet:resnet56", "CIFAR ResNet, n = 9, 32×32", ("width",), _NARROW),
+    "vgg19": Entry(
+        "silo_tune.models.vgg:vgg19",
+        "VGG-19 with batch norm, 32×32 and up (head: one linear layer, or the three of the ImageNet network)",
+        ("width", "head"),
+        _NARROW,
+        {"head": ("linear", "imagenet")},
+    ),
+    "densenet40": Entry(
+        "silo_tune.models.densenet:densenet40",
+        "DenseNet, growth 12, no bottleneck, 32×32",
+        ("depth", "growth"),
+        {"depth": 10, "growth": 4},
+    ),
+    "mobilenetv2": Entry(
+        "silo_tune.models.mobilenet:mobilenetv2",
+        "MobileNetV2 for 32×32 (width multiplies the channels)",
+        ("width", "expansion"),
+        {"width": 0.1, "expansion": 2},
+    ),
+    "resnet50": Entry(
+        "silo_tune.models.resnet:resnet50",
+        "ImageNet ResNet-50, any image size (stem: imagenet or small)",
+        ("width", "stem"),
+        {**_NARROW, "stem": "imagenet"},  # whose first layers halve the image twice
+        {"stem": ("imagenet", "small")},
+    ),
+    "vit": Entry(
+        "silo_tune.models.vit:vit",
+        "vision transformer, any image size (patch that divides it; size: tiny, small or base)",
+        ("patch", "size", "depth"),
+        {"size": "tiny", "depth": 2},
+        {"size": ("tiny", "small", "base")},
+    ),
+}
+TIMM_PREFIX = "timm:"
+
+DATA: dict[str, DataEntry] = {
+    "digits": DataEntry(
+        "silo_tune.data.named:digits", "1,797 real 8×8 digits inside scikit-learn; nothing to download"
+    ),
+    "cifar10": DataEntry(
+        "silo_tune.data.named:cifar10",
+        "CIFAR-10 through torchvision (path: where its files are or go), or Parquet (path: a directory, hf://datasets/…)",
+    ),
+    "cifar100": DataEntry("silo_tune.data.named:cifar100", "CIFAR-100, likewise"),
+    "mnist": DataEntry("silo_tune.data.named:mnist", "MNIST through torchvision"),
+    "fashion-mnist": DataEntry(
+        "silo_tune.data.named:fashion_mnist", "Fashion-MNIST through torchvision, or a folder of its idx files"
+    ),
+    "tiny-imagenet": DataEntry(
+        "silo_tune.data.folders:tiny_imagenet",
+        "Tiny-ImageNet (ImageNet-200), 64×64 (path: the folder tiny-imagenet-200, Parquet or a Hub id)",
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
+    ),
+    "imagenet": DataEntry(
+        "silo_tune.data.folders:imagenet",
+        "ImageNet, streamed, 224×224 (path: a folder with train/CLASS and val/CLASS, Parquet or a Hub id)",
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
+        stream=True,
+        size=224,
+    ),
+    "huggingface": DataEntry(
+        "silo_tune.data.parquet:huggingface",
+        "Parquet in Hugging Face layout (path: a local directory or a Hub id)",
+        ("size", "image_key", "label_key"),
+        needs_path=True,
+        streams=True,
+    ),
+    "folder": DataEntry(
+        "silo_tune.data.folders:folder",
+        "a folder of images, one subfolder per class (path)",
+        ("size",),
+        needs_path=True,
+        streams=True,
+    ),
+}
+
+CRITERIA: dict[str, CriterionEntry] = {
+    "magnitude": CriterionEntry(
+        "silo_tune.pruning.criteria.weight_scores:magnitude", "|w|: remove the smallest weights"
+    ),
+    "random": CriterionEntry(
+        "silo_tune.pruning.criteria.weight_scores:random", "remove weights at random, by the replicate's seed"
+    ),
+    "gradient": CriterionEntry(
+        "silo_tune.pruning.criteria.weight_scores:gradient", "|w·g|, g the mean gradient of the loss", ("images",)
+    ),
+    "last-change": CriterionEntry(
+        "silo_tune.pruning.criteria.weight_scores:last_change",
+        "|Δw|, Δw the change over the parent's last epoch",
+        needs=("previous",),
+    ),
+    "last-change-magnitude": CriterionEntry(
+        "silo_tune.pruning.criteria.weight_scores:last_change_magnitude",
+        "|Δw|·|w|, Δw as in last-change",
+        needs=("previous",),
+    ),
+    "snip": CriterionEntry(
+        "silo_tune.pruning.criteria.weight_scores:snip",
+        "connection sensitivity on one class-balanced batch (Lee et al. 2019)",
+        ("per_class",),
+    ),
+    "synflow": CriterionEntry(
+        "silo_tune.pruning.criteria.weight_scores:synflow", "synaptic flow, no data needed (Tanaka et al. 2020)"
+    ),
+    "lamp": CriterionEntry(
+        "silo_tune.pruning.criteria.weight_scores:lamp",
+        "w² over the sum of the larger squares of its layer (Lee et al. 2021)",
+    ),
+    "l1-filter": CriterionEntry(
+        "silo_tune.pruning.criteria.filter_scores:l1_filter", "L1 norm of a filter", granularity="filter"
+    ),
+    "mean-activation": CriterionEntry(
+        "silo_tune.pruning.criteria.filter_scores:mean_activation",
+        "mean activation of a filter",
+        ("images",),
+        granularity="filter",
+    ),
+    "entropy": CriterionEntry(
+        "silo_tune.pruning.criteria.filter_scores:entropy",
+        "entropy of a filter's activation over images",
+        ("images", "bins"),
+        granularity="filter",
+    ),
+    "random-filter": CriterionEntry(
+        "silo_tune.pruning.criteria.filter_scores:random_filter",
+        "remove filters at random, by the replicate's seed",
+        granularity="filter",
+    ),
+}
+
+# Initial weights that every registered network can have instead of its own.
+INITS = ("xavier-normal",)
+
+TABLES: dict[str, Mapping[str, Entry]] = {"models": MODELS, "data": DATA, "criteria": CRITERIA}
+
+
+def check_name(kind: str, table: Mapping[str, Entry], name: str, args: Mapping[str, Any]) -> None:
+    """Raises ValueError when the name is not in the table or takes none of these arguments."""
+    if name not in table:
+        raise ValueError(unknown(kind, name, table))
+    extra = [key for key in args if key not in table[name].args]
+    if extra:
+        takes = ", ".join(table[name].args) or "nothing"
+        raise ValueError(f"{kind} {name!r} takes no {', '.join(map(repr, extra))}; it takes {takes}")
+    check_choices(table[name], args)
+
+
+def check_choices(entry: Entry, args: Mapping[str, Any]) -> None:
+    """Raises ValueError when an argument is not one of the words that it may be."""
+    for key, allowed in entry.choices.items():
+        if key in args and args[key] not in allowed:
+            raise ValueError(f"unknown {key} {args[key]!r}; choose from {', '.join(allowed)}")
+
+
+def target_of(table: Mapping[str, Entry], reference: Mapping[str, Any]) -> str:
+    """ "module:function" of a resolved reference: a user's function, or a registered name."""
+    return str(reference["function"]) if "function" in reference else table[reference["name"]].target
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """Import "module:function". Raises BadInput that names the part that is missing."""
+    module_name, _, function = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise BadInput(f"cannot import {target!r}: {error}; is its folder the current one, or installed?") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise BadInput(f"{module_name} has no function {function!r} (asked for as {target!r})")
+    return found  # type: ignore[no-any-return]

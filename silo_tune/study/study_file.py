@@ -1,0 +1,326 @@
+"""Reading a study file: TOML in, `Study` out, with every mistake of the file reported at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from silo_tune.errors import BadInput, Problems, StudyError, unknown
+from silo_tune.study import registry
+from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
+from silo_tune.study.authors import fill_preset
+from silo_tune.study.data import Data
+from silo_tune.study.model import Study
+from silo_tune.study.parts import SGD, AdamW, Cluster, Dense, Evaluate, Replicates, Report, Retrain, StudyPreset
+from silo_tune.study.preset_filling import expand_presets
+from silo_tune.study.prune import Prune
+
+
+def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bool = False) -> Study:
+    """Read and check one study file.
+
+    Args:
+        path: the TOML file.
+        sets: "key.path=value" changes, the value written as in TOML (a bare word is a string).
+        smoke: shrink the study to seconds first (see `smoke_table`).
+
+    Raises:
+        BadInput: no such file, or not TOML.
+        StudyError: everything that is wrong with its content, at once.
+    """
+    file = Path(path)
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(
+            f"no study file {str(file)!r}; `ls experiments/*.toml` shows those that come with the project"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{file}: not valid TOML: {error}") from None
+    for change in sets:
+        if change.startswith(("preset", "model")):  # before what it fills in, or this network, can be shrunk
+            _apply_set(table, change)
+    table = _whole(table, str(file))
+    if smoke:
+        table = smoke_table(table)
+    for change in sets:  # last: what is asked for by name wins over --smoke
+        _apply_set(table, change)
+    return parse_study(table, str(file))
+
+
+def parse_study(table: Mapping[str, Any], source: str = "study", recorded: bool = False) -> Study:
+    """The Study of a table; of one that a run recorded, presets are labels of what is written out beside them.
+
+    Raises:
+        StudyError: with every problem found.
+    """
+    if not recorded:
+        table = _whole(table, source)
+    filled, problems = (dict(table), []) if recorded else expand_presets(table)
+    try:
+        study = Study.model_validate(filled)
+    except ValidationError as error:
+        problems += _readable(error, filled)
+        # Checks between sections need a whole study; those of names that arms give each other do not.
+        told = {path for path, _ in problems}
+        problems += [(path, message) for path, message in _reference_problems(table) if path not in told]
+        raise StudyError(source, problems) from None
+    if problems:
+        raise StudyError(source, problems)
+    return study
+
+
+def _whole(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The table with its [preset] filled in. Raises StudyError for one that is unknown."""
+    try:
+        return fill_preset(table)
+    except ValueError as error:
+        raise StudyError(source, [("preset", str(error))]) from None
+
+
+def _reference_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    arms, report = table.get("arms"), table.get("report")
+    if not isinstance(arms, Mapping):
+        return
+    schedules = [
+        name
+        for name, arm in arms.items()
+        if isinstance(arm, Mapping) and (arm.get("mode") == "schedule" or "preset" in arm)
+    ]
+    for name, arm in arms.items():
+        if not isinstance(arm, Mapping):
+            continue
+        prefix, tests = arm.get("prefix"), arm.get("tests")
+        leader = prefix.removeprefix("arm:") if isinstance(prefix, str) and prefix.startswith("arm:") else None
+        if leader is not None and leader not in schedules:
+            yield f"arms.{name}.prefix", unknown("schedule arm", leader, schedules)
+        for test in tests if isinstance(tests, list) else []:
+            if test not in schedules:
+                yield f"arms.{name}.tests", unknown("schedule arm", str(test), schedules)
+    judged = report.get("schedule") if isinstance(report, Mapping) else None
+    if judged is not None and judged not in arms:
+        yield "report.schedule", unknown("arm", str(judged), arms)
+
+
+def _apply_set(table: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise BadInput(f"--set takes key.path=value, got {change!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise BadInput(f"--set {change}: {parent!r} is not a table of the study")
+    table[last] = value
+
+
+SMOKE_IMAGES = {"train_images": 32, "val_images": 64, "test_images": 32}  # 0.05, the tolerance, is above 2 of 64
+SMOKE_BATCH = 16  # two steps an epoch: one for a ramp, one for what follows it
+SMOKE_SIDE = 32  # pixels; the least that every registered network takes
+
+
+def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The same study shrunk to seconds.
+
+    3 cycles, 2 seeds, 1 epoch, 3 grid points, few small images, a small form of the network, a coarse tolerance.
+    Pretrained weights keep their network and its image size, since they fit no other.
+    What is wrong in the study stays wrong in the small one, for its check to tell.
+    """
+    small = dict(table)
+    if isinstance(small.get("name"), str):
+        small["name"] += "-smoke"
+    small["cycles"] = _at_most(3, small.get("cycles"))
+    small |= _shrunk(table, "data", _few_images)
+    if not _pretrained(table):
+        small |= _smoke_network(table.get("model"), small.get("data"))
+    small |= _shrunk(table, "dense", lambda dense: _one_epoch(dense) if "checkpoint" not in dense else dense)
+    small |= _shrunk(table, "prune", _early_rewind)
+    small |= _shrunk(table, "retrain", lambda part: _small_batch(_one_epoch(part)))
+    small |= _shrunk(table, "replicates", _two_seeds)
+    small |= _shrunk(table, "pilot", _smoke_pilot)
+    small |= _shrunk(table, "arms", lambda arms: {name: _smoke_arm(arm) for name, arm in arms.items()})
+    tolerance = table.get("report", {}).get("tolerance", 0.0) if isinstance(table.get("report", {}), Mapping) else 0.0
+    if isinstance(tolerance, (int, float)):
+        small |= _shrunk({"report": {}, **table}, "report", lambda part: {**part, "tolerance": max(0.05, tolerance)})
+    return small
+
+
+Table = dict[str, Any]
+
+
+def _shrunk(table: Mapping[str, Any], key: str, change: Callable[[Table], Table]) -> Table:
+    part = table.get(key)
+    return {key: change(dict(part))} if isinstance(part, Mapping) else {}
+
+
+def _at_most(most: int, value: Any) -> Any:
+    return min(most, value) if isinstance(value, int) else value
+
+
+def _one_epoch(part: Table) -> Table:
+    return {**part, "epochs": _at_most(1, part["epochs"])} if "epochs" in part else part
+
+
+def _few_images(part: Table) -> Table:
+    return {**part, **{key: _at_most(count, part.get(key, count)) for key, count in SMOKE_IMAGES.items()}}
+
+
+def _small_batch(part: Table) -> Table:
+    return {**part, "batch": _at_most(SMOKE_BATCH, part.get("batch", SMOKE_BATCH))}
+
+
+def _pretrained(table: Mapping[str, Any]) -> bool:
+    dense = table.get("dense")
+    return isinstance(dense, Mapping) and "checkpoint" in dense
+
+
+def _smoke_network(model: Any, data: Any) -> Table:
+    """The small form of a registered network, and smaller images where the set takes a size."""
+    written: Table = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, Mapping) else {}
+    name, args = written.get("name"), written.get("args", written)
+    entry = registry.MODELS.get(name) if isinstance(name, str) else None
+    if entry is None or not isinstance(args, Mapping):
+        return {}  # timm's and a user's may be made for one size of image
+    smaller = {**args, **{key: _smaller(entry, key, args.get(key)) for key in entry.smoke}}
+    small: Table = {"model": {**written, "args": smaller} if "args" in written else smaller}
+    size = _size(data)
+    if size is not None:
+        small["data"] = {**data, "size": _at_most(_side(args.get("patch")), size)}
+    return small
+
+
+def _size(data: Any) -> Any:
+    """The side that images are resized to: as written, or the set's own."""
+    if not isinstance(data, Mapping):
+        return None
+    name = data.get("name")
+    entry = registry.DATA.get(name) if isinstance(name, str) else None
+    return data.get("size", None if entry is None else entry.size)
+
+
+def _smaller(entry: registry.Entry, key: str, written: Any) -> Any:
+    """The argument of the small form; never above what is written, and a mistake stays one."""
+    small = entry.smoke[key]
+    if written is None or written in entry.choices.get(key, ()):
+        return small
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (small, written))
+    return min(small, written) if numbers else written
+
+
+def _side(patch: Any) -> int:
+    """The least side of an image, from SMOKE_SIDE on, that a patch divides."""
+    whole = isinstance(patch, int) and patch > 0
+    return -(-SMOKE_SIDE // patch) * patch if whole else SMOKE_SIDE
+
+
+def _early_rewind(part: Table) -> Table:
+    point = part.get("rewind_to")
+    if isinstance(point, str) and point.endswith((" ep", " it")):
+        return {**part, "rewind_to": f"1 {point[-2:]}"}
+    return part
+
+
+def _two_seeds(part: Table) -> Table:
+    seeds = part.get("seeds")
+    return {**part, "seeds": seeds[:2]} if isinstance(seeds, list) else part
+
+
+def _smoke_arm(arm: Any) -> Any:
+    if not isinstance(arm, Mapping):
+        return arm
+    small = _early_rewind(_one_epoch(dict(arm)))
+    if str(arm.get("to", "init")) != "init":  # of the one epoch that the dense training has left
+        small["to"] = "1 it"
+    grid = arm.get("grid")
+    if isinstance(grid, Mapping) and "points" in grid:
+        small["grid"] = {**grid, "points": _at_most(3, grid["points"])}
+    elif isinstance(grid, Mapping) and isinstance(grid.get("rates"), list) and len(rates := grid["rates"]) > 3:
+        small["grid"] = {"rates": [rates[0], rates[len(rates) // 2], rates[-1]]}
+    guided = arm.get("guided")
+    if isinstance(guided, Mapping) and "trials" in guided:
+        small["guided"] = {**guided, "trials": _at_most(4, guided["trials"])}
+    return _smoke_tune(small) if arm.get("mode") == "tune" else small
+
+
+def _smoke_tune(arm: Table) -> Table:
+    small = {**_two_seeds(arm), "batch": 2}
+    small.pop("over", None)
+    if "trials" in arm:
+        small["trials"] = _at_most(4, arm["trials"])
+    if isinstance(arm.get("rungs"), list) and arm["rungs"]:
+        small["rungs"] = [1]
+    return small
+
+
+def _smoke_pilot(part: Table) -> Table:
+    small = {**part, "chains": 3}
+    if isinstance(part.get("seeds"), list):
+        small["seeds"] = part["seeds"][:1]
+    return small
+
+
+# --- readable errors ---
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "data": Data, "dense": Dense, "prune": Prune, "retrain": Retrain, "replicates": Replicates, "report": Report,
+    "cluster": Cluster, "pilot": Pilot, "evaluate": Evaluate, "preset": StudyPreset,
+}  # fmt: skip
+_TAGGED: dict[str, type[BaseModel]] = {
+    "schedule": ScheduleArm,
+    "oracle": OracleArm,
+    "tune": TuneArm,
+    "sgd": SGD,
+    "adamw": AdamW,
+}
+_INNER: dict[str, type[BaseModel]] = {"grid": Grid, "guided": Guided}
+
+
+def _readable(error: ValidationError, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for item in error.errors():
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, Problems):
+            yield from cause.problems
+            continue
+        location = list(item["loc"])
+        model: type[BaseModel] | None = _SECTIONS.get(str(location[0]), Study) if len(location) > 1 else Study
+        # A tagged union puts its tag into the location; users do not write it.
+        if len(location) > 2 and (location[0] == "arms" or location[:2] == ["retrain", "optimizer"]):
+            model = _TAGGED.get(str(location.pop(2)))
+        if location[:1] == ["arms"] and len(location) > 3 and location[2] in _INNER:
+            model = _INNER[str(location[2])]
+        yield ".".join(map(str, location)), _sentence(item, cause, model)
+
+
+def _sentence(item: Any, cause: Exception | None, model: type[BaseModel] | None) -> str:
+    kind, value = item["type"], item.get("input")
+    if cause is not None:
+        return str(cause)
+    if kind == "extra_forbidden":
+        fields = sorted(model.model_fields) if model else []
+        return f"unknown key; choose from {', '.join(fields)}" if fields else "unknown key"
+    if kind == "missing":
+        return "missing; the study must give it"
+    if kind == "union_tag_invalid":
+        context = item["ctx"]
+        return unknown(context["discriminator"].strip("'"), context["tag"], _words(context["expected_tags"]))
+    if kind == "union_tag_not_found":
+        return f"missing {item['ctx']['discriminator']}; every such table names it"
+    if kind == "literal_error":
+        return f"unknown value {value!r}; choose from {', '.join(sorted(_words(item['ctx']['expected'])))}"
+    return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {value!r}"
+
+
+def _words(expected: str) -> list[str]:
+    return re.findall(r"'([^']*)'", expected)

@@ -1,0 +1,67 @@
+"""What a worker must know beside the unit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+from silo_tune.study.data import Data
+from silo_tune.study.model import Study
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a worker must know beside the unit; nothing here changes a unit's numbers but `threads`.
+
+    Attributes:
+        run: the run's URL.
+        data: the study's [data].
+        threads: torch threads.
+        device: "auto", "cpu", "cuda" …
+        partial_seconds: least time between two partial states (0: after every epoch).
+        max_failures: how often a unit that raises is tried again.
+        last_target: share of weights that the study's last cycle leaves; checked before anything is trained.
+        granularity, skip, norm_scales: what the study's prunes count, as in [prune].
+        needs: what a state must hold for the study's criterion beside weights and masks.
+        rewind_points: points of the dense training whose weights some arm goes back to.
+        checkpoint: path of the pretrained weights, or "timm".
+        sys_path: folders from which a user's functions are imported.
+    """
+
+    run: str
+    data: Data
+    threads: int = 1
+    device: str = "auto"
+    partial_seconds: float = 5.0
+    max_failures: int = 2
+    last_target: float = 1.0
+    granularity: str = "weight"
+    skip: tuple[str, ...] = ()
+    norm_scales: bool = False
+    needs: tuple[str, ...] = ()
+    rewind_points: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    sys_path: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, study: Study, run_url: str) -> Workspace:
+        """The workspace of a study."""
+        points = {study.settings(arm).rewind_to for arm in study.arms.values()}
+        cluster = study.cluster
+        return cls(
+            run=run_url if "://" in run_url else os.path.abspath(run_url),
+            data=study.data,
+            threads=cluster.cpus_per_unit,
+            device=cluster.device,
+            partial_seconds=cluster.partial_seconds,
+            max_failures=cluster.max_failures,
+            last_target=study.remaining[-1],
+            granularity=study.prune.granularity,
+            skip=study.prune.skip,
+            norm_scales=study.prune.norm_scales,
+            needs=study.prune.criterion.needs,
+            rewind_points=tuple(sorted(point for point in points if point is not None)),
+            checkpoint=study.dense.checkpoint,
+            sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),
+        )

@@ -1,0 +1,44 @@
+"""Running a unit to its end: again after an error, and how an error is told."""
+
+from __future__ import annotations
+
+import traceback
+
+from silo_tune.errors import SiloTuneError
+from silo_tune.planner.unit import Unit
+from silo_tune.training.worker import Progress, Worker, one_line
+
+
+def attempts(worker: Worker, unit: Unit, max_failures: int) -> Progress:
+    """Run a unit, again after an error, up to `max_failures` times more; then the outcome is "failed", with its reason.
+
+    Raises:
+        SiloTuneError: bad input or storage that does not answer; trying again would not help, and the run ends.
+    """
+    for failures in range(max_failures + 1):
+        try:
+            return (yield from worker.run(unit))
+        except SiloTuneError:
+            raise
+        except Exception as error:
+            reason = reason_of(error)
+            log = worker.units.write_log(unit.key, traceback.format_exc())
+            attempt = f"attempt {failures + 1} of {max_failures + 1}"
+            worker.notice(f"unit {unit.key[:12]} failed ({reason}); {attempt}, see {log}")
+    return {"key": unit.key, "status": "failed", "error": f"{reason} (see {log})"}
+
+
+# How torch says it: on a CPU a plain RuntimeError.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def reason_of(error: Exception) -> str:
+    """Why an attempt failed, in one line, and what to do where that is known."""
+    words = f"{type(error).__name__}: {one_line(error)}"
+    memory = isinstance(error, MemoryError) or any(sign in words for sign in OUT_OF_MEMORY)
+    if not memory:
+        return words
+    return (
+        f"out of memory ({words}); let each unit reserve more with cluster.memory_per_unit_gb, or train with a smaller "
+        f"retrain.batch"
+    )

@@ -1,0 +1,292 @@
+"""Training of one cycle, epoch by epoch, with masks kept exactly and a state that resumes bit-identically."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import silo_tune
+from silo_tune.data.batches import Feed, Part
+from silo_tune.errors import BadInput, Violation
+from silo_tune.models.checkpoint import copy_into, load_weights
+from silo_tune.planner.unit import Unit
+from silo_tune.pruning.masks import Masks, apply_masks, pruned_are_zero
+from silo_tune.schedules.peaks import build
+from silo_tune.schedules.shapes import PROFILES, Profile
+from silo_tune.seeds import stream, stream_seed
+
+# A mean training loss above this many times ln(classes), late in the budget, is a divergence. It is absolute: a pruned
+# network starts with a low loss, and a rate that first triples it can still end best.
+DIVERGED_LOSS = 1.5
+
+# The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
+STATE_FORMAT = "2"
+# Tensors that an optimizer keeps for each weight once it has made a step.
+STANDING = ("epoch", "step", "seconds", "peak", "train_loss", "best_test")
+BUFFERS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", "step"}}
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One finished epoch: its number from 1, the mean training loss in nats, its wall seconds."""
+
+    epoch: int
+    train_loss: float
+    seconds: float
+
+
+def profile_of(unit: Unit) -> Profile:
+    """The profile of a unit's canonical table."""
+    args = {key: value for key, value in unit.profile.items() if key != "name"}
+    return build(unit.profile["name"], PROFILES[unit.profile["name"]].factory, args)  # type: ignore[no-any-return]
+
+
+def make_optimizer(parameters: list[nn.Parameter], settings: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
+    """A new optimizer of the resolved [retrain.optimizer] table."""
+    args = {key: value for key, value in settings.items() if key != "name"}
+    if settings["name"] == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, fused=True, **args)
+    args["betas"] = tuple(args["betas"])
+    return torch.optim.AdamW(parameters, lr=lr, fused=True, **args)
+
+
+def written_with() -> dict[str, str]:
+    """Who wrote a state. Other versions may round otherwise, so training goes on only where all of it is the same."""
+    return {"format": STATE_FORMAT, "silo-tune": silo_tune.__version__, "torch": str(torch.__version__)}
+
+
+class Trainer:
+    """Trains a network for the epochs of a unit.
+
+    Args:
+        unit: gives optimizer, batch, epochs, profile, precision and the random streams.
+        model: on the training device.
+        masks: by parameter name; pruned weights are held at exactly zero after every step.
+        feed: the replicate's data.
+        max_lr: the peak.
+        classes: number of classes, for the rule of divergence.
+        snapshots: numbers of steps after which the weights are kept in `taken`.
+        keep_previous: keep the parameters as they are when the last epoch begins in `previous`. Partial states stand
+            between epochs, so a resumed training finds them as they were.
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        model: nn.Module,
+        masks: Masks,
+        feed: Feed,
+        max_lr: float,
+        classes: int,
+        snapshots: frozenset[int] = frozenset(),
+        keep_previous: bool = False,
+    ) -> None:
+        self.unit, self.model, self.masks, self.feed, self.max_lr = unit, model, masks, feed, max_lr
+        self.parameters = dict(model.named_parameters())
+        self.optimizer = make_optimizer(list(self.parameters.values()), unit.optimizer, max_lr)
+        self.profile = profile_of(unit)
+        self.steps_per_epoch = feed.steps(unit.batch)
+        self.total = self.steps_per_epoch * unit.epochs
+        self.classes, self.limit = classes, DIVERGED_LOSS * math.log(classes)
+        self.snapshots, self.taken = snapshots, dict[int, dict[str, Tensor]]()
+        self.keep_previous = keep_previous
+        self.previous: dict[str, Tensor] | None = None
+        self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
+        self.best_test = math.nan  # where a study asks for the greatest test accuracy over epochs
+        self.diverged: str | None = None
+        device = feed.mean.device.type
+        precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
+        self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
+        self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
+        self.remask(masks)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.unit.epochs or self.diverged is not None
+
+    def run_epoch(self) -> EpochLog:
+        """Train one epoch.
+
+        Raises:
+            Violation: a pruned weight is not zero.
+        """
+        began = time.perf_counter()
+        if self.keep_previous and self.epoch == self.unit.epochs - 1:
+            self.previous = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        where = (self.unit.seed, self.unit.cycle, self.unit.repeat, self.epoch)
+        # Dropout and the like draw from the global stream: it too is a function of where the epoch stands.
+        torch.manual_seed(stream_seed("noise", *where))
+        self.model.train()
+        loss_sum = torch.zeros((), device=self.feed.mean.device)
+        count = 0
+        for images, labels in self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)):
+            loss_sum += self._one_step(images, labels) * len(labels)
+            count += len(labels)
+        self.epoch += 1
+        self.train_loss = float(loss_sum) / count
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        self._judge()
+        return EpochLog(self.epoch, self.train_loss, seconds)
+
+    def _one_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        lr = self.max_lr * self.profile(self.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.peak = max(self.peak, lr)
+        with self._autocast:
+            logits = self.model(images)
+            if self.step == 0 and logits.shape != (len(labels), self.classes):
+                raise BadInput(
+                    f"model: gives {tuple(logits.shape)} for a batch of {len(labels)} images; "
+                    f"it must give one number for each of the {self.classes} classes"
+                )
+            loss = F.cross_entropy(logits.float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        with torch.no_grad():
+            for weight, mask in self._pairs:
+                weight.mul_(mask)
+        self.step += 1
+        if self.step in self.snapshots:
+            self.taken[self.step] = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        return loss.detach()
+
+    def _judge(self) -> None:
+        finite = math.isfinite(self.train_loss) and all(bool(p.isfinite().all()) for p in self.parameters.values())
+        if not finite:
+            self.diverged = f"loss or weights not finite in epoch {self.epoch} of {self.unit.epochs}"
+        elif self.epoch * 2 > self.unit.epochs and self.train_loss > self.limit:
+            self.diverged = f"mean training loss {self.train_loss:.3g} in epoch {self.epoch} of {self.unit.epochs}"
+        elif not pruned_are_zero(self.parameters, self.masks):
+            raise Violation(f"a pruned weight is not zero after epoch {self.epoch}")
+
+    # --- what a pipeline changes between epochs ---
+
+    def remask(self, masks: Masks) -> None:
+        """Go on with other masks; weights that go are zero at once."""
+        self.masks = masks
+        # In the layout of their weights: multiplying is then one pass over memory.
+        self._pairs = [(self.parameters[n], copy_into(self.parameters[n], m)) for n, m in masks.items()]
+        apply_masks(self.parameters, masks)
+
+    def freeze(self, layers: Iterable[str]) -> None:
+        """Leave the weights of these layers, and their biases, as they are."""
+        for name in layers:
+            for frozen in (name, f"{name.removesuffix('weight')}bias"):
+                if frozen in self.parameters:
+                    self.parameters[frozen].requires_grad_(False)
+
+    def thaw(self) -> None:
+        """Let every weight move again, and be measured."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+
+    def carry_on(self, buffers: Mapping[str, Tensor]) -> None:
+        """Begin with the optimizer's buffers of an earlier part of the same training."""
+        for key, saved in buffers.items():
+            name, _, buffer = key.rpartition("/")
+            parameter = self.parameters[name]
+            like = parameter if saved.shape == parameter.shape else saved
+            self.optimizer.state[parameter][buffer] = copy_into(like.detach(), saved)
+
+    # --- state ---
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+        """Weights, masks and optimizer buffers, and where the training stands."""
+        buffers = {
+            f"{name}/{key}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+        groups = {"weights": self.model.state_dict(), "mask": self.masks, "optim": buffers}
+        meta = {name: repr(getattr(self, name)) for name in STANDING}
+        return groups, {**meta, **written_with(), "threads": str(torch.get_num_threads())}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str]) -> None:
+        """Go on from a state. Raises KeyError, ValueError or RuntimeError when it does not fit."""
+        self._check_writer(meta)
+        if meta["threads"] != str(torch.get_num_threads()):
+            raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
+        self._check_layout(groups, int(meta["epoch"]), int(meta["step"]))
+        load_weights(self.model, groups["weights"])
+        self.carry_on(groups.get("optim", {}))
+        self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
+        for name in ("seconds", "peak", "train_loss", "best_test"):
+            setattr(self, name, float(meta[name]))
+
+    def _check_writer(self, meta: Mapping[str, str]) -> None:
+        here = written_with()
+        theirs = {name: meta.get(name, "unknown") for name in here}
+        if theirs != here:
+            other = (f"{name} {theirs[name]}, not {here[name]}" for name in here if theirs[name] != here[name])
+            raise ValueError(f"saved with {'; '.join(other)}")
+        missing = [name for name in (*STANDING, "threads") if name not in meta]
+        if missing:
+            raise ValueError(f"it does not say its {', '.join(missing)}")
+
+    def _check_layout(self, groups: Mapping[str, Mapping[str, Tensor]], epoch: int, step: int) -> None:
+        """A tensor that is missing, or of another shape or type, would be zero, spread out or rounded in silence."""
+        if not 0 <= epoch <= self.unit.epochs or step != epoch * self.steps_per_epoch:
+            raise ValueError(f"step {step} of epoch {epoch} is not where an epoch of {self.steps_per_epoch} steps ends")
+        if "weights" not in groups:
+            raise ValueError("it holds no weights")
+        own = self.model.state_dict()
+        wrong = [name for name, saved in groups["weights"].items() if name in own and saved.dtype != own[name].dtype]
+        found: dict[str, set[str]] = {}
+        for key, saved in groups.get("optim", {}).items():
+            name, _, buffer = key.rpartition("/")
+            found.setdefault(buffer, set()).add(name)
+            if name not in self.parameters or saved.shape not in (self.parameters[name].shape, ()):
+                wrong.append(key)
+        if wrong:
+            raise ValueError(f"{wrong[0]} has another shape or type than the network's")
+        kept = BUFFERS[self.unit.optimizer["name"]] if self.unit.optimizer.get("momentum") != 0 else set()
+        if step > 0 and (set(found) != kept or any(names != set(self.parameters) for names in found.values())):
+            counted = ", ".join(f"{buffer} of {len(names)} weights" for buffer, names in sorted(found.items()))
+            wanted = ", ".join(sorted(kept)) or "none"
+            raise ValueError(
+                f"the optimizer's buffers are {counted or 'missing'}, not {wanted} of {len(self.parameters)}"
+            )
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    feed: Feed,
+    part: Part,
+    augment: torch.Generator | None = None,
+    whole_batches: int | None = None,
+) -> tuple[float, float]:
+    """Accuracy in [0, 1] and mean cross-entropy in nats over a part, in evaluation mode.
+
+    Args:
+        model, feed, part: what is measured on what.
+        augment: a stream to augment the images by, as training images are; None measures them as they are.
+        whole_batches: leave out what does not fill a batch of this size; those images count as wrong.
+
+    Raises:
+        BadInput: the part does not fill one batch.
+    """
+    if whole_batches is not None and len(part) < whole_batches:
+        raise BadInput(f"evaluate.drop_last: {len(part)} images do not fill a batch of {whole_batches}")
+    model.eval()
+    correct, loss = 0, 0.0
+    for images, labels in feed.batches(part, whole_batches, augment):
+        if whole_batches is not None and len(labels) < whole_batches:
+            break
+        logits = model(images).float()
+        correct += int((logits.argmax(1) == labels).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    return correct / len(part), loss / len(part)

@@ -1,0 +1,358 @@
+"""One unit of work, from its parent's state to a committed result. Runs wherever a worker is; knows no Ray."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+import silo_tune
+from silo_tune.data.batches import Feed, Part
+from silo_tune.data.sets import DataSet, Split, StreamedSet, split_rows
+from silo_tune.errors import BadInput, RunFailed, Violation
+from silo_tune.models.build import build_model, init_seed
+from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, unpack
+from silo_tune.planner.unit import Unit
+from silo_tune.pruning.masks import Masks, alive, apply_masks, full_masks
+from silo_tune.pruning.prune_step import Pruner
+from silo_tune.schedules.peaks import RULES, PruneFacts
+from silo_tune.schedules.shapes import maximum_of
+from silo_tune.seeds import stream
+from silo_tune.store.storage import Storage
+from silo_tune.store.unit_store import UnitStore, new_attempt, unit_of
+from silo_tune.study.workspace import Workspace
+from silo_tune.training.gradient_stats import Spreads, measure
+from silo_tune.training.ice import Ice, carries, is_loop
+from silo_tune.training.process import choose_device, device_name, enter
+from silo_tune.training.trainer import EpochLog, Trainer, evaluate
+
+T = TypeVar("T")
+Progress = Generator[EpochLog, None, dict[str, Any]]
+
+
+class Worker:
+    """Trains units in this process and keeps the data ready between them.
+
+    Args:
+        workspace: where and how.
+        dataset: decoded images, whose arrays may be shared and read-only, or streams.
+        notice: told of corrupt files and of re-trained weights that differ.
+    """
+
+    def __init__(
+        self, workspace: Workspace, dataset: DataSet | StreamedSet, notice: Callable[[str], None] = lambda m: None
+    ) -> None:
+        enter(workspace)
+        self.workspace, self.dataset, self.notice = workspace, dataset, notice
+        self.device = choose_device(workspace.device)
+        self.pruner = Pruner(workspace, dataset.shape)
+        self.units = UnitStore(Storage(workspace.run), notice)
+        self._feeds: dict[int, Feed] = {}
+
+    def run(self, unit: Unit) -> Progress:
+        """Train one unit: yields after every epoch, returns the committed result.
+
+        A committed unit returns at once; a partial state goes on from its epoch.
+
+        Raises:
+            BadInput: the study asks for something that its data or model cannot give.
+            Violation: a truth of the engine does not hold.
+        """
+        standing = self.units.result(unit.key)
+        if standing is not None:
+            return standing
+        result, _ = yield from self._train(unit)
+        committed = self.units.commit(result)
+        self.units.clear_partials(unit.key, keep=[committed["state"]["file"]] if committed["state"] else [])
+        return committed
+
+    def _train(self, unit: Unit) -> Generator[EpochLog, None, tuple[dict[str, Any], bytes]]:
+        """The result, not committed yet, and the bytes of its final state (none when it diverged)."""
+        attempt = new_attempt()
+        began = time.perf_counter()
+        trainer, max_lr = yield from self._looped(unit) if is_loop(unit) else self._retrained(unit, attempt)
+        self.check(unit, trainer)
+        outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
+        if outcome["status"] == "ok":
+            previous = {} if trainer.previous is None else {"previous": trainer.previous}
+            carried = {"optim": trainer.state()[0].get("optim", {})} if carries(unit) else {}
+            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **carried})
+            state = self.units.write_state(unit.key, attempt, data)
+        seconds = time.perf_counter() - began
+        return {**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data
+
+    def _retrained(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+        """One prune and one training, from its partial state if there is one."""
+        trainer, max_lr = self._resumed(unit)
+        saved = time.perf_counter()
+        while not trainer.finished:
+            if unit.evaluation is not None and unit.evaluation["best_on_test"]:
+                measured, _ = self.evaluate(unit, trainer, self.feed(unit).test)
+                trainer.best_test = measured if math.isnan(trainer.best_test) else max(trainer.best_test, measured)
+            log = trainer.run_epoch()
+            self._keep_snapshots(unit, trainer)
+            if not trainer.finished and time.perf_counter() - saved >= self.workspace.partial_seconds:
+                self.units.write_partial(unit.key, attempt, trainer.epoch, pack(*trainer.state()))
+                saved = time.perf_counter()
+            yield log
+        return trainer, max_lr
+
+    def _looped(self, unit: Unit) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+        """A pipeline's own loop, from its parent: it leaves no partial states."""
+        assert unit.parent is not None
+        dense = self.units.result(self._dense_of(unit).key)
+        assert dense is not None
+        parent, model = self._state_of(unit.parent), self._fresh(unit, init_seed(unit.seed))
+        load_weights(model, parent["weights"])
+        feed, classes = self.feed(unit), self.dataset.classes
+        loop = Ice.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
+        yield from loop.walk()
+        loop.trainer.thaw()
+        return loop.trainer, loop.trainer.max_lr
+
+    def start(self, unit: Unit) -> Trainer:
+        """A trainer at the first step of a unit with a fixed peak, whatever was saved or committed of it."""
+        if is_loop(unit) or carries(unit):
+            raise BadInput("a cycle of a pipeline cannot be trained by itself; run its study")
+        model, masks, max_lr = self._prepared(unit)
+        return self._trainer(unit, model, masks, max_lr or 0.0, snapshots=frozenset())
+
+    # --- the network before training ---
+
+    def _prepared(self, unit: Unit) -> tuple[nn.Module, Masks, float | None]:
+        """The network as training finds it, its masks, and the resolved peak."""
+        model = self._fresh(unit, init_seed(unit.seed))
+        if unit.prune is None:
+            if unit.checkpoint is not None and self.workspace.checkpoint not in (None, "timm"):
+                load_pretrained(model, str(self.workspace.checkpoint))
+            masks = full_masks(self.pruner.granules(unit, model).weights)
+            return model, masks, None if unit.peak is None else float(unit.peak["value"])
+        assert unit.parent is not None
+        masks, facts = self.pruner.prune(unit, model, self._state_of(unit.parent), self.feed(unit))
+        self._after_prune(unit, model)
+        apply_masks(dict(model.named_parameters()), masks)
+        return model, masks, resolve_peak(unit, facts)
+
+    def _fresh(self, unit: Unit, seed: int) -> nn.Module:
+        pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
+        model = build_model(unit.model, self.dataset.shape, self.dataset.classes, seed, pretrained)
+        return model.to(self.device)
+
+    def _after_prune(self, unit: Unit, model: nn.Module) -> None:
+        assert unit.prune is not None
+        if unit.prune.after_prune == "reinit":
+            fresh = self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict()
+            kept = dict(model.named_buffers()) if unit.prune.keep_statistics else {}
+            load_weights(model, {**fresh, **kept})
+        elif unit.prune.after_prune == "rewind":
+            load_weights(model, self._rewind_weights(unit))
+
+    def _rewind_weights(self, unit: Unit) -> Mapping[str, Tensor]:
+        """The weights at the rewind point: recomputed from the seed, read, or replayed."""
+        assert unit.prune is not None
+        point = unit.prune.rewind_to
+        assert point is not None
+        if point == "init":
+            return self._fresh(unit, init_seed(unit.seed)).state_dict()
+        dense = self._dense_of(unit)
+        data = self.units.read_rewind(dense.key, point)
+        if data is None:
+            trainer = self._trainer(dense, *self._dense_start(dense), frozenset({self._steps_at(dense, point)}))
+            while not trainer.taken and not trainer.finished:
+                trainer.run_epoch()
+            self._keep_snapshots(dense, trainer)
+            data = self.units.read_rewind(dense.key, point)
+        if data is None:
+            raise BadInput(f"prune.rewind_to: the dense training of {trainer.total} steps never reaches {point!r}")
+        return unpack(data)[0]["weights"]
+
+    def _dense_of(self, unit: Unit) -> Unit:
+        while unit.parent is not None:
+            result = self.units.result(unit.parent)
+            if result is None:
+                raise RunFailed(f"unit {unit.parent[:12]} is gone; run the study again to train it anew")
+            unit = unit_of(result)
+        return unit
+
+    def _dense_start(self, dense: Unit) -> tuple[nn.Module, Masks, float]:
+        model, masks, max_lr = self._prepared(dense)
+        assert max_lr is not None
+        return model, masks, max_lr
+
+    def _state_of(self, key: str) -> dict[str, dict[str, Tensor]]:
+        """The state of a committed unit; one that is gone, or lacks what the criterion needs, is trained again."""
+        result = self.units.result(key)
+        if result is None:
+            raise RunFailed(f"the parent unit {key[:12]} is not committed; run the study again to train it anew")
+        data = self.units.read_state(result)
+        groups = {} if data is None else unpack(data)[0]
+        # It may have been committed before the study had this criterion.
+        if data is None or not set(self.workspace.needs) <= set(groups):
+            groups = unpack(self._restate(result))[0]
+        return groups
+
+    def _restate(self, result: Mapping[str, Any]) -> bytes:
+        again, data = drain(self._train(unit_of(result)))
+        compared = ("status", "val_accuracy", "val_loss", "test_accuracy", "train_loss")
+        if any(result[name] != again[name] for name in compared):
+            self.notice(
+                f"unit {result['key'][:12]} was trained again for its weights and differs from its row "
+                f"(validation accuracy {result['val_accuracy']} then, {again['val_accuracy']} now); the row stands"
+            )
+        if again["state"] is None:
+            raise RunFailed(
+                f"unit {result['key'][:12]} was trained again for its weights, which its children need, and diverged "
+                f"this time ({again['error']}); go on with the machine and the versions that its row names"
+            )
+        self.units.restate(again)
+        self.units.clear_partials(result["key"])
+        return data  # not read back: another driver that is past this unit may have swept it again
+
+    # --- training and its state ---
+
+    def _trainer(
+        self, unit: Unit, model: nn.Module, masks: Masks, max_lr: float, snapshots: frozenset[int] | None = None
+    ) -> Trainer:
+        if snapshots is None:
+            points = self.workspace.rewind_points if unit.cycle == 0 else ()
+            snapshots = frozenset(self._steps_at(unit, point) for point in points if point != "init")
+        previous = "previous" in self.workspace.needs
+        return Trainer(unit, model, masks, self.feed(unit), max_lr, self.dataset.classes, snapshots, previous)
+
+    def feed(self, unit: Unit) -> Feed:
+        """The replicate's data; kept for the seeds used last."""
+        if unit.seed not in self._feeds:
+            while len(self._feeds) >= 8:
+                self._feeds.pop(next(iter(self._feeds)))
+            split = split_rows(self.dataset, self.workspace.data, unit.seed)
+            check_apart(split)
+            self._feeds[unit.seed] = Feed.make(self.dataset, split, unit.augmentation, self.device)
+        return self._feeds[unit.seed]
+
+    def _steps_at(self, dense: Unit, point: str) -> int:
+        count, kind = point.split()
+        return int(count) * (self.feed(dense).steps(dense.batch) if kind == "ep" else 1)
+
+    def _keep_snapshots(self, unit: Unit, trainer: Trainer) -> None:
+        for point in self.workspace.rewind_points:
+            if point != "init" and (weights := trainer.taken.get(self._steps_at(unit, point))) is not None:
+                self.units.write_rewind(unit.key, point, pack({"weights": weights}))
+        trainer.taken.clear()
+
+    def _resumed(self, unit: Unit) -> tuple[Trainer, float | None]:
+        """A trainer that stands where the last partial state stood, or at the start; and the resolved peak."""
+        while True:
+            model, masks, max_lr = self._prepared(unit)
+            trainer = self._trainer(unit, model, masks, max_lr or 0.0)
+            data = self.units.read_partial(unit.key)
+            if data is None:
+                if carries(unit) and unit.parent is not None:
+                    trainer.carry_on(self._state_of(unit.parent).get("optim", {}))
+                return trainer, max_lr
+            try:
+                trainer.restore(*unpack(data))
+                return trainer, max_lr
+            except (KeyError, ValueError, RuntimeError) as error:
+                self.notice(
+                    f"a partial state of unit {unit.key[:12]} does not fit ({one_line(error)}); it is removed, and the "
+                    f"unit starts from its parent"
+                )
+                self.units.discard_partial(unit.key, data)
+
+    def check(self, unit: Unit, trainer: Trainer) -> None:
+        """Raises Violation when a finished training was given another peak than the unit's."""
+        if not trainer.step or trainer.diverged is not None:
+            return
+        declared = trainer.max_lr * maximum_of(trainer.profile, trainer.total)
+        if trainer.peak != declared:
+            raise Violation(
+                f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
+            )
+
+    def evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> tuple[float, float]:
+        """Accuracy and loss over a part, in the way that the unit's study asks for."""
+        rules = unit.evaluation or {}
+        where = (unit.seed, unit.cycle, unit.repeat, trainer.epoch)
+        augment = stream("evaluate", *where) if rules.get("augment") else None
+        # Of validation images none is left out: they choose.
+        whole = unit.batch if rules.get("drop_last") and part is self.feed(unit).test else None
+        return evaluate(trainer.model, self.feed(unit), part, augment, whole)
+
+    def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
+        """The result but for its state."""
+        feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
+        diverged, scores, spreads = trainer.diverged, _NO_SCORES, Spreads()
+        if diverged is None:
+            test, _ = self.evaluate(unit, trainer, feed.test)
+            if not math.isnan(trainer.best_test):
+                test = trainer.best_test
+            scores = (*self.evaluate(unit, trainer, feed.val), test)
+            if scores[1] is None or not math.isfinite(scores[1]):
+                diverged, scores = "validation loss not finite", _NO_SCORES
+        if diverged is None:
+            spreads = measure(trainer.model, counted, feed, unit.seed, unit.batch)
+        kept, total = alive(counted), sum(mask.numel() for mask in counted.values())
+        return {
+            "format": 1,
+            "key": unit.key,
+            "unit": unit.spec,
+            "status": "ok" if diverged is None else "diverged",
+            "error": diverged,
+            "max_lr": max_lr,
+            "sparsity": (total - kept) / total,
+            "weights_remaining": kept / total,
+            "val_accuracy": scores[0],
+            "val_loss": scores[1],
+            "n_val": len(feed.val),
+            "test_accuracy": scores[2],
+            "n_test": len(feed.test),
+            "train_loss": trainer.train_loss if math.isfinite(trainer.train_loss) else None,
+            "classes": self.dataset.classes,
+            "epochs": trainer.epoch if is_loop(unit) else unit.epochs,
+            "steps": trainer.step,
+            "train_seconds": trainer.seconds,
+            "realised_peak_lr": trainer.peak if trainer.step else None,
+            **asdict(spreads),
+            "device": device_name(self.device),
+            "threads": self.workspace.threads,
+            "version": silo_tune.__version__,
+        }
+
+
+def check_apart(split: Split) -> None:
+    """Raises Violation when an image of training is also one of validation or test."""
+    parts = [split.train, split.val, *([split.test] if split.test_in_train else [])]
+    rows = np.concatenate(parts)
+    if len(np.unique(rows)) != len(rows):
+        raise Violation("training, validation and test images overlap")
+
+
+_NO_SCORES: tuple[float | None, ...] = (None, None, None)
+
+
+def resolve_peak(unit: Unit, facts: PruneFacts) -> float:
+    """max_lr of a unit: its value, or its rule applied to this cycle's prune, rounded as keys are."""
+    assert unit.peak is not None
+    if "value" in unit.peak:
+        return float(unit.peak["value"])
+    return float(f"{RULES[unit.peak['rule']](facts, **unit.peak['args']):.12g}")
+
+
+def drain(progress: Generator[Any, None, T]) -> T:
+    """Run a unit to its end."""
+    while True:
+        try:
+            next(progress)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks; a long one is cut, for its log has it all."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:299]}…"
