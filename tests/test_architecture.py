@@ -1,4 +1,7 @@
-"""The fences: which module may import which, and who may know a heavy package."""
+"""The house: which room may import which, and who may know a heavy package.
+
+Read `FLOORS` first: a room imports from its own package and from floors below it, never from beside or above.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +9,43 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+import silo_analysis
 import silo_tune
 from silo_tune.cli.catalogue import KINDS
 from silo_tune.results.records import Recorded, write_record
 from tests.analysis.builder import ARMS, make_frame, make_study
 
-ROOT = Path(silo_tune.__file__).parent.parent
+ROOT = Path(__file__).parent.parent
+PACKAGES = {"silo_tune": ROOT / "silo_tune", "silo_analysis": ROOT / "analysis" / "silo_analysis"}
 
-# A module imports from its own layer or a lower one.
-LAYERS = [
-    {"errors"},
-    {"schedules", "names", "recipes", "sketch"},
-    {"profiles"},
-    {"study"},
-    {"units"},
-    {"presets"},
-    {"registries"},
-    {"study_file", "workspace", "storage", "snapshot"},
-    {"candidates", "lease"},
-    {"store"},
-    {"chains"},
-    {"results", "forecast", "curves"},
-    {"progress", "status", "view"},
-    {"run"},
-    {"process", "data", "streams", "checkpoint", "structure", "criteria", "pruning"},
-    {"feed", "models", "timm_models"},
-    {"training", "spread", "inference", "small"},
-    {"attempts"},
-    {"prune_step"},
-    {"pipelines"},
-    {"cycle"},
-    {"stepwise", "shrink"},
-    {"tune"},
-    {"optuna_export"},
-    {"console"},
-    {"cli"},
-]
+FLOORS = (
+    # from the ground up                   what stands there
+    ("errors", "formats", "machine", "seeds"),  # messages for users, numbers as text, this machine, random streams
+    ("schedules",),  # max_lr over cycles, the rate inside one
+    ("study",),  # the TOML file, and every name that it can hold
+    ("planner", "data", "models"),  # which unit is next; images; networks
+    ("store", "pruning"),  # a run on disk; masks and criteria
+    ("training", "results"),  # one unit, trained; the table of a run
+    ("run", "export", "estimates"),  # a session; networks and studies taken out; statistics of a table
+    ("tune", "curve_fit"),  # all that knows Ray; curves over cycles
+    ("api", "answers", "replay"),  # run_study; what a run says; searches on a recorded grid
+    ("figures", "combine"),  # pictures; several runs
+    ("report",),  # the page
+    ("cli",),  # the commands, and all that prints
+)
 # Imported inside a function, where the work begins: everything above loads without torch and Ray.
-LAZY_UPWARD = {("run", "data"), ("run", "attempts"), ("run", "cycle"), ("run", "tune")}
+LAZY = {("run", "data"), ("run", "training"), ("api", "tune")}
 
-PRINTING = {"console", "cli"}
-PLAIN = set().union(*LAYERS[: LAYERS.index({"run"}) + 1]) | {"console", "cli"}
+PRINTING = {"cli"}
+PLAIN = {"errors", "formats", "machine", "schedules", "study", "planner", "store", "results", "run", "api", "cli"}
 TORCH = {"torch", "torchvision", "timm", "safetensors"}
 
 
@@ -66,98 +59,164 @@ class Import:
 
 
 def imports(package: str) -> Iterator[Import]:
-    for file in sorted((ROOT / package).rglob("*.py")):
+    for file in sorted(PACKAGES[package].rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        yield from found_in(tree, file.relative_to(ROOT / package).with_suffix("").as_posix().replace("/", "."), False)
+        path = file.relative_to(PACKAGES[package]).with_suffix("")
+        yield from found_in(tree, ".".join((package, *path.parts)).removesuffix(".__init__"), False)
 
 
 def found_in(node: ast.AST, module: str, lazy: bool) -> Iterator[Import]:
-    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-        for otherwise in node.orelse:
-            yield from found_in(otherwise, module, lazy)
-        return
+    """Every import, those for types alone included: they too say who knows whom."""
     if isinstance(node, ast.Import):
         yield from (Import(module, alias.name, lazy) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         assert node.level == 0, f"{module}: relative import"
         assert node.module is not None
         for alias in node.names:
-            deeper = (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").exists()
-            yield Import(module, f"{node.module}.{alias.name}" if deeper else node.module, lazy)
+            deeper = f"{node.module}.{alias.name}"
+            yield Import(module, deeper if deeper in MODULES else node.module, lazy)
     inside = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+    inside = inside or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     for child in ast.iter_child_nodes(node):
         yield from found_in(child, module, inside)
 
 
+MODULES = {
+    ".".join((package, *file.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
+    for package, root in PACKAGES.items()
+    for file in root.rglob("*.py")
+}
 OURS = list(imports("silo_tune"))
-ANALYSIS = list(imports("analysis"))
+ANALYSIS = list(imports("silo_analysis"))
+
+
+def room(module: str) -> str:
+    """The package below the top, or the module there; "" for the front doors."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor(module: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room(module) in rooms)
 
 
 def users(found: list[Import], packages: set[str], lazy_too: bool = True) -> set[str]:
-    """Modules, or packages of several, that import one of the packages."""
-    return {own(i.module) for i in found if i.target.split(".")[0] in packages and (lazy_too or not i.lazy)}
+    """Rooms that import one of the packages."""
+    return {room(i.module) for i in found if i.target.split(".")[0] in packages and (lazy_too or not i.lazy)}
 
 
-def own(module: str) -> str:
-    """The module, or the package that it is a part of."""
-    return module.removeprefix("silo_tune.").split(".")[0]
+def between_rooms() -> Iterator[Import]:
+    """Imports of ours from one room into another; the front doors, which only hand names on, are no rooms."""
+    for found in (*OURS, *ANALYSIS):
+        inside = found.target.split(".")[0] in PACKAGES and room(found.module) and room(found.target)
+        if inside and room(found.module) != room(found.target):
+            yield found
 
 
-def layer(module: str) -> int:
-    return next(number for number, modules in enumerate(LAYERS) if own(module) in modules)
+# --- our own rooms ---
 
 
-# --- our own modules ---
+def test_every_room_stands_on_one_floor() -> None:
+    rooms = {room(module) for module in MODULES} - {""}
+    assert Counter(name for names in FLOORS for name in names) == Counter(rooms)
+    assert len(FLOORS) <= 12
 
 
-def test_every_module_has_one_layer() -> None:
-    modules = {own(module) for module in (found.module for found in OURS)} - {"__init__"}
-    assert modules == set().union(*LAYERS)
-    assert sum(map(len, LAYERS)) == len(modules)
+def test_the_top_of_the_package_is_small() -> None:
+    inside = [path for path in PACKAGES["silo_tune"].iterdir() if path.name != "__pycache__"]
+    assert sum(path.suffix == ".py" for path in inside) <= 6
+    assert sum(path.is_dir() for path in inside) <= 14
 
 
 def test_imports_point_downwards() -> None:
-    upward = {
-        (i.module, i.target.removeprefix("silo_tune."), i.lazy)
-        for i in OURS
-        if i.target.startswith("silo_tune.") and layer(i.target.removeprefix("silo_tune.")) > layer(i.module)
-    }
-    assert upward == {(*pair, True) for pair in LAZY_UPWARD}
+    upward = {(room(i.module), room(i.target), i.lazy) for i in between_rooms() if floor(i.target) >= floor(i.module)}
+    assert upward == set()
 
 
-def test_loading_a_module_never_runs_in_a_circle() -> None:
-    pairs = {(i.module, i.target.removeprefix("silo_tune.")) for i in OURS if not i.lazy and "silo_tune." in i.target}
-    assert not {(a, b) for a, b in pairs if (b, a) in pairs}
+def test_torch_and_ray_wait_inside_functions_where_a_plain_room_begins_the_work() -> None:
+    heavy = {"data", "training", "tune", "models", "pruning", "export"}
+    waiting = {(room(i.module), room(i.target)) for i in between_rooms() if i.lazy and room(i.target) in heavy}
+    assert {pair for pair in waiting if pair[0] in PLAIN - {"cli"}} == LAZY
+    assert not {(i.module, i.target) for i in between_rooms() if not i.lazy and pair_of(i) in product(PLAIN, heavy)}
 
 
-def test_only_the_front_door_imports_analysis() -> None:
-    assert users(OURS, {"analysis"}) <= {"cli"}
-    assert all(i.lazy for i in OURS if i.target.split(".")[0] == "analysis")
+def pair_of(found: Import) -> tuple[str, str]:
+    return room(found.module), room(found.target)
 
 
-def test_analysis_imports_only_schedules_results_study_curves_and_errors_and_a_replay_the_search() -> None:
-    allowed = {f"silo_tune.{name}" for name in ("schedules", "results", "study", "curves", "errors")}
-    found = {i.target for i in ANALYSIS if i.target.split(".")[0] == "silo_tune" and own(i.module) != "replay"}
-    assert found <= allowed
-    searching = {i.target for i in ANALYSIS if i.target.startswith("silo_tune.") and own(i.module) == "replay"}
-    assert {target.split(".")[1] for target in searching} <= {"errors", "study", "candidates", "chains"}
+def test_modules_of_a_room_import_each_other_in_no_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for found in (*OURS, *ANALYSIS):
+        if found.target in MODULES and found.target != found.module and room(found.module):
+            graph.setdefault(found.module, set()).add(found.target)
+    below: dict[str, frozenset[str]] = {}
+
+    def reach(module: str, path: tuple[str, ...]) -> frozenset[str]:
+        assert module not in path, " → ".join((*path[path.index(module) :], module))
+        if module not in below:
+            below[module] = frozenset().union(*({t} | reach(t, (*path, module)) for t in graph.get(module, ())))
+        return below[module]
+
+    for module in graph:
+        reach(module, ())
+
+
+def test_no_file_name_and_no_class_name_occurs_twice() -> None:
+    files = [file for root in PACKAGES.values() for file in root.rglob("*.py") if file.name != "__init__.py"]
+    twice = [name for name, count in Counter(file.name for file in files).items() if count > 1]
+    classes = Counter(
+        node.name
+        for file in files
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert (twice, [name for name, count in classes.items() if count > 1]) == ([], [])
+
+
+def test_nothing_that_is_installed_is_called_analysis() -> None:
+    import tomllib
+
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert found["find"]["where"] == [".", "analysis"]
+    assert not (ROOT / "analysis" / "__init__.py").exists()
+    assert {path.name for path in (ROOT / "analysis").iterdir()} == {"silo_analysis"}
+
+
+def test_only_the_commands_import_the_analysis() -> None:
+    assert users(OURS, {"silo_analysis"}) == {"cli"}
+    assert all(i.lazy for i in OURS if i.target.split(".")[0] == "silo_analysis")
+
+
+def test_the_analysis_knows_tables_and_studies_and_a_replay_the_search() -> None:
+    allowed = {"schedules", "results", "study", "errors", "formats", "planner"}
+    assert {room(i.target) for i in ANALYSIS if i.target.startswith("silo_tune.")} <= allowed
+    planning = {room(i.module) for i in ANALYSIS if i.target.startswith("silo_tune.planner.")}
+    assert planning <= {"replay", "figures"}  # a picture of an arm draws planner.curves
 
 
 def test_the_leaves_use_the_standard_library_alone() -> None:
-    for module in ("errors", "schedules", "profiles", "names", "recipes"):
-        targets = {i.target.split(".")[0] for i in OURS if i.module == module}
-        assert targets - {"silo_tune"} <= set(sys.stdlib_module_names)
+    leaves = {
+        "silo_tune.errors",
+        "silo_tune.formats",
+        "silo_tune.machine",
+        "silo_tune.study.registry",
+        "silo_tune.study.recipes",
+    }
+    leaves |= {module for module in MODULES if module.startswith("silo_tune.schedules")}
+    targets = {i.target.split(".")[0] for i in OURS if i.module in leaves}
+    assert targets - {"silo_tune"} <= set(sys.stdlib_module_names)
 
 
-def test_the_public_names_are_where_the_package_looks_for_them() -> None:
-    for name in silo_tune.__all__:
-        if name not in ("ChainSearch", "PruneRetrain"):  # they load Ray
-            assert getattr(silo_tune, name)
+def test_the_public_names_are_where_the_packages_look_for_them() -> None:
+    for package in (silo_tune, silo_analysis):
+        assert dir(package) == package.__all__ == sorted(package.__all__)
+        for name in package.__all__:
+            if name not in ("ChainSearch", "PruneRetrain", "RayRunner"):  # they load Ray
+                assert getattr(package, name).__doc__ or name == "__version__", name
+        with pytest.raises(AttributeError, match="no attribute 'Oracle'"):
+            package.Oracle  # noqa: B018
     tree = ast.parse((ROOT / "silo_tune" / "tune" / "__init__.py").read_text(encoding="utf-8"))
     given = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert {"ChainSearch", "PruneRetrain"} <= given
-    with pytest.raises(AttributeError, match="no attribute 'Oracle'"):
-        silo_tune.Oracle  # noqa: B018
+    assert {"ChainSearch", "PruneRetrain", "RayRunner"} <= given
 
 
 # --- other people's packages ---
@@ -174,24 +233,24 @@ def test_torch_is_unknown_to_the_plain_modules_and_to_analysis() -> None:
     assert users(ANALYSIS, TORCH) == set()
 
 
-def test_matplotlib_is_known_to_the_plots_alone() -> None:
+def test_matplotlib_is_known_to_the_figures_alone() -> None:
     assert users(OURS, {"matplotlib"}) == set()
-    assert {module.split(".")[0] for module in users(ANALYSIS, {"matplotlib"})} <= {"plots"}
+    assert users(ANALYSIS, {"matplotlib"}) == {"figures"}
 
 
-def test_optuna_is_known_to_the_candidates_alone() -> None:
-    assert users(OURS, {"optuna"}) <= {"candidates", "optuna_export"}
+def test_optuna_is_known_where_candidates_are_suggested_and_studies_exported() -> None:
+    assert users(OURS, {"optuna"}) == {"planner", "export"}
     assert users(ANALYSIS, {"optuna"}) == set()
 
 
-def test_torch_pruning_is_known_to_the_structure_alone_and_waits_there() -> None:
-    assert users(OURS, {"torch_pruning"}) == {"structure"}
+def test_torch_pruning_is_known_to_the_filters_alone_and_waits_there() -> None:
+    assert users(OURS, {"torch_pruning"}) == {"pruning"}
     assert users(OURS, {"torch_pruning"}, lazy_too=False) == set()
     assert users(ANALYSIS, {"torch_pruning"}) == set()
 
 
-def test_pandas_is_known_to_results_alone_and_waits_there() -> None:
-    assert users(OURS, {"pandas"}) == {"results"}
+def test_pandas_is_known_to_tables_alone_and_waits_there() -> None:
+    assert users(OURS, {"pandas"}) == {"results", "run", "export"}
     assert users(OURS, {"pandas"}, lazy_too=False) == set()
 
 
@@ -212,11 +271,11 @@ def test_nothing_is_read_through_a_pickle() -> None:
 
 def test_only_the_console_and_the_commands_print() -> None:
     printing = {"print", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write", "rich.print"}
-    for package in ("silo_tune", "analysis"):
-        for file in sorted((ROOT / package).rglob("*.py")):
+    for package, root in PACKAGES.items():
+        for file in sorted(root.rglob("*.py")):
             tree = ast.parse(file.read_text(encoding="utf-8"))
             calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-            if own(file.relative_to(ROOT / package).with_suffix("").as_posix().replace("/", ".")) not in PRINTING:
+            if file.relative_to(root).parts[0] not in PRINTING:
                 assert not calls & printing, f"{package}/{file.name}"
 
 
@@ -248,7 +307,9 @@ def test_importing_the_package_loads_nothing_but_the_standard_library(tmp_path: 
 
 
 def test_the_plain_modules_load_without_torch_ray_and_pandas(tmp_path: Path) -> None:
-    program = "\n".join(f"import silo_tune.{module}" for module in sorted(PLAIN))
+    program = "\n".join(
+        f"import {module}" for module in sorted(MODULES) if module.startswith("silo_tune.") and room(module) in PLAIN
+    )
     assert not loaded(program, tmp_path) & HEAVY
 
 

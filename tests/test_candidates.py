@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from silo_tune.errors import BadInput
-from silo_tune.planner.candidates import Heard, OneRound, Proposal, Source, grid_source, peak_of, value_of
+from silo_tune.planner.candidates import CandidateSource, Heard, OneRound, Proposal, grid_source, peak_of, value_of
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.layout import Layout
 from silo_tune.study.arms import ScheduleArm
@@ -31,7 +31,7 @@ def users_arm(**args: Any) -> dict[str, Any]:
     return {"mode": "schedule", "schedule": schedule}
 
 
-def source_of(layout: Layout, arm: str, cycle: int) -> Source:
+def source_of(layout: Layout, arm: str, cycle: int) -> CandidateSource:
     return layout.source(Chain(arm, 0, cycle=cycle))
 
 

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from silo_tune.api import run_study
 from silo_tune.cli.console import LiveWatch, PlainWatch, follow, print_status, watch
-from silo_tune.cli.view import clock, driver_line, head_lines, hourly, pace_line, percent, rate, screen, tail_lines
+from silo_tune.cli.view import driver_line, head_lines, pace_line, screen, tail_lines
+from silo_tune.formats import clock, hourly, percent_sign, rate
 from silo_tune.planner.planner import Planner
 from silo_tune.run.progress import Progress
 from silo_tune.run.status import Status
@@ -67,7 +68,7 @@ def printed(show: Callable[[Console], None], width: int = 100, height: int = 40,
 
 def test_numbers_in_words() -> None:
     assert [clock(seconds) for seconds in (0, 59.4, 61, 3661)] == ["0:00", "0:59", "1:01", "1:01:01"]
-    assert [percent(share) for share in (None, 0.97251)] == ["-", "97.25 %"]
+    assert [percent_sign(share) for share in (None, 0.97251)] == ["-", "97.25 %"]
     assert [rate(value) for value in (None, 0.123456)] == ["-", "0.123"]
     assert [hourly(value) for value in (0.1234, 12.34, 1234.5)] == ["0.123", "12.3", "1,234"]
 

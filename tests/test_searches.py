@@ -22,7 +22,7 @@ from silo_tune.planner import samplers
 from silo_tune.planner.candidates import Heard, Proposal
 from silo_tune.planner.chain import Chain, winner_of
 from silo_tune.planner.forecast import forecast
-from silo_tune.planner.guided import Guided, expected_improvement, warm_starts
+from silo_tune.planner.guided import GuidedSource, expected_improvement, warm_starts
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.points import PilotPlan, Snapped, TunePlan, plan_of
@@ -183,7 +183,7 @@ def settings(**changes: Any) -> Settings:
 
 
 def test_the_first_round_is_the_warm_starts_and_the_tested_values() -> None:
-    first = Guided(settings(), start=0.1, tested={"silo": 0.05}).ask([])
+    first = GuidedSource(settings(), start=0.1, tested={"silo": 0.05}).ask([])
     assert [(p.peak["value"], p.asked) for p in first if p.peak] == [
         (0.0316, True), (0.05, False), (0.1, True), (0.2, True),
     ]  # fmt: skip
@@ -202,7 +202,7 @@ def test_there_are_always_three_warm_starts_within_the_bounds(start: float | Non
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "cmaes", "qmc", "random"])
 def test_every_sampler_asks_as_many_rates_as_wanted_all_different_and_the_same_each_time(sampler: str) -> None:
-    source = Guided(settings(sampler=sampler, trials=8, batch=2), start=0.1, tested={"silo": 0.3}, seed=7)
+    source = GuidedSource(settings(sampler=sampler, trials=8, batch=2), start=0.1, tested={"silo": 0.3}, seed=7)
 
     def whole() -> list[Heard]:
         known: list[Heard] = []
@@ -224,20 +224,20 @@ def test_every_sampler_asks_as_many_rates_as_wanted_all_different_and_the_same_e
 def test_what_diverged_is_told_as_guessing_and_what_failed_is_not_told() -> None:
     known = heard((0.1, 0.9), (1.0, None), (5.0, 0.5))
     known.append(Heard(Proposal({"value": 0.2}), {"status": "failed", "val_accuracy": None}))
-    assert Guided(settings())._told(known) == [Told({"max_lr": 0.1}, 0.9), Told({"max_lr": 1.0}, 0.1)]
+    assert GuidedSource(settings())._told(known) == [Told({"max_lr": 0.1}, 0.9), Told({"max_lr": 1.0}, 0.1)]
 
 
 def test_a_rate_that_was_tried_is_not_asked_again_but_the_widest_gap_is_halved() -> None:
-    assert Guided(settings())._apart(0.1002, [0.02, 0.05, 0.1, 0.2]) == 0.447
-    assert Guided(settings())._apart(0.15, [0.01, 0.1, 0.2]) == 0.15
+    assert GuidedSource(settings())._apart(0.1002, [0.02, 0.05, 0.1, 0.2]) == 0.447
+    assert GuidedSource(settings())._apart(0.15, [0.01, 0.1, 0.2]) == 0.15
 
 
 def test_a_search_ends_early_when_no_improvement_is_expected() -> None:
     flat = heard((0.02, 0.9), (0.05, 0.901), (0.1, 0.9), (0.3, 0.899))
-    assert Guided(settings(stop_below=0.01)).ask(flat) == []
-    assert len(Guided(settings(stop_below=1e-9)).ask(flat)) == 1
+    assert GuidedSource(settings(stop_below=0.01)).ask(flat) == []
+    assert len(GuidedSource(settings(stop_below=1e-9)).ask(flat)) == 1
     steep = heard((0.02, 0.2), (0.05, 0.5), (0.1, 0.9))
-    assert expected_improvement(Guided(settings())._told(steep), settings()) > 0.01
+    assert expected_improvement(GuidedSource(settings())._told(steep), settings()) > 0.01
 
 
 def test_the_two_best_are_trained_once_more_and_the_better_mean_wins() -> None:

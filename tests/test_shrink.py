@@ -24,7 +24,7 @@ from silo_tune.api import run_study
 from silo_tune.data.named import digits
 from silo_tune.data.sets import DataSet
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.export.shrink import TOLERANCE, Images, Outcome, compare, images_of, shrink_unit, weights_of
+from silo_tune.export.shrink import TOLERANCE, Images, Shrunk, compare, images_of, shrink_unit, weights_of
 from silo_tune.export.small import KEY, About, pack_weights, read_small
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import pack
@@ -133,7 +133,7 @@ def spoken(masked: nn.Module, run: Run, arm: str) -> nn.Module:
     return loud
 
 
-def check(exports: Mapping[Path, tuple[str, str]]) -> list[Outcome]:
+def check(exports: Mapping[Path, tuple[str, str]]) -> list[Shrunk]:
     """Export networks of (run, arm) to files; in another process they say what the masked ones say here."""
     outcomes = [shrink_unit(url, arm, 0, None, str(file), functions=True) for file, (url, arm) in exports.items()]
     sources = {file: source(url, arm) for file, (url, arm) in exports.items()}

@@ -13,20 +13,17 @@ from silo_tune.cli.view import (
     advice,
     as_it_is,
     chain_table,
-    clock,
     driver_line,
     failure_line,
     head_lines,
     lines_below,
-    moment,
     pace_line,
-    percent,
-    rate,
     screen,
     search_line,
     table_and_pace,
     tail_lines,
 )
+from silo_tune.formats import clock, moment, percent_sign, rate
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Planner
 from silo_tune.run.monitor import Monitor
@@ -78,7 +75,7 @@ class _Closings:
         self._dense.add(chain.seed)
         return (
             f"{chain.label} cycle {chain.closed - 1}/{cycles - 1}: "
-            f"max_lr {rate(chain.max_lr)}, validation {percent(chain.val_accuracy)}"
+            f"max_lr {rate(chain.max_lr)}, validation {percent_sign(chain.val_accuracy)}"
         )
 
 

@@ -11,7 +11,7 @@ import typer
 from silo_tune.cli.app import Debug, RunFolder, app
 
 if TYPE_CHECKING:
-    from silo_tune.export.shrink import Outcome
+    from silo_tune.export.shrink import Shrunk
 
 
 @app.command()
@@ -61,7 +61,7 @@ def shrink(
         typer.echo(line)
 
 
-def _rows(outcome: Outcome) -> list[tuple[str, str, str, str]]:
+def _rows(outcome: Shrunk) -> list[tuple[str, str, str, str]]:
     masked, small, time = outcome.costs.masked, outcome.costs.small, outcome.costs.latency
     counted = {
         "filters of pruned layers": outcome.filters,
@@ -75,7 +75,7 @@ def _rows(outcome: Outcome) -> list[tuple[str, str, str, str]]:
     return [*rows, (f"latency, ms (batch {time.batch})", f"{time.first_ms:.3g}", f"{time.second_ms:.3g}", share)]
 
 
-def _words(outcome: Outcome) -> list[str]:
+def _words(outcome: Shrunk) -> list[str]:
     time, compared = outcome.costs.latency, outcome.compared
     kind = "images of random numbers" if compared.accuracies is None else "validation images"
     lines = [

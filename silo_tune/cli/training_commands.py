@@ -141,7 +141,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
 
 
 def _expected(to_train: int, seconds: list[float]) -> str:
-    from silo_tune.cli.view import clock
+    from silo_tune.formats import clock
 
     if not seconds:
         return "time unknown before a first unit has run"

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from silo_tune.formats import ago, clock, hourly, moment, percent_sign, rate
 from silo_tune.run.status import Status
 from silo_tune.store.snapshot import ChainView, Failure, SearchView, Snapshot, Units, foremost
 
@@ -19,38 +20,6 @@ LATEST = 3
 LEAST_ROOM = 6
 
 # --- words ---
-
-
-def clock(seconds: float) -> str:
-    """h:mm:ss, or m:ss below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def percent(share: float | None) -> str:
-    """A share in [0, 1] in percent; a dash where there is none."""
-    return "-" if share is None else f"{100 * share:.2f} %"
-
-
-def rate(value: float | None) -> str:
-    """A learning rate with three significant digits; a dash where there is none."""
-    return "-" if value is None else f"{value:.3g}"
-
-
-def hourly(value: float) -> str:
-    """Units an hour, with three significant digits at least."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def ago(seconds: float) -> str:
-    """How long ago; clocks of two machines may differ a little."""
-    return f"{max(0.0, seconds):.0f} s ago" if seconds < 120 else f"{clock(seconds)} ago"
-
-
-def moment(at: float) -> str:
-    """A local date and time."""
-    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def counted(units: Units) -> str:
@@ -88,7 +57,7 @@ def search_line(search: SearchView) -> str:
     if search.best is None:
         return f"{name}: {points}"
     where = ", ".join(f"{parameter} {rate(value)}" for parameter, value in search.params.items())
-    return f"{name}: {points}; best validation {percent(search.best)} at {where}"
+    return f"{name}: {points}; best validation {percent_sign(search.best)} at {where}"
 
 
 def failure_line(failure: Failure) -> str:
@@ -134,10 +103,10 @@ def _cells(chain: ChainView, cycles: int, running: bool) -> Iterator[str]:
     yield chain.arm if chain.trial is None else f"{chain.arm} trial {chain.trial}"
     yield str(chain.seed)
     yield f"{chain.cycle}/{cycles - 1}"
-    yield percent(chain.remaining)
+    yield percent_sign(chain.remaining)
     yield f"{chain.told}/{chain.asked}" if chain.asked else chain.state
     yield rate(chain.best_max_lr)
-    yield percent(chain.best_val_accuracy)
+    yield percent_sign(chain.best_val_accuracy)
     yield "-" if chain.elapsed is None else clock(chain.elapsed)
     if running:
         yield "unknown" if chain.active and chain.eta is None else "-" if chain.eta is None else clock(chain.eta)

@@ -13,7 +13,7 @@ from silo_tune.data.arrays import Pixels
 from silo_tune.data.cache import Arrays, cached
 from silo_tune.data.images import Form
 from silo_tune.data.sets import NO_POOL, DataSet, StreamedSet
-from silo_tune.data.stream import Source, Stream, check_shape
+from silo_tune.data.stream import ImageSource, Stream, check_shape
 from silo_tune.errors import BadInput
 
 
@@ -29,13 +29,13 @@ class Listed:
         options: what else the decoded arrays depend on, for the cache.
     """
 
-    train: Source
-    test: Source | None
+    train: ImageSource
+    test: ImageSource | None
     classes: int
     form: Form
     options: Mapping[str, Any]
 
-    def parts(self) -> dict[str, Source]:
+    def parts(self) -> dict[str, ImageSource]:
         """The parts that there are, by name."""
         return {"train": self.train, **({"test": self.test} if self.test is not None else {})}
 
@@ -77,7 +77,7 @@ class Listed:
         return StreamedSet(both, labels, None, None, self.classes, listing)
 
 
-def _stacked(source: Source, form: Form) -> Pixels:
+def _stacked(source: ImageSource, form: Form) -> Pixels:
     images: Pixels | None = None
     for row, data in enumerate(source.contents()):
         image = form.decode(source.name(row), data)

@@ -19,7 +19,7 @@ from silo_tune.data.images import Form, Shape
 from silo_tune.errors import BadInput
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Encoded images in a fixed order, with their labels.
 
     Attributes:
@@ -190,7 +190,7 @@ class Stream:
             not known yet.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[ImageSource, ...]
     form: Form
     image: Shape
     workers: int = 0

@@ -77,7 +77,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Shrunk:
     """What an export made: of which unit, filters of its pruned layers before and after, and how both networks do."""
 
     arm: str
@@ -118,7 +118,7 @@ def shrink_unit(
     random_images: bool = False,
     functions: bool = False,
     notice: Callable[[str], None] = lambda message: None,
-) -> Outcome:
+) -> Shrunk:
     """Write the network of a unit, without its masked filters, to a file, and the outcome as JSON beside it.
 
     Args:
@@ -151,7 +151,7 @@ def shrink_unit(
     data = pack_weights(small, about)
     costs = costs_of(masked, small, data, images, batch)
     filters = sum(found[name].count for name in about.kept), sum(map(len, about.kept.values()))
-    outcome = Outcome(arm, seed, unit.cycle, unit.key, filters, compared, costs)
+    outcome = Shrunk(arm, seed, unit.cycle, unit.key, filters, compared, costs)
     _write(file, data, outcome)
     return outcome
 
@@ -343,7 +343,7 @@ def _size(network: nn.Module, image: Tensor, data: bytes) -> Size:
     return Size(parameters(network), non_zero(network), macs(network, image), len(data))
 
 
-def _write(file: Path, data: bytes, outcome: Outcome) -> None:
+def _write(file: Path, data: bytes, outcome: Shrunk) -> None:
     words = json.dumps(asdict(outcome), indent=2).encode()
     try:
         for path, content in ((file.with_suffix(".json"), words), (file, data)):

@@ -37,7 +37,7 @@ class Heard(NamedTuple):
     outcome: Mapping[str, Any]
 
 
-class Source(Protocol):
+class CandidateSource(Protocol):
     """Candidates of one cycle, in rounds.
 
     Attributes:

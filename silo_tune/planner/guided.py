@@ -20,7 +20,7 @@ SAME = 0.01
 
 
 @dataclass(frozen=True)
-class Guided:
+class GuidedSource:
     """The source of one (seed, cycle). What it asks is a function of its fields and of what it heard.
 
     Attributes:

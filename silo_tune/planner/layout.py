@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from silo_tune.planner.candidates import OneRound, Proposal, Source, grid_source, peak_of, value_of
+from silo_tune.planner.candidates import CandidateSource, OneRound, Proposal, grid_source, peak_of, value_of
 from silo_tune.planner.chain import Chain
-from silo_tune.planner.guided import Guided
+from silo_tune.planner.guided import GuidedSource
 from silo_tune.planner.points import Params, Plan, plan_of, rates_of, sampler_seed
 from silo_tune.planner.samplers import require_sampler
 from silo_tune.planner.unit import Unit, UnitMaker
@@ -48,7 +48,7 @@ class Layout:
         self._schedules: dict[tuple[str, int | None], Schedule | AdaptiveSchedule] = {}
         self._pipelines: dict[tuple[str, int | None], Ice] = {}  # of trials that search its options
         # Peaks of a fixed schedule or grid depend on (arm, trial, cycle) alone: made once, for all seeds.
-        self._sources: dict[tuple[str, int | None, int], Source] = {}
+        self._sources: dict[tuple[str, int | None, int], CandidateSource] = {}
         for name, arm in study.arms.items():
             if isinstance(arm, ScheduleArm) and not arm.open:
                 self.settle(name, None, study.schedule_of(arm))
@@ -97,14 +97,14 @@ class Layout:
         """Does the arm choose this cycle's max_lr? The dense one is shared unless it has its own."""
         return cycle > 0 or self.settings[arm].own_dense
 
-    def source(self, chain: Chain) -> Source:
+    def source(self, chain: Chain) -> CandidateSource:
         """Where the candidates of a chain's open cycle come from."""
         arm, cycle = self.study.arms[chain.arm], chain.cycle
         if not self.decides(chain.arm, cycle):
             return self._dense()
         if isinstance(arm, OracleArm) and arm.guided is not None:
             first = cycle == 0 or not self.decides(chain.arm, cycle - 1)
-            return Guided(
+            return GuidedSource(
                 arm.guided,
                 start=None if first else next((rate for rate in reversed(chain.rates) if rate is not None), None),
                 tested=self._tested(chain.arm, cycle),

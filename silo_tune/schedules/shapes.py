@@ -288,7 +288,7 @@ class RampInSteps:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ShapeEntry:
     """One named profile: canonical name, class, a line of description, and the arguments that the name fixes."""
 
     kind: str
@@ -297,26 +297,26 @@ class Entry:
     preset: Mapping[str, Any]
 
 
-PROFILES: dict[str, Entry] = {
-    "warmup-drop": Entry(
+PROFILES: dict[str, ShapeEntry] = {
+    "warmup-drop": ShapeEntry(
         "warmup-drop", WarmupDrop, "ramp over 2/3 of the cycle, ÷10 there, ÷100 from 5/6 (ResNet-20)", {}
     ),
-    "warmup-drop-vgg": Entry(
+    "warmup-drop-vgg": ShapeEntry(
         "warmup-drop",
         WarmupDrop,
         "short ramp, plateau to 1/2, ÷10, ÷100 from 3/4 (VGG-19)",
         {"warmup": 10 / 112, "drops": (56 / 112, 84 / 112)},
     ),
-    "constant": Entry("constant", Flat, "the peak at every step", {}),
-    "step": Entry("step", Step, "step decay at 1/2 and 3/4", {}),
-    "triangular": Entry("triangular", Triangular, "cyclical LR: triangles between low and the peak", {}),
-    "cosine": Entry("cosine", Cosine, "half a cosine towards 0, optional warm-up", {}),
-    "linear": Entry("linear", LinearDecay, "straight line towards 0, optional warm-up", {}),
-    "one-cycle": Entry("one-cycle", OneCycle, "cosine rise, then cosine fall far below the start", {}),
-    "replay": Entry(
+    "constant": ShapeEntry("constant", Flat, "the peak at every step", {}),
+    "step": ShapeEntry("step", Step, "step decay at 1/2 and 3/4", {}),
+    "triangular": ShapeEntry("triangular", Triangular, "cyclical LR: triangles between low and the peak", {}),
+    "cosine": ShapeEntry("cosine", Cosine, "half a cosine towards 0, optional warm-up", {}),
+    "linear": ShapeEntry("linear", LinearDecay, "straight line towards 0, optional warm-up", {}),
+    "one-cycle": ShapeEntry("one-cycle", OneCycle, "cosine rise, then cosine fall far below the start", {}),
+    "replay": ShapeEntry(
         "replay", Replay, "a part of a longer shape, such as the end of the dense training's", {"of": "warmup-drop"}
     ),
-    "ramp-in-steps": Entry(
+    "ramp-in-steps": ShapeEntry(
         "ramp-in-steps", RampInSteps, "a ramp of 20,000 steps that drops cut off (the authors' script)", {}
     ),
 }

@@ -37,7 +37,7 @@ def carries(unit: Unit) -> bool:
 
 
 @dataclass
-class Ice:
+class IceLoop:
     """One cycle of ICE-Pruning.
 
     The blocks are walked in the network's order: those layers whose filters can be removed alone, so the first
@@ -75,7 +75,7 @@ class Ice:
         feed: Feed,
         classes: int,
         dense: float,
-    ) -> Ice:
+    ) -> IceLoop:
         """Stand ready to walk; the model holds the parent's weights."""
         granules = pruner.granules(unit, model)
         living = granules.alive(parent_masks(granules, parent.get("mask", {})))
@@ -138,7 +138,7 @@ class Ice:
             changes = layer_changes(before, prunable(probe.model))
             self.trainer.freeze(sorted(changes, key=lambda name: changes[name])[:count])
 
-    def _copy(self) -> Ice:
+    def _copy(self) -> IceLoop:
         model = copy.deepcopy(self.model)
         granules = Granules(
             {name: dict(model.named_parameters())[name] for name in self.granules.weights},

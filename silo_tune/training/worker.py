@@ -27,7 +27,7 @@ from silo_tune.store.storage import Storage
 from silo_tune.store.unit_store import UnitStore, new_attempt, unit_of
 from silo_tune.study.workspace import Workspace
 from silo_tune.training.gradient_stats import Spreads, measure
-from silo_tune.training.ice import Ice, carries, is_loop
+from silo_tune.training.ice import IceLoop, carries, is_loop
 from silo_tune.training.process import choose_device, device_name, enter
 from silo_tune.training.trainer import EpochLog, Trainer, evaluate
 
@@ -110,7 +110,7 @@ class Worker:
         parent, model = self._state_of(unit.parent), self._fresh(unit, init_seed(unit.seed))
         load_weights(model, parent["weights"])
         feed, classes = self.feed(unit), self.dataset.classes
-        loop = Ice.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
+        loop = IceLoop.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
         yield from loop.walk()
         loop.trainer.thaw()
         return loop.trainer, loop.trainer.max_lr

@@ -12,7 +12,6 @@ import pytest
 
 from silo_analysis.answers import questions
 from silo_analysis.answers.baselines import MOST_NAMED
-from silo_analysis.answers.cells import seconds
 from silo_analysis.answers.curve import fit_of
 from silo_analysis.answers.loses import _of_time
 from silo_analysis.answers.question import Question
@@ -24,6 +23,7 @@ from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.figures import draw_figures
 from silo_analysis.figures.draw_fit import fit_figure
 from silo_analysis.report.page import CAPTIONS, render
+from silo_tune.formats import seconds
 from silo_tune.study.model import Study
 from tests.analysis.builder import ARMS, Response, Row, make_frame, make_search, make_study, peaked
 from tests.analysis.degenerate import CASES

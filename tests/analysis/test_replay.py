@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from silo_analysis.replay import strategies
-from silo_analysis.replay.landscape import Recorded, landscape_of, noise_of, recorded_grid
+from silo_analysis.replay.landscape import RecordedGrid, landscape_of, noise_of, recorded_grid
 from silo_analysis.replay.replay_tables import replay, replay_lines
 from silo_analysis.replay.strategies import GRID, SAMPLERS, Strategy, play, search
 from silo_tune.cli import main
@@ -42,7 +42,7 @@ def basin(rates: Any, best: float = BEST) -> Any:
 
 def recorded(
     cycles: int = 3, noise: float = 0.0, seeds: int = 4, lost: Any = None, tested: dict[str, float] | None = None
-) -> Recorded:
+) -> RecordedGrid:
     """A recorded grid whose truth is `basin` at every cycle; `lost` (S, R) collapsed."""
     rng = np.random.default_rng(0)
     found = []
@@ -51,10 +51,10 @@ def recorded(
         made = landscape_of(replace(oracle_cycle_of(val, RATES, tested or {}, collapsed=lost), cycle=cycle))
         assert made is not None
         found.append(made)
-    return Recorded("oracle", float(RATES[0]), float(RATES[-1]), len(RATES), seeds, tuple(found))
+    return RecordedGrid("oracle", float(RATES[0]), float(RATES[-1]), len(RATES), seeds, tuple(found))
 
 
-def regrets(of: Recorded, strategy: Strategy, repetitions: int = 3) -> list[float]:
+def regrets(of: RecordedGrid, strategy: Strategy, repetitions: int = 3) -> list[float]:
     return [one.regret for r in range(repetitions) for one in play(of, strategy.source, r, seed=0)]
 
 
@@ -81,7 +81,7 @@ def test_a_guided_search_without_noise_finds_the_basin(sampler: str) -> None:
 def test_the_next_cycle_starts_from_the_winner() -> None:
     starts: list[float | None] = []
 
-    def source_of(of: Recorded, landscape: Any, start: float | None, seed: int) -> Any:
+    def source_of(of: RecordedGrid, landscape: Any, start: float | None, seed: int) -> Any:
         starts.append(start)
         return Strategy("tpe", 4).source(of, landscape, start, seed)
 

@@ -7,7 +7,6 @@ from functools import cache
 import pandas as pd
 import pytest
 
-from silo_analysis.answers.cells import points
 from silo_analysis.answers.headline import headline
 from silo_analysis.answers.missing import notes
 from silo_analysis.answers.terminal import summary_lines
@@ -17,6 +16,7 @@ from silo_analysis.estimates import oracle
 from silo_analysis.estimates.response import rate_ticks
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.figures.palette import looks, shaded
+from silo_tune.formats import points
 from tests.analysis.builder import ARMS, make_frame, make_study
 from tests.analysis.degenerate import CASES
 

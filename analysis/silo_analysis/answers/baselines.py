@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.cells import DASH, MINUS, cycle_list, known, p_value, percent, plural, points
 from silo_analysis.answers.fairness import unequal_budgets
 from silo_analysis.answers.question import Question, absent, joined
 from silo_analysis.answers.text_tables import Table
@@ -15,6 +14,7 @@ from silo_analysis.estimates.against import SIGNIFICANCE, others
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.summary import Summary
+from silo_tune.formats import DASH, MINUS, cycle_list, known, p_value, percent, plural, points
 
 ID = "baselines"
 # More arms of one outcome than these are counted, not named: the table has them all.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from silo_analysis.answers.cells import plural
+from silo_tune.formats import plural
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from silo_analysis.answers.cells import DASH, percent, plural, points, rate
 from silo_analysis.curve_fit.comparison import FEWEST_SEEDS, Comparison, Fit
 from silo_analysis.curve_fit.families import NOMINAL_BETA, RIVALS
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.stats import Estimate, FloatArray, paired_interval
+from silo_tune.formats import DASH, percent, plural, points, rate
 from silo_tune.study.model import Study
 
 CALLED = {

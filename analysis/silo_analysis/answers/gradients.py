@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from silo_analysis.answers.cells import DASH, known
 from silo_analysis.answers.mechanism_words import ANSWERS, mechanism_sentences, missing_spreads, signed
 from silo_analysis.answers.question import Question, absent
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.mechanism import FEWEST_CYCLES, FEWEST_SEEDS
 from silo_analysis.estimates.summary import Summary
+from silo_tune.formats import DASH, known
 
 ID = "gradients"
 MEASURES = {

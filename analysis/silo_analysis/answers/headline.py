@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from silo_analysis.answers.cells import MINUS, cycle_list, p_value, percent, plural, points, seconds
 from silo_analysis.answers.fairness import equal_budgets
 from silo_analysis.answers.mechanism_words import mechanism_sentences
 from silo_analysis.answers.tuning_words import tuned_sentences, tuning_sentence
@@ -15,6 +14,7 @@ from silo_analysis.estimates.cost import STUDY
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.regret import Endpoint
 from silo_analysis.estimates.stats import Estimate, paired_interval
+from silo_tune.formats import MINUS, cycle_list, p_value, percent, plural, points, seconds
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary

@@ -7,23 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.cells import (
-    DASH,
-    cycle_list,
-    interval_text,
-    p_value,
-    percent,
-    plural,
-    rate,
-    seed_range,
-    width_text,
-)
+from silo_analysis.answers.cells import interval_text, width_text
 from silo_analysis.answers.headline import containment_sentences
 from silo_analysis.answers.question import Question, absent, oracle_to_add
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE
 from silo_analysis.estimates.containment import FEWEST_SEEDS
 from silo_analysis.estimates.summary import Summary
+from silo_tune.formats import DASH, cycle_list, p_value, percent, plural, rate, seed_range
 
 ID = "inside"
 

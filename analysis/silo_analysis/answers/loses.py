@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.cells import DASH, known, p_value, percent, plural, points
 from silo_analysis.answers.headline import cost_sentences, endpoint_sentences, regret_sentences, spread_text
 from silo_analysis.answers.question import Question, absent, oracle_to_add
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.stats import Estimate, paired_interval, tost
 from silo_analysis.estimates.summary import Summary
+from silo_tune.formats import DASH, known, p_value, percent, plural, points
 
 ID = "loses-and-saves"
 _ENDPOINT, _REGRET, _CROSSFIT = "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret"

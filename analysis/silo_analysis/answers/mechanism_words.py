@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from silo_analysis.answers.cells import MINUS, known, percent, plural
 from silo_analysis.estimates.mechanism import FEWEST_CYCLES, FEWEST_SEEDS
+from silo_tune.formats import MINUS, known, percent, plural
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary

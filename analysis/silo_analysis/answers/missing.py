@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from silo_analysis.answers.cells import plural, points
 from silo_analysis.answers.fairness import partial_ranking, unequal_budgets
 from silo_analysis.answers.mechanism_words import missing_spreads
 from silo_analysis.estimates.containment import FEWEST_SEEDS
 from silo_analysis.estimates.oracle import conditioned_oracle, greedy_oracle, is_guided, prefix_of
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.tuning import has_chains
+from silo_tune.formats import plural, points
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary

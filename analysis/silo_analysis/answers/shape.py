@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from silo_analysis.answers.baselines import bare, parts
-from silo_analysis.answers.cells import DASH, MINUS, cycle_list, known, p_value, plural, points, rate
 from silo_analysis.answers.question import Question, absent, joined
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE, outcome
@@ -18,6 +17,7 @@ from silo_analysis.estimates.oracle import controls, describe
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.stats import holm
 from silo_analysis.estimates.summary import Summary
+from silo_tune.formats import DASH, MINUS, cycle_list, known, p_value, plural, points, rate
 from silo_tune.study.arms import ScheduleArm
 
 ID = "shape"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from silo_analysis.answers.cells import interval_text, percent, points, rate, width_text
+from silo_analysis.answers.cells import interval_text, width_text
 from silo_analysis.answers.headline import headline
 from silo_analysis.answers.missing import notes
 from silo_analysis.estimates.tuning import PILOT, fragment
+from silo_tune.formats import percent, points, rate
 
 if TYPE_CHECKING:
     from silo_analysis.answers.question import Question

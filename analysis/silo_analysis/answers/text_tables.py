@@ -9,23 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.cells import (
-    DASH,
-    MINUS,
-    interval_text,
-    known,
-    p_value,
-    percent,
-    plural,
-    points,
-    rate,
-    seconds,
-    width_text,
-)
+from silo_analysis.answers.cells import interval_text, width_text
 from silo_analysis.estimates.oracle import numbers
 from silo_analysis.estimates.stats import paired_interval
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.tuning import PILOT, by_merit, parameters
+from silo_tune.formats import DASH, MINUS, known, p_value, percent, plural, points, rate, seconds
 from silo_tune.results.searches import SearchRecord
 
 # With more arms than this areas of one standard deviation hide each other in a figure: only some are drawn (ours).

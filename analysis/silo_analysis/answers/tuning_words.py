@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from silo_analysis.answers.cells import percent, plural
 from silo_analysis.estimates.tuning import PILOT, Savings
+from silo_tune.formats import percent, plural
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary

@@ -9,7 +9,6 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from silo_analysis.answers.cells import DASH, MINUS, percent, points
 from silo_analysis.answers.headline import headline
 from silo_analysis.answers.missing import notes
 from silo_analysis.answers.shape import controls_shown
@@ -19,6 +18,7 @@ from silo_analysis.combine.groups import Group
 from silo_analysis.estimates import regret
 from silo_analysis.estimates.stats import Estimate, paired_interval
 from silo_analysis.estimates.summary import Summary
+from silo_tune.formats import DASH, MINUS, percent, points
 from silo_tune.study.model import Study
 
 NO_MEAN = (

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from silo_analysis.answers.cells import plural
 from silo_analysis.figures.axes import floats, new_figure, save_figure
 from silo_analysis.figures.palette import FAINT, INK, STYLE, Look
-from silo_analysis.replay.landscape import Recorded
+from silo_analysis.replay.landscape import RecordedGrid
 from silo_analysis.replay.strategies import GRID
+from silo_tune.formats import plural
 
 LOOKS = {
     "gp": (Look("#D55E00", "-"), "o"),
@@ -24,13 +24,13 @@ LOOKS = {
 TICKS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100)
 
 
-def save_replay(table: pd.DataFrame, recorded: Recorded, tolerance: float) -> dict[str, bytes]:
+def save_replay(table: pd.DataFrame, recorded: RecordedGrid, tolerance: float) -> dict[str, bytes]:
     """The figure as {"svg": …, "png": …}."""
     with matplotlib.rc_context(STYLE):
         return save_figure(replay_figure(table, recorded, tolerance), "replay")
 
 
-def replay_figure(table: pd.DataFrame, recorded: Recorded, tolerance: float) -> Figure:
+def replay_figure(table: pd.DataFrame, recorded: RecordedGrid, tolerance: float) -> Figure:
     """One line per sampler and one for grids; bars are one standard error each way.
 
     Args:

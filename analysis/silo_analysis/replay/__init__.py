@@ -15,7 +15,7 @@ What is simulated:
 - Regret: truth at the best rate minus truth at the chosen one. A search chooses by what it measured, noise included.
 """
 
-from silo_analysis.replay.landscape import Landscape, Recorded, landscape_of, recorded_grid
+from silo_analysis.replay.landscape import Landscape, RecordedGrid, landscape_of, recorded_grid
 from silo_analysis.replay.replay_tables import replay, replay_lines, title
 from silo_analysis.replay.strategies import (
     GRID,
@@ -37,7 +37,7 @@ __all__ = [
     "TRIALS",
     "Landscape",
     "Played",
-    "Recorded",
+    "RecordedGrid",
     "Strategy",
     "available_samplers",
     "landscape_of",

@@ -64,7 +64,7 @@ class Landscape:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedGrid:
     """A recorded grid, ready to be searched.
 
     Attributes:
@@ -94,7 +94,7 @@ class Recorded:
         return math.sqrt(float(np.mean([np.mean(noise**2) for noise in known]))) if known else None
 
 
-def recorded_grid(frame: pd.DataFrame, study: Study, oracle: str | None = None) -> Recorded:
+def recorded_grid(frame: pd.DataFrame, study: Study, oracle: str | None = None) -> RecordedGrid:
     """The recorded grid of the named Oracle; left out, of the one that the verdict comes from, if it has a grid.
 
     Raises:
@@ -116,7 +116,7 @@ def recorded_grid(frame: pd.DataFrame, study: Study, oracle: str | None = None) 
         landscape if len(landscape.noise) else replace(landscape, noise=pool)
         for landscape in sorted(usable, key=lambda landscape: landscape.cycle)
     )
-    return Recorded(name, arm.grid.low, arm.grid.high, arm.grid.points, seeds, ordered)
+    return RecordedGrid(name, arm.grid.low, arm.grid.high, arm.grid.points, seeds, ordered)
 
 
 def _choose(study: Study, present: set[str], wanted: str | None) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from silo_analysis.answers.cells import plural, points
 from silo_analysis.estimates.frames import typed
 from silo_analysis.estimates.stats import standard_error
-from silo_analysis.replay.landscape import Recorded
+from silo_analysis.replay.landscape import RecordedGrid
 from silo_analysis.replay.strategies import REPETITIONS, Strategy, play
 from silo_tune.errors import BadInput
+from silo_tune.formats import plural, points
 
 EXACT = (
     "Exact within a cycle only: another winner would have changed the weights that the next cycle starts from, "
@@ -27,7 +27,11 @@ TABLE = {
 
 
 def replay(
-    recorded: Recorded, competing: Iterable[Strategy], tolerance: float, repetitions: int = REPETITIONS, seed: int = 0
+    recorded: RecordedGrid,
+    competing: Iterable[Strategy],
+    tolerance: float,
+    repetitions: int = REPETITIONS,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """One row per strategy; the same arguments give the same table.
 
@@ -46,7 +50,9 @@ def replay(
     return typed([_row(recorded, strategy, tolerance, repetitions, seed) for strategy in competing], TABLE)
 
 
-def _row(recorded: Recorded, strategy: Strategy, tolerance: float, repetitions: int, seed: int) -> dict[str, object]:
+def _row(
+    recorded: RecordedGrid, strategy: Strategy, tolerance: float, repetitions: int, seed: int
+) -> dict[str, object]:
     played = [list(play(recorded, strategy.source, repetition, seed)) for repetition in range(repetitions)]
     regrets = np.array([[one.regret for one in cycles] for cycles in played])
     return {
@@ -63,7 +69,7 @@ def _row(recorded: Recorded, strategy: Strategy, tolerance: float, repetitions: 
     }
 
 
-def replay_lines(recorded: Recorded, table: pd.DataFrame, tolerance: float) -> list[str]:
+def replay_lines(recorded: RecordedGrid, table: pd.DataFrame, tolerance: float) -> list[str]:
     """The table for a terminal, in points, and what limits it."""
     head = ("strategy", "trials", "units", "regret", "s.e.", "p90", f"< {100 * tolerance:g}")
     rows = [head, *(_cells(row) for row in table.to_dict("records"))]
@@ -85,7 +91,7 @@ def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
     )
 
 
-def notes(recorded: Recorded, tolerance: float) -> list[str]:
+def notes(recorded: RecordedGrid, tolerance: float) -> list[str]:
     """What the numbers are, and what they are not."""
     noise = recorded.noise
     drawn = (
@@ -102,7 +108,7 @@ def notes(recorded: Recorded, tolerance: float) -> list[str]:
     ]
 
 
-def title(recorded: Recorded, oracle: str) -> str:
+def title(recorded: RecordedGrid, oracle: str) -> str:
     """What is replayed; `oracle` describes the Oracle."""
     cycles = [landscape.cycle for landscape in recorded.landscapes]
     span = f"cycle {cycles[0]}" if len(cycles) == 1 else f"cycles {cycles[0]} to {cycles[-1]}"

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from silo_analysis.replay.landscape import Landscape, Recorded
+from silo_analysis.replay.landscape import Landscape, RecordedGrid
 from silo_tune.errors import BadInput, unknown
-from silo_tune.planner.candidates import Heard, Source, grid_source
+from silo_tune.planner.candidates import CandidateSource, Heard, grid_source
 from silo_tune.planner.chain import winner_of
-from silo_tune.planner.guided import Guided
+from silo_tune.planner.guided import GuidedSource
 from silo_tune.planner.points import sampler_seed
 from silo_tune.planner.samplers import require_sampler
 from silo_tune.study.arms import WARM_STARTS, log_spaced
@@ -40,7 +40,7 @@ class Strategy:
     trials: int
     repeat_top: int = 0
 
-    def source(self, recorded: Recorded, landscape: Landscape, start: float | None, seed: int) -> Source:
+    def source(self, recorded: RecordedGrid, landscape: Landscape, start: float | None, seed: int) -> CandidateSource:
         """What the engine would make for this cycle."""
         if self.name == GRID:
             return grid_source(log_spaced(recorded.low, recorded.high, self.trials), landscape.tested)
@@ -53,11 +53,11 @@ class Strategy:
                 "repeat_top": self.repeat_top,
             }
         )
-        return Guided(settings, start=start, tested=landscape.tested, seed=seed)
+        return GuidedSource(settings, start=start, tested=landscape.tested, seed=seed)
 
 
 def strategies(
-    recorded: Recorded, samplers: Sequence[str], trials: Sequence[int], repeat_top: int = 0
+    recorded: RecordedGrid, samplers: Sequence[str], trials: Sequence[int], repeat_top: int = 0
 ) -> list[Strategy]:
     """Grids up to the recorded size, and every sampler with every number of trials.
 
@@ -114,10 +114,10 @@ class Played(NamedTuple):
     units: int
 
 
-SourceOf = Callable[[Recorded, Landscape, "float | None", int], Source]
+SourceOf = Callable[[RecordedGrid, Landscape, "float | None", int], CandidateSource]
 
 
-def play(recorded: Recorded, source_of: SourceOf, repetition: int, seed: int) -> Iterator[Played]:
+def play(recorded: RecordedGrid, source_of: SourceOf, repetition: int, seed: int) -> Iterator[Played]:
     """One repetition over all cycles: a cycle's search is warm-started with the winner of the one before it.
 
     Repetitions with the same number and seed meet the same noise in the same order, whatever the strategy: their
@@ -142,7 +142,9 @@ def play(recorded: Recorded, source_of: SourceOf, repetition: int, seed: int) ->
         start = start if rate is None else rate
 
 
-def search(source: Source, landscape: Landscape, row: int, random: np.random.Generator) -> list[dict[str, Any]]:
+def search(
+    source: CandidateSource, landscape: Landscape, row: int, random: np.random.Generator
+) -> list[dict[str, Any]]:
     """Outcomes of everything that a source asks for, as the engine would tell them."""
     heard: list[Heard] = []
     while proposals := source.ask(heard):

@@ -12,12 +12,12 @@ _HEADING = re.compile(r'<h([23])([^>]*?\sid="([^"]+)"[^>]*)>(.*?)</h\1>', re.DOT
 
 
 @dataclass(frozen=True)
-class Entry:
+class Section:
     """A section, or a part of one: its id and its title as HTML, and the parts inside."""
 
     id: str
     title: Markup
-    parts: tuple[Entry, ...] = ()
+    parts: tuple[Section, ...] = ()
 
 
 def with_anchors(body: str) -> Markup:
@@ -26,13 +26,13 @@ def with_anchors(body: str) -> Markup:
     return Markup(_HEADING.sub(rf"<h\1\2>\4 {link}</h\1>", body))
 
 
-def contents(body: str) -> list[Entry]:
+def contents(body: str) -> list[Section]:
     """The h2 that have an id, each with the h3 that follow it."""
-    found: list[tuple[Entry, list[Entry]]] = []
+    found: list[tuple[Section, list[Section]]] = []
     for level, _, id_, title in _HEADING.findall(body):
-        entry = Entry(id_, Markup(title.strip()))
+        entry = Section(id_, Markup(title.strip()))
         if level == "2" or not found:
             found.append((entry, []))
         else:
             found[-1][1].append(entry)
-    return [Entry(entry.id, entry.title, tuple(parts)) for entry, parts in found]
+    return [Section(entry.id, entry.title, tuple(parts)) for entry, parts in found]

@@ -14,7 +14,6 @@ import tomli_w
 from markupsafe import Markup
 
 from silo_analysis.answers import questions
-from silo_analysis.answers.cells import cycle_list, plural, points
 from silo_analysis.answers.curve import Fitted, fit_of
 from silo_analysis.answers.facts import facts
 from silo_analysis.answers.headline import headline
@@ -40,6 +39,7 @@ from silo_analysis.estimates.tuning import PILOT, at_edge, fragment, ordinary, p
 from silo_analysis.figures import save_figures
 from silo_analysis.report.inline import csv_link, inline_svg
 from silo_analysis.report.outline import contents, with_anchors
+from silo_tune.formats import cycle_list, plural, points
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.model import Study
 
