@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -248,19 +249,25 @@ class Racer:
         self.seen.append(json.dumps(result, sort_keys=True))
 
 
-def raced(place: Path, seed: int, sweeps: bool, threads: bool) -> list[Racer]:
-    """So many racers on one folder, at once."""
+def raced(place: Path, seed: int, sweeps: bool, pool: Pool | None) -> list[Racer]:
+    """So many racers on one folder, at once: threads, or the processes of a pool."""
     racers = [Racer(str(place), 1000 * seed + who, sweeps) for who in range(WORKERS)]
-    if threads:
-        with switching(SLOWLY):
-            workers = [threading.Thread(target=racer) for racer in racers]
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
-        return racers
-    with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
+    if pool is not None:
         return pool.map(Racer.__call__, racers, chunksize=1)
+    with switching(SLOWLY):
+        workers = [threading.Thread(target=racer) for racer in racers]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    return racers
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Pool]:
+    """Of a server without threads: a fork of this process, which has some, may hang."""
+    with multiprocessing.get_context("forkserver").Pool(WORKERS) as pool:
+        yield pool
 
 
 @contextlib.contextmanager
@@ -276,10 +283,12 @@ def switching(seconds: float) -> Iterator[None]:
 
 @pytest.mark.parametrize("sweeps", [False, True], ids=["kept", "swept"])
 @pytest.mark.parametrize("threads", [True, False], ids=["threads", "processes"])
-def test_writers_that_race_leave_one_result_and_all_see_it(tmp_path: Path, threads: bool, sweeps: bool) -> None:
+def test_writers_that_race_leave_one_result_and_all_see_it(
+    tmp_path: Path, threads: bool, sweeps: bool, processes: Pool
+) -> None:
     for seed in range(12):
         place = tmp_path / str(seed)
-        racers = raced(place, seed, sweeps, threads)
+        racers = raced(place, seed, sweeps, None if threads else processes)
         run = Run(str(place))
         standing = {json.dumps(run.result(key), sort_keys=True) for key in KEYS if run.result(key) is not None}
         decided = run.decision("silo", 0, 1, 1)

@@ -46,7 +46,7 @@ def race(root: str, writer: int, gate: Any, won: Any) -> None:
 
 
 def test_of_several_processes_exactly_one_creates_each_name_and_no_one_sees_a_part_of_it(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # a fork of this process, which has threads, may hang
     gate, won = context.Barrier(WRITERS), context.Queue()
     workers = [context.Process(target=race, args=(str(tmp_path), w, gate, won)) for w in range(WRITERS)]
     for worker in workers:

@@ -18,7 +18,7 @@ import tomli_w
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.lease import Lease
-from silo_tune.store.storage import Storage, seal
+from silo_tune.store.storage import Storage, located, seal
 from silo_tune.store.unit_store import Notice, UnitStore, silent
 from silo_tune.study.arms import OracleArm, TuneArm
 from silo_tune.study.data import Data
@@ -40,8 +40,8 @@ class Run:
     """
 
     def __init__(self, url: str, notice: Notice = silent) -> None:
-        self.url = url
-        self.storage = Storage(url)
+        self.url = located(url)
+        self.storage = Storage(self.url)
         self.notice = notice
         self.units = UnitStore(self.storage, notice)
 

@@ -16,6 +16,7 @@ from silo_tune.run.session import Outcome, default_run, drive
 from silo_tune.run.status import read_status
 from silo_tune.store.lease import Lease
 from silo_tune.store.snapshot import CHAINS, Snapshot, foremost
+from silo_tune.store.storage import located
 from silo_tune.study.model import Study
 from silo_tune.tune import cluster
 from silo_tune.tune.runner import RayRunner
@@ -85,7 +86,7 @@ def drive_from_client(
     Raises:
         BadInput, RunFailed: as `run_study`.
     """
-    url = out or default_run(study)
+    url = located(out or default_run(study))
     url = url if "://" in url else os.path.abspath(url)
     with cluster.connected(address, monitor):
         with cluster.seen_everywhere(url, holding=False):
