@@ -190,6 +190,13 @@ def is_connected() -> bool:
     return bool(ray.is_initialized())
 
 
+def start_if_none() -> None:
+    """Start a cluster on this machine where this process is connected to none; it ends with the process."""
+    if not ray.is_initialized():
+        with _own_signals(), _on_loopback():
+            ray.init(**QUIET)
+
+
 # --- what fits on it ---
 
 

@@ -23,7 +23,7 @@ from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
 from silo_tune.tune.cluster import ask_autoscaler, reason_of, slots
 from silo_tune.tune.ready import Ready, Wanted, stand_ready
-from silo_tune.tune.trainable import Shared, trainable_of
+from silo_tune.tune.trainable import Shared, TrainUnit, with_study
 
 # How often the number of slots is asked for: nodes come and go.
 SLOTS_SECONDS = 5.0
@@ -103,7 +103,7 @@ class ChainSearch(Searcher):
 
     def trainable(self) -> Any:
         """The Trainable with the study's resources and shared data."""
-        return trainable_of(self.study, self._shared)
+        return with_study(TrainUnit, self.study, shared=self._shared)
 
     def tune_config(self) -> TuneConfig:
         """As many trials as `suggest` gives, by workers that stay."""

@@ -1,4 +1,4 @@
-"""The Trainable: units of a run under `ChainSearch`, or one cycle in a Tuner of the user's own."""
+"""The Trainables: `TrainUnit`, units of a run under `ChainSearch`; `PruneRetrain`, one cycle in a user's own Tuner."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from silo_tune.store.storage import Storage
 from silo_tune.store.unit_store import unit_of
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
-from silo_tune.tune.cluster import load_everywhere, not_seen
+from silo_tune.tune.cluster import load_everywhere, not_seen, start_if_none
 
 # A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
 REPORT_SECONDS = 2.0
@@ -35,20 +36,92 @@ class Shared:
 
     workspace: Workspace
     dataset: Any  # an ObjectRef, or None to load the data in the worker
-    cycle: Unit | None = None  # without a peak; a trial's config gives it. None: the config is a whole unit
     token: str | None = None  # a file of the run that every node must see; None where that is sure
 
 
+def make_worker(shared: Shared, notice: Callable[[str], None]) -> Any:
+    """The worker of this process.
+
+    Raises:
+        BadInput: this node does not see the run, or the data.
+    """
+    from silo_tune.data.load import open_data
+    from silo_tune.training.worker import Worker
+
+    workspace = shared.workspace
+    if shared.token is not None and not Storage(workspace.run).exists(shared.token):  # a node that joined late
+        raise BadInput(not_seen(workspace.run, [ray.util.get_node_ip_address()]))
+    dataset = None
+    if shared.dataset is not None:
+        with contextlib.suppress(RayError):
+            dataset = ray.get(shared.dataset)
+    if dataset is None:  # the node that held it died, and it could not be read again where Ray tried
+        dataset = open_data(workspace.data)
+    return Worker(workspace, dataset, notice)
+
+
+class TrainUnit(tune.Trainable):
+    """Trains a unit of a run, under `ChainSearch`. The config holds `unit`, a `planner.unit.Unit` as canonical JSON.
+
+    A step trains whole epochs for about `REPORT_SECONDS`; the last one has `done` and the outcome of the unit.
+    Every state is in the run folder, so a restarted trial resumes from there, and Tune's own checkpoints are empty.
+    """
+
+    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        if shared is None:
+            raise BadInput("TrainUnit needs its workspace: give the Tuner ChainSearch(study, out).trainable()")
+        self._notices: list[str] = []
+        self._broken: SiloTuneError | None = None
+        try:
+            self._worker = make_worker(shared, self._notices.append)
+            self._begin(config)
+        except SiloTuneError as error:  # told by the first step: an exception here would only restart the actor
+            self._broken = error
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next unit without a new process."""
+        if self._broken is None:
+            self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        from silo_tune.training.attempts import attempts
+
+        unit = Unit.from_spec(json.loads(config["unit"]))
+        self._progress = attempts(self._worker, unit, self._worker.workspace.max_failures)
+
+    def step(self) -> dict[str, Any]:
+        """Train for a while. Bad input and failed storage are reported, not raised: trying again would not help."""
+        until = time.monotonic() + REPORT_SECONDS
+        report: dict[str, Any] = {"done": False}
+        try:
+            if self._broken is not None:
+                raise self._broken
+            while True:
+                log = next(self._progress)
+                report |= {"epoch": log.epoch, "train_loss": log.train_loss}
+                if time.monotonic() >= until:
+                    break
+        except StopIteration as end:
+            report = {"done": True, **{name: end.value.get(name) for name in HEARD}}
+        except SiloTuneError as error:
+            report = {"done": True, "stop": str(error), "exit_code": error.exit_code}
+        report["notices"], self._notices[:] = list(self._notices), []
+        return report
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        pass
+
+
 class PruneRetrain(tune.Trainable):
-    """Trains one prune-retrain cycle at one max_lr, from its parent's state.
+    """Trains one prune-retrain cycle at one max_lr, in a Tuner of your own with any scheduler and any search.
 
-    Under `ChainSearch` the config holds `unit`, the canonical JSON of a `units.Unit`. A step trains whole epochs for
-    about `REPORT_SECONDS`; the last one has `done` and the outcome of the committed unit. Every state is in the run
-    folder, so a restarted trial goes on from there, and Tune's own checkpoints are empty.
-
-    In a Tuner of your own, with any scheduler and any search, take `PruneRetrain.for_cycle(…)`: the config holds
-    `max_lr`, a step is one epoch, and it reports what `stepwise.Stepwise.step` says. Checkpoints are whole states: a
-    trial that was paused, restarted or cloned goes on bit-identically. Nothing is written into a run.
+    Take `PruneRetrain.for_cycle(…)`: the config holds `max_lr`, a step is one epoch, and it reports what
+    `epochwise.Stepwise.step` says. Checkpoints are whole states: a trial that was paused, restarted or cloned resumes
+    bit-identically. Nothing is written into a run.
     """
 
     @classmethod
@@ -83,93 +156,45 @@ class PruneRetrain(tune.Trainable):
             )
         unit = make_unit(study, study.settings(study.arms[name]), parent=parent, cycle=cycle, seed=seed, peak=None)
         workspace = Workspace.of(study, run.url)
+        start_if_none()
         facts, dataset = load_everywhere(study, workspace)
         if parent is not None:
             run.check_data(facts)
-        return trainable_of(study, Shared(workspace, dataset, unit))
+        return with_study(cls, study, shared=Shared(workspace, dataset), cycle=unit)
 
-    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
-        if shared is None:
-            raise BadInput(
-                "PruneRetrain needs its workspace: give the Tuner ChainSearch(study, out).trainable(), or "
-                "PruneRetrain.for_cycle(study)"
-            )
-        self._notices: list[str] = []
+    def setup(self, config: dict[str, Any], shared: Shared | None = None, cycle: Unit | None = None) -> None:
+        if shared is None or cycle is None:
+            raise BadInput("PruneRetrain needs its workspace: give the Tuner PruneRetrain.for_cycle(study)")
+        self._cycle = cycle  # without a peak; a trial's config gives it
         self._broken: SiloTuneError | None = None
-        self._cycle = shared.cycle
         try:
-            self._worker = self._make_worker(shared)
+            self._worker = make_worker(shared, logging.getLogger(__name__).warning)
             self._begin(config)
-        except SiloTuneError as error:  # told by the first step: an exception here would only restart the actor
+        except SiloTuneError as error:  # raised by the first step: an exception here would only restart the actor
             self._broken = error
 
-    def _make_worker(self, shared: Shared) -> Any:
-        from silo_tune.data.load import open_data
-        from silo_tune.training.worker import Worker
-
-        workspace = shared.workspace
-        if shared.token is not None and not Storage(workspace.run).exists(shared.token):  # a node that joined late
-            raise BadInput(not_seen(workspace.run, [ray.util.get_node_ip_address()]))
-        dataset = None
-        if shared.dataset is not None:
-            with contextlib.suppress(RayError):
-                dataset = ray.get(shared.dataset)
-        if dataset is None:  # the node that held it died, and it could not be read again where Ray tried
-            dataset = open_data(workspace.data)
-        notice = self._notices.append if shared.cycle is None else logging.getLogger(__name__).warning
-        return Worker(workspace, dataset, notice)
-
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next unit without a new process."""
+        """Take the next trial without a new process."""
         if self._broken is None:
             self._begin(new_config)
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        from silo_tune.training.attempts import attempts
         from silo_tune.training.epochwise import Stepwise, at_rate
 
-        if self._cycle is not None:
-            self._stepwise = Stepwise(self._worker, at_rate(self._cycle, config))
-            return
-        unit = Unit.from_spec(json.loads(config["unit"]))
-        self._progress = attempts(self._worker, unit, self._worker.workspace.max_failures)
+        self._stepwise = Stepwise(self._worker, at_rate(self._cycle, config))
 
     def step(self) -> dict[str, Any]:
-        """Train for a while. Under `ChainSearch` bad input and failed storage are reported, not raised: trying again
-        would not help."""
-        if self._cycle is not None:
-            return self._one_epoch()
-        until = time.monotonic() + REPORT_SECONDS
-        report: dict[str, Any] = {"done": False}
-        try:
-            if self._broken is not None:
-                raise self._broken
-            while True:
-                log = next(self._progress)
-                report |= {"epoch": log.epoch, "train_loss": log.train_loss}
-                if time.monotonic() >= until:
-                    break
-        except StopIteration as end:
-            report = {"done": True, **{name: end.value.get(name) for name in HEARD}}
-        except SiloTuneError as error:
-            report = {"done": True, "stop": str(error), "exit_code": error.exit_code}
-        report["notices"], self._notices[:] = list(self._notices), []
-        return report
-
-    def _one_epoch(self) -> dict[str, Any]:
+        """Train one epoch."""
         if self._broken is not None:
             raise self._broken
         return self._stepwise.step()
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any] | None:
-        if self._cycle is None:
-            return {}
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
         self._stepwise.save(checkpoint_dir)
-        return None
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        if self._cycle is not None and self._broken is None:
+        if self._broken is None:
             self._stepwise.load(checkpoint)
 
 
@@ -191,10 +216,10 @@ def _parent(run: Run, study: Study, key: str) -> Unit:
     return unit_of(result)
 
 
-def trainable_of(study: Study, shared: Shared) -> Any:
-    """The Trainable with a study's resources and what its trials share."""
+def with_study(kind: type[tune.Trainable], study: Study, **what: Any) -> Any:
+    """A Trainable with a study's resources and what its trials share."""
     cluster = study.cluster
     resources: dict[str, float] = {"cpu": cluster.cpus_per_unit, "gpu": cluster.gpus_per_unit}
     if cluster.memory_per_unit_gb is not None:
         resources["memory"] = cluster.memory_per_unit_gb * 2**30
-    return tune.with_resources(tune.with_parameters(PruneRetrain, shared=shared), resources)
+    return tune.with_resources(tune.with_parameters(kind, **what), resources)
