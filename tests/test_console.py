@@ -68,8 +68,8 @@ def printed(show: Callable[[Console], None], width: int = 100, height: int = 40,
 
 def test_numbers_in_words() -> None:
     assert [clock(seconds) for seconds in (0, 59.4, 61, 3661)] == ["0:00", "0:59", "1:01", "1:01:01"]
-    assert [percent_sign(share) for share in (None, 0.97251)] == ["-", "97.25 %"]
-    assert [rate(value) for value in (None, 0.123456)] == ["-", "0.123"]
+    assert [percent_sign(share) for share in (None, 0.97251)] == ["–", "97.25 %"]
+    assert [rate(value) for value in (None, 0.123456)] == ["–", "0.123"]
     assert [hourly(value) for value in (0.1234, 12.34, 1234.5)] == ["0.123", "12.3", "1,234"]
 
 
