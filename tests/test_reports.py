@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,26 @@ def test_the_report_of_a_record_leaves_its_table_and_prints_the_short_answers(tm
     )
     assert lines[-1] == f"report: {tmp_path}/report/report.html"
     assert (tmp_path / "table.parquet").read_bytes() == before
+
+
+def test_programs_get_the_answers_that_the_terminal_prints(tmp_path: Path) -> None:
+    url = record(tmp_path, range(3))
+    told = in_process("report", url).stdout
+    found = json.loads(in_process("report", url, "--format", "json").stdout)
+    assert found["schedule"] == "silo"
+    assert found["report"] == f"{tmp_path}/report/report.html"
+    assert {answer["id"] for answer in found["answers"]} >= {
+        "inside",
+        "loses-and-saves",
+        "baselines",
+        "shape",
+        "effort",
+    }
+    for answer in found["answers"]:
+        assert f"{answer['question']} {answer['verdict'] or 'Not answered: ' + answer['missing']}" in told
+    gap = next(n for a in found["answers"] for n in a["numbers"] if n["name"].startswith("Chain gap"))
+    assert -1 < gap["low"] <= gap["value"] <= gap["high"] < 1
+    assert gap["seeds"] == 3
 
 
 def test_a_report_prints_what_the_run_printed(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     import silo_analysis
     run = silo_analysis.read("runs/digits")                    # a run folder, a record, or its URL
     summary = silo_analysis.summarise(run.frame, run.study, run.searches)
-    print("\\n".join(silo_analysis.summary_lines(summary)))
+    answers = silo_analysis.answers_of(summary, silo_analysis.fit_of(run.frame, run.study))
+    print("\\n".join(silo_analysis.summary_lines(summary, answers)))
 
 Names are found in their modules at their first use.
 """
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from silo_analysis.answers import questions
+    from silo_analysis.answers import answers_of
+    from silo_analysis.answers.answer import Answer, Number
+    from silo_analysis.answers.as_json import as_json
     from silo_analysis.answers.curve import fit_of
-    from silo_analysis.answers.headline import headline
     from silo_analysis.answers.missing import notes
     from silo_analysis.answers.terminal import summary_lines
     from silo_analysis.combine.groups import combine
@@ -32,18 +34,20 @@ if TYPE_CHECKING:
     from silo_tune.results.records import Recorded, read, read_files, write_record
 
 __all__ = [
+    "Answer",
+    "Number",
     "Recorded",
     "Summary",
+    "answers_of",
+    "as_json",
     "combine",
     "compare",
     "draw_figures",
     "fit_of",
-    "headline",
     "load",
     "notes",
     "oracle_cycles",
     "ordinary",
-    "questions",
     "read",
     "read_files",
     "render",
@@ -56,17 +60,19 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Answer": "silo_analysis.answers.answer",
+    "Number": "silo_analysis.answers.answer",
+    "answers_of": "silo_analysis.answers",
+    "as_json": "silo_analysis.answers.as_json",
     "Recorded": "silo_tune.results.records",
     "Summary": "silo_analysis.estimates.summary",
     "combine": "silo_analysis.combine.groups",
     "compare": "silo_analysis.curve_fit.comparison",
     "draw_figures": "silo_analysis.figures",
     "fit_of": "silo_analysis.answers.curve",
-    "headline": "silo_analysis.answers.headline",
     "notes": "silo_analysis.answers.missing",
     "oracle_cycles": "silo_analysis.estimates.oracle",
     "ordinary": "silo_analysis.estimates.tuning",
-    "questions": "silo_analysis.answers",
     "read": "silo_tune.results.records",
     "read_files": "silo_tune.results.records",
     "render": "silo_analysis.report.page",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,6 +14,13 @@ from silo_tune.cli.writing import write_report, write_together
 from silo_tune.errors import BadInput, unknown
 
 
+class Format(StrEnum):
+    """What `report` prints."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 @app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or URLs, or records.")],
@@ -19,13 +28,19 @@ def report(
         str | None,
         typer.Option("--out", metavar="DIR", help="A record of the runs, with the report; needed for several."),
     ] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", help="What is printed: text, or the answers as JSON for programs.")
+    ] = Format.TEXT,
     debug: Debug = False,
 ) -> None:
     """Write the report of a run or record again, or that of several runs together, from their files alone."""
     if out is None and len(runs) > 1:
         raise BadInput("several runs have no folder in common: say where their report goes, --out DIR")
-    lines, page = write_report(runs[0]) if out is None else write_together(runs, out)
-    for line in ["", *lines, "", f"report: {page}"]:
+    written = write_report(runs[0]) if out is None else write_together(runs, out)
+    if format_ is Format.JSON:
+        typer.echo(json.dumps(written.data | {"report": written.page}, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for line in ["", *written.lines, "", f"report: {written.page}"]:
         typer.echo(line)
 
 

@@ -87,15 +87,15 @@ def _print_lines(console: Console, lines: list[str]) -> None:
 
 def _finish(console: Console, outcome: Outcome) -> None:
     counts = outcome.counts
-    told, where = write_report(outcome.url)
+    report = write_report(outcome.url)
     lines = [
         "",
-        *told,
+        *report.lines,
         "",
         f"units: {counts.trained} trained, {counts.shared} shared, {counts.reused} skipped (done before), "
         f"{counts.failed} failed",
         *(f"ended early: {arm} seed {seed}: {reason}" for (arm, seed), reason in outcome.ended.items()),
-        f"report: {where}",
+        f"report: {report.page}",
     ]
     _print_lines(console, lines)
     failed = outcome.frame[outcome.frame.status == "failed"]

@@ -7,26 +7,37 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:
-    from silo_analysis.answers.question import Question
+    from silo_analysis.answers.answer import Answer
     from silo_analysis.combine.groups import Group
     from silo_analysis.estimates.summary import Summary
 
 
-def write_report(url: str) -> tuple[list[str], str]:
-    """Table and report of a run, from its files, or report of a record; returns its short answers and its page."""
+@dataclass(frozen=True)
+class Written:
+    """What a report says, as lines for a terminal and as data for programs, and where its page is."""
+
+    lines: list[str]
+    data: dict[str, Any]
+    page: str
+
+
+def write_report(url: str) -> Written:
+    """Table and report of a run, from its files, or report of a record."""
+    from silo_analysis.answers.as_json import as_json
     from silo_analysis.answers.terminal import summary_lines
 
-    summary, asked, page = _write_report(url)
-    return summary_lines(summary, asked), page
+    summary, answers, page = _write_report(url)
+    return Written(summary_lines(summary, answers), as_json(summary, answers), page)
 
 
-def _write_report(url: str) -> tuple[Summary, tuple[Question, ...], str]:
-    from silo_analysis.answers import questions
+def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
+    from silo_analysis.answers import answers_of
     from silo_analysis.answers.curve import fit_of
     from silo_analysis.estimates.summary import summarise
     from silo_analysis.report.page import render_summary
@@ -39,17 +50,14 @@ def _write_report(url: str) -> tuple[Summary, tuple[Question, ...], str]:
         write_table(run, found.frame)
     summary = summarise(found.frame, found.study, found.searches)
     fit = fit_of(found.frame, found.study)
-    asked = questions(summary, fit)
-    for name, content in render_summary(summary, asked, fit, found.frame, found.ledger).items():
+    answers = answers_of(summary, fit)
+    for name, content in render_summary(summary, answers, fit, found.frame, found.ledger).items():
         run.storage.replace(f"report/{name}", content)
-    return summary, asked, run.storage.shown("report/report.html")
+    return summary, answers, run.storage.shown("report/report.html")
 
 
-def write_together(urls: list[str], out: str) -> tuple[list[str], str]:
+def write_together(urls: list[str], out: str) -> Written:
     """Several runs as one record with its report, or as a record for each group and an overview, in `out`.
-
-    Returns:
-        The short answers, and where the page is.
 
     Raises:
         BadInput: a run is given twice, or the runs do not belong together; see `silo_analysis.combine.groups.combine`.
@@ -78,7 +86,8 @@ def _writes_to(out: str) -> Iterator[None]:
         raise
 
 
-def _write_groups(groups: Sequence[Group], out: str) -> tuple[list[str], str]:
+def _write_groups(groups: Sequence[Group], out: str) -> Written:
+    from silo_analysis.answers.as_json import as_json
     from silo_analysis.combine import overview
     from silo_analysis.combine.overview import overview_lines
     from silo_tune.results.records import check_place, write_record
@@ -102,10 +111,11 @@ def _write_groups(groups: Sequence[Group], out: str) -> tuple[list[str], str]:
     found = []
     for place, group in places.items():
         write_record(place, group.recorded)
-        found.append((group, _write_report(place)[0]))
+        found.append((group, *_write_report(place)[:2]))
     for name, content in overview(found).items():
         storage.replace(name, content)
-    return overview_lines(found), storage.shown("report.html")
+    data = {"studies": {group.name: as_json(summary, answers) for group, summary, answers in found}}
+    return Written(overview_lines(found), data, storage.shown("report.html"))
 
 
 def short_names(urls: list[str], out: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from silo_analysis.estimates.oracle import oracle_cycle
 from silo_analysis.estimates.regret import best_asked
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_tune.study.model import Study
+from tests.analysis.asking import said_of
 from tests.analysis.builder import make_search, make_study
 from tests.analysis.by_hand import frame_of
 
@@ -298,7 +299,7 @@ def test_arms_of_different_budgets() -> None:
     assert found.budgets["epochs"].tolist() == [4, 3]
     assert found.budgets["ratio"].tolist() == [1, 0.75]
     assert found.budgets["matched"].tolist() == [True, False]
-    assert "low trained 0.75 times the steps of silo per cycle: not a matched budget." in notes(found)
+    assert "low trained 0.75 times the steps of silo per cycle: not a matched budget." in said_of(found, "effort")
 
 
 # --- searches ---

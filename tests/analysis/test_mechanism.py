@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from silo_analysis.answers.headline import headline
-from silo_analysis.answers.missing import notes
 from silo_analysis.estimates.mechanism import MEASURES, log_ratios, slope_of, slope_table, spread_table, watched_arms
 from silo_analysis.estimates.regret import chain_rows
 from silo_analysis.estimates.summary import Summary, summarise
@@ -18,6 +16,7 @@ from silo_analysis.figures import draw_figures
 from silo_analysis.report.page import tables
 from silo_tune.results.table import make_table
 from silo_tune.study.model import Study
+from tests.analysis.asking import asked, said_missing
 from tests.analysis.builder import ARMS, diverged, make_frame, make_study
 
 SCHEDULES = {name: ARMS[name] for name in ("silo", "low", "ramp")}
@@ -52,7 +51,7 @@ def without(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 
 def mechanism_line(summary: Summary) -> str:
-    return next((line for line in headline(summary) if line.startswith("Do gradients narrow")), "")
+    return " ".join(asked(summary)["gradients"].details)
 
 
 # --- numbers ---
@@ -134,7 +133,7 @@ def test_a_run_made_before_spreads_were_measured_says_so() -> None:
     study = study_of()
     found = summarise(without(make_frame(study), *MEASURES), study)
     assert mechanism_line(found) == ""
-    assert any("whether gradients narrow is not answered" in note for note in notes(found))
+    assert any("whether gradients narrow is not answered" in note for note in said_missing(found))
     assert "spread" not in draw_figures({}, found)
 
 
@@ -142,7 +141,7 @@ def test_too_few_cycles_are_said() -> None:
     study = study_of(cycles=3)
     found = summarise(make_frame(study), study)
     assert mechanism_line(found) == ""
-    assert any("no seed with the 3 pruned cycles that a slope takes" in note for note in notes(found))
+    assert any("no seed with the 3 pruned cycles that a slope takes" in note for note in said_missing(found))
 
 
 # --- sentences and figure ---
@@ -151,12 +150,15 @@ def test_too_few_cycles_are_said() -> None:
 @pytest.mark.parametrize(
     ("powers", "said"),
     [
-        ([0.4, 0.5, 0.6], "Under silo: yes. Their spread over surviving weights goes as the weights remaining to the"),
+        (
+            [0.4, 0.5, 0.6],
+            "Under silo: yes. Their standard deviation over surviving weights goes as the weights remaining to the",
+        ),
         ([0.4, 0.5, 0.6], "power 0.50 (95 % paired t interval 0.25 to 0.75, 3 seeds); at cycle 3, with 51.2 %"),
         ([0.4, 0.5, 0.6], "it is 0.72 times that of the dense network"),
         ([-0.4, -0.5, -0.6], "Under silo: no, they widen."),
         ([-0.4, 0.1, 0.6], "Under silo: not settled."),
-        ([0.5, 0.5], "not settled. Their spread"),
+        ([0.5, 0.5], "not settled. Their standard deviation"),
         ([0.5, 0.5], "It takes at least 3 seeds to settle it."),
         ([0.5], "power 0.50 (1 seed, so no interval)"),
     ],

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from silo_analysis.answers.headline import headline
 from silo_analysis.answers.missing import notes
 from silo_analysis.estimates.interval import Interval, point_interval
 from silo_analysis.estimates.oracle import OracleCycle, verdict_oracle
 from silo_analysis.estimates.oracles_compared import compare_cycle, overlap
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.figures.draw_oracles import oracles_figure
+from tests.analysis.asking import said_of
 from tests.analysis.builder import ARMS, Row, make_frame, make_study, oracle_cycle_of
 from tests.analysis.degenerate import CASES
 
@@ -157,7 +157,7 @@ def test_the_first_cycle_starts_from_the_same_weights() -> None:
     table = apart().compared
     assert table["same_weights"].tolist()[0] == 5
     assert table["same_weights"].tolist()[-1] == 0
-    sentence = next(line for line in headline(apart()) if line.startswith("Two Oracles"))
+    sentence = said_of(apart(), "two-oracles")
     assert "In cycle 1 both start from the same weights" in sentence
 
 
@@ -166,7 +166,7 @@ def test_the_sentence_counts_what_the_table_holds() -> None:
     table = summary.compared.set_index("cycle")
     assert table.loc[5:, "distance_decades"].tolist() == pytest.approx([1.0] * 4)
     agree = int(table["same_verdict"].sum())
-    sentence = next(line for line in headline(summary) if line.startswith("Two Oracles"))
+    sentence = said_of(summary, "two-oracles")
     assert f"agree on the verdict of silo in {agree} of 8 cycles" in sentence
     different = [str(cycle) for cycle in table.index[~table["same_verdict"]]]
     assert set(different) == {"5", "6", "7", "8"}
@@ -179,7 +179,7 @@ def test_a_run_with_one_oracle_says_nothing() -> None:
         summary = summarise(*CASES[case]())
         assert summary.pair is None
         assert not len(summary.compared)
-        assert not any("Two Oracles" in line for line in headline(summary))
+        assert said_of(summary, "two-oracles") == ""
         assert not any("not compared" in note for note in notes(summary))
         assert oracles_figure(summary) is None
 

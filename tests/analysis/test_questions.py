@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from silo_analysis.answers import questions
+from silo_analysis.answers import answers_of
+from silo_analysis.answers.answer import Answer
 from silo_analysis.answers.baselines import MOST_NAMED
 from silo_analysis.answers.curve import fit_of
 from silo_analysis.answers.loses import _of_time
-from silo_analysis.answers.question import Question
 from silo_analysis.answers.shape import alike
 from silo_analysis.answers.terminal import summary_lines
 from silo_analysis.estimates.cost import cost_table
@@ -25,36 +25,37 @@ from silo_analysis.figures.draw_fit import fit_figure
 from silo_analysis.report.page import CAPTIONS, render
 from silo_tune.formats import seconds
 from silo_tune.study.model import Study
+from tests.analysis.asking import text_of
 from tests.analysis.builder import ARMS, Response, Row, make_frame, make_search, make_study, peaked
 from tests.analysis.degenerate import CASES
 
-IDS = ["inside", "loses-and-saves", "baselines", "shape", "curve", "gradients"]
+IDS = ["inside", "loses-and-saves", "baselines", "shape", "curve", "gradients", "two-oracles", "effort"]
 SCHEDULES = {name: ARMS[name] for name in ("silo", "low", "high", "ramp")}
 HOSTILE = '<img src=x onerror="alert(1)">'
 
 
-def asked_of(frame: pd.DataFrame, study: Study, searches: Any = None) -> dict[str, Question]:
-    found = questions(summarise(frame, study, searches), fit_of(frame, study))
+def asked_of(frame: pd.DataFrame, study: Study, searches: Any = None) -> dict[str, Answer]:
+    found = answers_of(summarise(frame, study, searches), fit_of(frame, study))
     return {question.id: question for question in found}
 
 
-def run(response: Response = peaked, arms: Mapping[str, Any] = ARMS, **study: Any) -> dict[str, Question]:
+def run(response: Response = peaked, arms: Mapping[str, Any] = ARMS, **study: Any) -> dict[str, Answer]:
     made = make_study(arms, **study)
     return asked_of(make_frame(made, response), made)
 
 
 @cache
-def whole() -> dict[str, Question]:
+def whole() -> dict[str, Answer]:
     return run()
 
 
 @cache
-def of_case(name: str) -> dict[str, Question]:
+def of_case(name: str) -> dict[str, Answer]:
     return asked_of(*CASES[name]())
 
 
-def said(question: Question) -> str:
-    return " ".join(question.answer)
+def said(answer: Answer) -> str:
+    return " ".join(answer.details)
 
 
 def without_oracles(**changes: Any) -> dict[str, Any]:
@@ -71,12 +72,12 @@ def ladder(cycle: int, max_lr: float) -> float:
 
 def test_they_come_in_a_fixed_order_with_permanent_ids() -> None:
     assert list(whole()) == IDS
-    assert list(of_case("no-rows")) == IDS
+    assert list(of_case("no-rows")) == [id_ for id_ in IDS if id_ != "two-oracles"]  # it has not both
 
 
 def test_no_two_questions_share_a_figure_and_each_has_a_caption() -> None:
-    figures = [question.figure for question in whole().values()]
-    assert len(set(figures)) == len(IDS)
+    figures = [question.figure for question in whole().values() if question.figure]
+    assert len(set(figures)) == len(figures) == len(IDS) - 1
     assert set(figures) <= set(CAPTIONS)
 
 
@@ -87,22 +88,26 @@ def test_a_whole_run_answers_each_with_a_figure_a_table_and_numbers() -> None:
     assert not isinstance(fit, str)
     drawn = draw_figures(oracle_cycles(frame, study), summarise(frame, study), fit)
     for question in whole().values():
-        assert question.answer
-        assert question.short
+        assert question.verdict
+        assert question.details
+        assert question.numbers
         assert question.missing is None
+        assert len(question.data)
+        if question.id == "effort":  # sentences say it all
+            continue
+        assert question.cycles
         assert question.figure in drawn
         assert question.table is not None
         assert question.table.rows
         assert all(len(row) == len(question.table.head) for row in question.table.rows)
-        assert len(question.data)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_with_something_missing_says_what_and_never_fails(case: str) -> None:
     for question in of_case(case).values():
-        assert question.answer or question.missing
-        assert bool(question.answer) == bool(question.short)
-        text = " ".join([*question.answer, question.short, question.missing or ""])
+        assert question.verdict or question.missing
+        assert bool(question.verdict) == bool(question.details)
+        text = " ".join([text_of(question), question.missing or ""])
         assert not re.search(r"\bnan\b|<NA>|None", text)
         for row in question.table.rows if question.table else []:
             assert all(isinstance(cell, str) and "nan" not in cell and "<NA>" not in cell for cell in row)
@@ -143,9 +148,11 @@ def test_a_run_with_searches_alone_answers_nothing() -> None:
     pilot = {"seeds": [9], "chains": 3, "low": 0.01, "high": 1.0}
     study = make_study({"silo": {"mode": "schedule", "schedule": "silo"}}, pilot=pilot)
     rows, record = make_search(study, "silo", "pilot", "silo", [{"eps": 0.03, "delta": 0.04}], [9])
-    for question in asked_of(rows, study, {"silo": record}).values():
-        assert not question.answer
+    *found, effort = asked_of(rows, study, {"silo": record}).values()
+    for question in found:
+        assert not question.verdict
         assert question.missing
+    assert effort.verdict == "Pilots under way."
 
 
 # --- inside ---
@@ -158,7 +165,7 @@ def test_how_sure_and_how_many_seeds_it_lacks() -> None:
     assert f"2 of 7 inside stand (p {p.min():.3f} to {p.max():.3f})" in said(inside)
     assert (p < 0.05).sum() == 2
     assert re.search(r"Undetermined in cycle 6\..* in all would settle it.* cycle 6: \d+ to ", said(inside))
-    assert inside.short == "inside in 3 of 4 informative cycles, undetermined in 1 of 8"
+    assert inside.verdict == "Inside in 3 of 4 informative cycles, undetermined in 1 of 8."
     open_ = inside.data[inside.data["verdict"] == "undetermined"]
     assert open_["needed_low"].notna().tolist() == [True]
     assert inside.data.loc[inside.data["verdict"] == "inside", "needed_low"].isna().all()
@@ -172,7 +179,7 @@ def test_more_seeds_may_tell_only_where_controls_are_undetermined(noise: float, 
 
 
 def test_without_an_informative_cycle_that_is_what_is_short() -> None:
-    assert of_case("no-controls")["inside"].short.startswith("no informative cycle; inside in 2")
+    assert of_case("no-controls")["inside"].verdict.startswith("No informative cycle; inside in 2")
 
 
 # --- loses and saves ---
@@ -184,7 +191,7 @@ def test_losses_are_never_mixed_and_the_saving_is_in_units_and_time() -> None:
         "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret",
     ]  # fmt: skip
     assert loses.data["oracle"].tolist() == ["oracle", "oracle-at-silo", "oracle-at-silo"]
-    assert "saves 84 % of the units, 84 % of the time" in loses.short
+    assert "saves 84 % of the units, 84 % of the time" in loses.verdict
     study = make_study()
     summary = summarise(make_frame(study), study)
     own = summary.crossfit[summary.crossfit["oracle"] == "oracle-at-silo"]
@@ -213,9 +220,9 @@ def test_a_shown_difference_that_is_small_is_said_to_be_small() -> None:
         return 0.9 + 0.003 * (max_lr - 0.03) / 0.04
 
     small, large = (run(law, without_oracles())["baselines"] for law in (gentle, ladder))
-    assert (small.short or "").startswith("better than 1, equivalent to 2 of 3 arms, all within 0.50 points; ")
+    assert small.verdict.startswith("Better than 1, equivalent to 2 of 3 arms, all within 0.50 points; ")
     assert "within 0.50 points all the same (TOST, Holm): low." in said(small)
-    assert "all within" not in (large.short or "better")
+    assert "all within" not in large.verdict
     assert "all the same" not in said(large)
 
 
@@ -250,7 +257,7 @@ def test_arms_with_another_budget_are_said() -> None:
         return {"steps": 50} if row["arm"] == "low" and row["cycle"] > 0 else {}
 
     study = make_study(SCHEDULES, cycles=4)
-    found = asked_of(make_frame(study, spoil=spoil), study)["baselines"]
+    found = asked_of(make_frame(study, spoil=spoil), study)["effort"]
     assert "low trained 0.50 times the steps" in said(found)
 
 
@@ -258,7 +265,7 @@ def test_arms_with_another_budget_are_said() -> None:
 
 
 def test_units_that_only_judge_other_arms_are_told_apart_and_are_not_saved() -> None:
-    cost = next(line for line in whole()["loses-and-saves"].answer if line.startswith("Cost:"))
+    cost = next(line for line in whole()["loses-and-saves"].details if line.startswith("Cost:"))
     study = make_study()
     table = cost_table(make_frame(study), study).set_index("arm")
     silo, oracle = (table.loc[arm].to_dict() for arm in ("silo", "oracle"))
@@ -280,26 +287,26 @@ def rise(cycle: int, max_lr: float) -> float:
 
 def test_the_s_matters_where_only_the_s_does_well() -> None:
     shape = run(rise, SCHEDULES)["shape"]
-    assert shape.short.startswith("yes: silo is better than the constant at ε + δ (high), the")
+    assert shape.verdict.startswith("Yes: silo is better than the constant at ε + δ (high), the")
     assert shape.data["outcome"].tolist() == ["better", "better", "better"]
 
 
 def test_it_does_not_where_a_control_is_equivalent() -> None:
     shape = run(lambda cycle, max_lr: 0.9, SCHEDULES)["shape"]
-    assert shape.short.startswith("no, not beyond the tolerance: ")
-    assert "are within 0.50 points of it (TOST, Holm)" in said(shape)
+    assert shape.verdict.startswith("No, not beyond the tolerance: ")
+    assert "are within 0.50 points of it (TOST, Holm)" in shape.verdict
 
 
 def test_it_does_not_where_a_control_does_better() -> None:
     shape = run(ladder, SCHEDULES)["shape"]
-    assert "No: the constant at ε + δ (high)" in said(shape)
-    assert "did better than silo" in said(shape)
+    assert shape.verdict.startswith("No: the constant at ε + δ (high)")
+    assert "did better than silo" in shape.verdict
 
 
 def test_it_does_harm_where_every_control_does_better() -> None:
     shape = run(lambda cycle, max_lr: 1.6 - rise(cycle, max_lr), SCHEDULES)["shape"]
     assert shape.data["outcome"].tolist() == ["worse", "worse", "worse"]
-    assert shape.short.startswith("it does harm: the constant at ε + δ (high), ")
+    assert shape.verdict.startswith("It does harm: the constant at ε + δ (high), ")
 
 
 def test_p_values_say_over_what_they_are_corrected() -> None:
@@ -309,8 +316,8 @@ def test_p_values_say_over_what_they_are_corrected() -> None:
 def test_with_noisy_seeds_nothing_is_shown() -> None:
     study = make_study(SCHEDULES, seeds=3)
     shape = asked_of(make_frame(study, lambda cycle, max_lr: 0.9, noise=0.02), study)["shape"]
-    assert shape.short.startswith("not shown: ")
-    assert run(arms=SCHEDULES, seeds=1)["shape"].short.startswith("too few seeds to tell")
+    assert shape.verdict.startswith("Not shown: ")
+    assert run(arms=SCHEDULES, seeds=1)["shape"].verdict.startswith("Too few seeds to tell")
 
 
 def test_controls_are_known_by_their_curve_not_by_their_name() -> None:
@@ -372,7 +379,7 @@ def test_controls_may_take_the_ends_that_the_pilot_of_the_s_finds() -> None:
 )
 def test_without_an_s_there_is_nothing_to_ask(silo: dict[str, Any], why: str) -> None:
     shape = run(arms=without_oracles(silo={"mode": "schedule", "schedule": silo}), cycles=4)["shape"]
-    assert not shape.answer
+    assert not shape.verdict
     assert why in (shape.missing or "")
 
 
@@ -387,7 +394,7 @@ def test_verdicts_of_the_controls_are_compared_from_the_same_rates() -> None:
 
 def test_the_curve_is_that_of_the_fit() -> None:
     curve = whole()["curve"]
-    assert curve.short.startswith("the best max_lr rises; the S is better than a constant peak")
+    assert curve.verdict.startswith("The best max_lr rises; the S is better than a constant peak")
     assert curve.table is not None
     assert [row[0] for row in curve.table.rows][:3] == ["silo", "silo, beta 5", "constant"]
     assert len(curve.data) == len(curve.table.rows)
@@ -407,7 +414,7 @@ def test_an_oracle_without_a_grid_gives_no_curve() -> None:
 
 def test_gradients_narrow_as_they_were_made_to() -> None:
     gradients = whole()["gradients"]
-    assert gradients.short.startswith("yes (power 0.5")
+    assert gradients.verdict.startswith("Yes (power 0.5")
     assert gradients.table is not None
     assert gradients.table.rows[0][:2] == ("silo", "gradients")
 
@@ -424,18 +431,16 @@ def test_the_terminal_has_a_line_each_and_nothing_twice() -> None:
     study = make_study()
     frame = make_frame(study)
     summary = summarise(frame, study)
-    lines = summary_lines(summary, questions(summary, fit_of(frame, study)))
+    lines = summary_lines(summary, answers_of(summary, fit_of(frame, study)))
     for question in whole().values():
-        assert sum(line.startswith(question.title) for line in lines) == 1
+        assert sum(line.startswith(question.question) for line in lines) == 1
     assert not any(line.startswith(("Primary endpoint", "Cost:", "silo is inside")) for line in lines)
-    assert any(line.startswith("Two Oracles") for line in lines)
-    assert any(line.startswith("Not equally tuned") for line in lines)
 
 
 def test_the_terminal_says_what_is_missing() -> None:
     frame, study = CASES["no-oracle"]()
     summary = summarise(frame, study)
-    lines = summary_lines(summary, questions(summary, fit_of(frame, study)))
+    lines = summary_lines(summary, answers_of(summary, fit_of(frame, study)))
     assert any("Not answered: The study has no Oracle" in line for line in lines)
 
 
@@ -452,8 +457,8 @@ def test_every_answer_is_in_the_page_with_its_files(monkeypatch: pytest.MonkeyPa
 
 def test_words_of_the_run_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("silo_analysis.report.page.save_figures", lambda *what: {})
-    hostile = Question("inside", HOSTILE, (HOSTILE,), HOSTILE, missing=HOSTILE)
-    monkeypatch.setattr("silo_analysis.report.page.questions", lambda *what: (hostile,))
+    hostile = Answer("inside", HOSTILE, HOSTILE, (HOSTILE,), missing=HOSTILE)
+    monkeypatch.setattr("silo_analysis.report.page.answers_of", lambda *what: (hostile,))
     study = make_study(SCHEDULES, cycles=4)
     page = render(make_frame(study), study, {})["report.html"].decode()
     assert "<img" not in page

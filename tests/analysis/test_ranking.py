@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from scipy import stats as reference
 
-from silo_analysis.answers.headline import headline
 from silo_analysis.answers.missing import notes
 from silo_analysis.estimates.ranking import chain_scores, rank_arms, rank_intervals, ranked_arms
 from silo_analysis.estimates.regret import chain_rows
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_tune.study.model import Study
+from tests.analysis.asking import said_of
 from tests.analysis.builder import ARMS, Row, diverged, make_frame, make_search, make_study
 
 CONSTANTS = {
@@ -145,7 +145,7 @@ def test_equal_budgets_are_said() -> None:
     assert summary.budgets["matched"].tolist() == [True] * 4
     assert summary.budgets["ratio"].tolist() == [1.0] * 4
     assert summary.budgets["cells"].tolist() == [15] * 4
-    assert any("all 4 schedule arms trained the same number of steps per cycle" in line for line in headline(summary))
+    assert "all 4 schedule arms trained the same number of steps per cycle" in said_of(summary, "effort")
 
 
 def test_half_the_steps_speak_up() -> None:
@@ -157,8 +157,8 @@ def test_half_the_steps_speak_up() -> None:
     cells = found.loc[["low"], ["epochs", "steps", "ratio", "matched"]].to_numpy().tolist()
     assert cells == [[2.0, 50.0, 0.5, False]]
     said = "low, high trained 0.50 times the steps of silo per cycle: not a matched budget."
-    assert said in notes(summary)
-    assert not any("Equal budgets" in line for line in headline(summary))
+    assert said in said_of(summary, "effort")
+    assert "qual budgets" not in said_of(summary, "effort")
 
 
 def test_steps_that_are_equal_in_all_but_not_in_every_cycle_do_not_match() -> None:
@@ -169,7 +169,7 @@ def test_steps_that_are_equal_in_all_but_not_in_every_cycle_do_not_match() -> No
     assert summary.budgets["ratio"].tolist() == [1.0] * 4
     assert summary.budgets["matched"].tolist() == [True, False, True, True]
     said = "low trained about as many steps as silo, but not the same in every cycle: not a matched budget."
-    assert said in notes(summary)
+    assert said in said_of(summary, "effort")
 
 
 def test_a_chain_that_ended_early_or_a_longer_dense_cycle_is_no_mismatch() -> None:
@@ -188,4 +188,4 @@ def test_without_the_judged_schedule_nothing_is_matched() -> None:
     found = summarise(make_frame(study), study)
     assert found.budgets["matched"].isna().all()
     assert found.budgets["steps"].tolist() == [100.0] * 3
-    assert not any("budget" in line for line in (*headline(found), *notes(found)))
+    assert "budget" not in said_of(found, "effort")

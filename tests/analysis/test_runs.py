@@ -16,15 +16,16 @@ import pytest
 from silo_analysis.combine import overview
 from silo_analysis.combine.groups import combine, group_names
 from silo_analysis.combine.merge import merge, merge_rows
-from silo_analysis.combine.overview import overview_frame, overview_lines, row_of
+from silo_analysis.combine.overview import Judged, overview_frame, overview_lines, row_of
 from silo_analysis.estimates.stats import paired_interval
-from silo_analysis.estimates.summary import Summary, summarise
+from silo_analysis.estimates.summary import summarise
 from silo_tune.cli.writing import write_together
 from silo_tune.errors import BadInput
 from silo_tune.results.records import Recorded, read, write_record
 from silo_tune.study.model import Study
 from silo_tune.study.parts import Replicates
 from silo_tune.study.study_file import parse_study
+from tests.analysis.asking import asked
 from tests.analysis.builder import ARMS, failed, make_frame, make_study
 from tests.analysis.test_report import HOSTILE, Page
 from tests.analysis.test_search_report import OPEN as OPEN_ARMS
@@ -219,23 +220,24 @@ def test_other_data_is_refused() -> None:
 
 
 @cache
-def groups() -> list[tuple[Any, Summary]]:
+def groups() -> list[Judged]:
     second = other(
         {**NETWORK, "retrain.epochs": 8, "report.tolerance": 0.01, "arms.low.schedule.max_lr": 0.02}, seeds=5
     )
     found = combine({"a": part([0, 1, 2]), "b": second, "c": part([3, 4, 5])})
-    return [(group, summarise(group.recorded.frame, group.recorded.study)) for group in found]
+    summaries = [summarise(group.recorded.frame, group.recorded.study) for group in found]
+    return [(group, summary, tuple(asked(summary).values())) for group, summary in zip(found, summaries, strict=True)]
 
 
 def test_other_networks_are_groups_and_runs_of_one_study_are_one() -> None:
-    assert [(group.name, group.runs) for group, _ in groups()] == [("synthetic", ("a", "c")), ("second", ("b",))]
+    assert [(group.name, group.runs) for group, _, _ in groups()] == [("synthetic", ("a", "c")), ("second", ("b",))]
 
 
 def test_the_overview_shows_the_numbers_of_each_group_and_no_mean() -> None:
-    rows = [row_of(group, summary) for group, summary in groups()]
+    rows = [row_of(group, summary) for group, summary, _ in groups()]
     frame = overview_frame(rows)
     assert frame["group"].tolist() == ["synthetic", "second"]
-    for row, (group, summary) in zip(rows, groups(), strict=True):
+    for row, (group, summary, _) in zip(rows, groups(), strict=True):
         informative = summary.cycles[summary.cycles["informative"]]
         assert row.informative == len(informative)
         assert row.inside == (informative["verdict"] == "inside").sum()
@@ -255,11 +257,11 @@ def test_the_overview_shows_the_numbers_of_each_group_and_no_mean() -> None:
 
 
 def test_the_page_of_the_overview_leads_to_every_group_and_escapes_what_it_shows() -> None:
-    (group, summary), second = groups()
+    (group, summary, answers), second = groups()
     report = summary.study.report.model_copy(update={"schedule": "silo"})
     model = summary.study.model.model_copy(update={"name": HOSTILE})
     hostile = replace(summary, study=summary.study.model_copy(update={"model": model, "report": report}))
-    files = overview([(group, hostile), second])
+    files = overview([(group, hostile, answers), second])
     text = files["report.html"].decode()
     page = Page(text)
     assert set(page.links) == {"synthetic/report/report.html", "second/report/report.html"}
@@ -274,11 +276,12 @@ def test_a_group_without_an_oracle_or_rows_has_dashes() -> None:
     made = make_study(arms, seeds=2, cycles=4)
     for frame in (make_frame(made), make_frame(made, spoil=lambda row: failed()), make_frame(made).iloc[:0]):
         summary = summarise(frame, made)
+        answers = tuple(asked(summary).values())
         (group,) = combine({"a": Recorded(frame, made, LEDGER)})
         row = row_of(group, summary)
         assert (row.inside, row.endpoint.mean, row.saved, row.equivalent) == (None, None, None, None)
-        assert "nan" not in "".join(overview_lines([(group, summary)])).lower()
-        assert overview([(group, summary)])["report.html"]
+        assert "nan" not in "".join(overview_lines([(group, summary, answers)])).lower()
+        assert overview([(group, summary, answers)])["report.html"]
 
 
 def named(*pairs: tuple[str, str, str]) -> list[Study]:

@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from silo_analysis.answers.headline import headline
+from silo_analysis.answers.effort import STANDINGS, savings_sentence
 from silo_analysis.answers.missing import notes
 from silo_analysis.answers.text_tables import search_table, trouble_table
-from silo_analysis.answers.tuning_words import STANDINGS, savings_sentence
 from silo_analysis.estimates import frames as columns
 from silo_analysis.estimates.cost import STUDY, cost_table
 from silo_analysis.estimates.summary import Summary, summarise
@@ -30,6 +29,7 @@ from silo_tune.schedules.peaks import Schedule
 from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
+from tests.analysis.asking import asked, said_of
 from tests.analysis.builder import ARMS, Row, diverged, make_frame, make_search, make_study
 
 PILOT = {"seeds": [100, 101], "chains": 3, "low": 0.01, "high": 1.0}
@@ -178,7 +178,7 @@ def test_pilots_count_in_the_cost_of_their_arm() -> None:
 def test_the_page_says_what_pilots_cost() -> None:
     pilots = {row["arm"]: row["pilot_units"] for row in summary().cost.to_dict("records")}["silo"]
     assert pilots > 0
-    assert any(f"{pilots} of them for its pilot" in line for line in headline(summary()))
+    assert f"{pilots} of them for its pilot" in said_of(summary(), "loses-and-saves")
     assert "For pilots" in page()
 
 
@@ -189,8 +189,9 @@ def said(arms: Mapping[str, Any], change: Callable[[pd.DataFrame], pd.DataFrame]
     """The sentence of a run whose table was changed; it agrees with the short word."""
     frame, study, searches = run(arms, cycles=2, seeds=1)
     found = summarise(change(frame), study, searches)
-    assert headline(found)[-1].lower().startswith(STANDINGS[found.tuning.standing])
-    return headline(found)[-1]
+    answer = asked(found)["effort"]
+    assert answer.verdict.lower().startswith(STANDINGS[found.tuning.standing])
+    return answer.details[0]
 
 
 def test_every_arm_with_the_same_number_is_equally_tuned() -> None:
@@ -232,7 +233,7 @@ def test_pilots_under_way_promise_nothing() -> None:
 def test_without_pilots_nothing_is_tuned() -> None:
     study = make_study({"silo": ARMS["silo"]}, cycles=2)
     assert tuning_of(make_frame(study), study).standing == "none"
-    assert headline(summarise(make_frame(study), study))[-1].startswith("Not equally tuned: the study has no pilot")
+    assert "Not equally tuned: the study has no pilot" in said_of(summarise(make_frame(study), study), "effort")
 
 
 # --- points ---

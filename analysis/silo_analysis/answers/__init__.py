@@ -1,20 +1,18 @@
-"""The questions that a run is made for, each with its answer: sentences, a figure, a table, or what is missing.
+"""The questions that a run is made for, each with its answer as data.
 
-`questions(summary, fit)` gives plain data; the page and the terminal show it.
+`answers_of(summary, fit)` makes them once; the terminal, the page, JSON and the tables render them.
 """
 
 from __future__ import annotations
 
-from silo_analysis.answers import baselines, curve, gradients, inside, loses, shape
-from silo_analysis.answers.curve import Fitted, fit_of
-from silo_analysis.answers.question import Question
+from silo_analysis.answers import baselines, curve, effort, gradients, inside, loses, shape, two_oracles
+from silo_analysis.answers.answer import Answer
+from silo_analysis.answers.curve import Fitted
 from silo_analysis.estimates.summary import Summary
 
-__all__ = ["Fitted", "Question", "fit_of", "questions"]
 
-
-def questions(summary: Summary, fit: Fitted) -> tuple[Question, ...]:
-    """All questions, in the order in which they are shown; one that the run cannot answer says what is missing.
+def answers_of(summary: Summary, fit: Fitted) -> tuple[Answer, ...]:
+    """All answers, in the order in which they are shown; one that the run cannot give says what is missing.
 
     Args:
         summary: of the run.
@@ -27,4 +25,6 @@ def questions(summary: Summary, fit: Fitted) -> tuple[Question, ...]:
         shape.ask(summary),
         curve.ask(summary, fit),
         gradients.ask(summary),
+        *two_oracles.ask(summary),
+        effort.ask(summary),
     )

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.fairness import unequal_budgets
-from silo_analysis.answers.question import Question, absent, joined
+from silo_analysis.answers.answer import Answer, Number, absent, cycles_of, joined, number, sentence
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE, others
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
@@ -27,7 +26,7 @@ OUTCOMES = {
 }
 
 
-def ask(summary: Summary) -> Question:
+def ask(summary: Summary) -> Answer:
     """Paired differences against every other schedule arm, overall and per cycle. Above 0 the judged one is better."""
     title = f"Is {summary.schedule} better than each baseline, by how much, at which sparsity?"
     overall, per_cycle = parts(summary)
@@ -35,12 +34,23 @@ def ask(summary: Summary) -> Question:
     any_cycle = per_cycle.dropna(subset=["difference"])
     missing = _missing(summary, known_)
     if not len(known_) and not len(any_cycle):
-        return Question(ID, title, missing=missing, figure="against", data=summary.against)
-    answer = (
+        return Answer(ID, title, missing=missing, figure="against", data=summary.against)
+    details = (
         *_overall(summary, known_), *_by_cycle(summary, any_cycle), *_ranks(summary), *_caveats(summary, known_)
     )  # fmt: skip
     table = _table(summary, overall, per_cycle)
-    return Question(ID, title, answer, _short(summary, known_, any_cycle), "against", table, summary.against, missing)
+    return Answer(
+        ID, title, sentence(_verdict(summary, known_, any_cycle)), details, tuple(_numbers(summary, known_)),
+        cycles_of(any_cycle), "against", table, summary.against, missing,
+    )  # fmt: skip
+
+
+def _numbers(summary: Summary, rows: pd.DataFrame) -> Iterator[Number]:
+    for row in rows.to_dict("records"):
+        yield number(
+            f"{summary.schedule} {MINUS} {row['arm']} (p after Holm)", row["difference"], row["low"], row["high"],
+            row["n_seeds"], row["p_holm"],
+        )  # fmt: skip
 
 
 def parts(summary: Summary) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -150,12 +160,11 @@ def _caveats(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
             f"Seeds left out because a chain has not every cycle (under way, or it diverged): {names}{more}; a chain "
             "that diverged is in no mean."
         )
-    yield from unequal_budgets(summary)
     if summary.tuning.standing != "equal":
         yield "The arms are not equally tuned: a difference may be one of constants, not of schedules."
 
 
-def _short(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> str:
+def _verdict(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> str:
     if not len(rows):
         return "no overall difference yet"
     counts = [f"{words} {count}" for name, words in OUTCOMES.items() if (count := int((rows["outcome"] == name).sum()))]

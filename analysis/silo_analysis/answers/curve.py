@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pandas as pd
 
+from silo_analysis.answers.answer import Answer, Number, joined, number, oracle_to_add, sentence
 from silo_analysis.answers.fit_words import CALLED, FAMILY_HEAD, conclusion, family_rows, limits, title
-from silo_analysis.answers.question import Question, joined, oracle_to_add
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.curve_fit.comparison import Comparison, compare
 from silo_analysis.curve_fit.families import RIVALS
@@ -18,9 +18,6 @@ from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.tuning import ordinary
 from silo_tune.errors import BadInput
 from silo_tune.study.model import Study
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ID = "curve"
 _TOLD = {
@@ -45,18 +42,27 @@ def fit_of(frame: pd.DataFrame, study: Study) -> Fitted:
         return str(error)
 
 
-def ask(summary: Summary, fit: Fitted) -> Question:
+def ask(summary: Summary, fit: Fitted) -> Answer:
     """The conclusion of `curve_fit`."""
     question = f"Which curve over cycles would fit, and is it that of {summary.schedule}?"
     if isinstance(fit, str):
-        return Question(ID, question, figure="fit", missing=_missing(summary, fit))
-    said = [sentence.strip() for sentence in conclusion(fit, summary.study)]
-    answer = (f"Fitted to the responses of {title(fit, summary.study)}.", *said, *limits(fit))
+        return Answer(ID, question, figure="fit", missing=_missing(summary, fit))
+    said = [line.strip() for line in conclusion(fit, summary.study)]
+    details = (f"Fitted to the responses of {title(fit, summary.study)}.", *said, *limits(fit))
     table = Table(FAMILY_HEAD, family_rows(fit), frozenset({"constants"}))
-    return Question(ID, question, answer, _short(fit), "fit", table, fit_tables(fit)["fit"])
+    return Answer(
+        ID, question, sentence(_verdict(fit)), details, tuple(_numbers(fit)), tuple(map(int, fit.response.cycles)),
+        "fit", table, fit_tables(fit)["fit"],
+    )  # fmt: skip
 
 
-def _short(fit: Comparison) -> str:
+def _numbers(fit: Comparison) -> Iterator[Number]:
+    for rival in RIVALS:
+        gain = fit.gain(rival)
+        yield number(f"S − {CALLED[rival]}, in a new seed", gain.mean, gain.low, gain.high, gain.n)
+
+
+def _verdict(fit: Comparison) -> str:
     trend = fit.trend()
     rise = "no rise shown" if trend is None else f"the best max_lr {trend[0]}s"
     return "; ".join([rise, *_told(fit)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from silo_analysis.answers.tuning_words import STANDINGS
+from silo_analysis.answers.effort import STANDINGS
 from silo_analysis.estimates.cost import STUDY
 from silo_tune.formats import DASH, percent, plural, points, seconds
 from silo_tune.study.model import Study

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from silo_analysis.answers.answer import Answer, absent, cycles_of, number, sentence
 from silo_analysis.answers.mechanism_words import ANSWERS, mechanism_sentences, missing_spreads, signed
-from silo_analysis.answers.question import Question, absent
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.mechanism import FEWEST_CYCLES, FEWEST_SEEDS
 from silo_analysis.estimates.summary import Summary
@@ -19,18 +19,22 @@ MEASURES = {
 }
 
 
-def ask(summary: Summary) -> Question:
+def ask(summary: Summary) -> Answer:
     """The slopes of `mechanism`."""
     title = "Do gradients narrow as weights are pruned?"
-    answer = tuple(mechanism_sentences(summary))
-    if not answer:
-        return Question(ID, title, figure="spread", missing=_missing(summary), data=summary.slopes)
+    details = tuple(mechanism_sentences(summary))
+    if not details:
+        return Answer(ID, title, figure="spread", missing=_missing(summary), data=summary.slopes)
     own = summary.slopes[(summary.slopes["arm"] == summary.schedule) & (summary.slopes["measure"] == "grad_spread")]
     row = own.iloc[0].to_dict()
     short = f"{ANSWERS[row['direction']]} (power {signed(row['slope'])}, {_interval(row)})"
     few = int(row["n_seeds"]) < FEWEST_SEEDS
     missing = f"It takes {FEWEST_SEEDS} seeds to settle it: add seeds to [replicates]." if few else None
-    return Question(ID, title, answer, short, "spread", _table(summary), summary.slopes, missing)
+    power = number("power of the weights remaining", *(row[x] for x in ("slope", "slope_low", "slope_high", "n_seeds")))
+    return Answer(
+        ID, title, sentence(short), details, (power,), cycles_of(summary.spreads), "spread", _table(summary),
+        summary.slopes, missing,
+    )  # fmt: skip
 
 
 def _interval(row: Any) -> str:

@@ -7,26 +7,72 @@ from typing import Any
 
 import pandas as pd
 
+from silo_analysis.answers.answer import Answer, Number, absent, cycles_of, number, oracle_to_add, sentence
 from silo_analysis.answers.cells import interval_text, width_text
-from silo_analysis.answers.headline import containment_sentences
-from silo_analysis.answers.question import Question, absent, oracle_to_add
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE
 from silo_analysis.estimates.containment import FEWEST_SEEDS
+from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import DASH, cycle_list, p_value, percent, plural, rate, seed_range
+from silo_tune.formats import DASH, cycle_list, p_value, percent, plural, points, rate, seed_range
 
 ID = "inside"
 
 
-def ask(summary: Summary) -> Question:
+def ask(summary: Summary) -> Answer:
     """The verdicts of the Oracle that the summary judges by, with Holm's p values and the seeds that they lack."""
     title = f"Is {summary.schedule} inside the Oracle's interval, in how many informative cycles, how sure?"
-    answer = (*containment_sentences(summary), *_sure(summary), *_lacking(summary))
+    details = (*_containment(summary), *_sure(summary), *_lacking(summary))
     data = _data(summary)
-    if not answer:
-        return Question(ID, title, missing=_missing(summary), figure="max-lr", data=data)
-    return Question(ID, title, answer, _short(data), "max-lr", _table(data), data, _part_missing(summary, data))
+    if not details:
+        return Answer(ID, title, missing=_missing(summary), figure="max-lr", data=data)
+    return Answer(
+        ID, title, sentence(_verdict(data)), details, tuple(_numbers(data)), cycles_of(_tested(data)), "max-lr",
+        _table(data), data, _part_missing(summary, data),
+    )  # fmt: skip
+
+
+def _containment(summary: Summary) -> Iterator[str]:
+    """In how many informative cycles the schedule is inside; nothing where no cycle was tested."""
+    cycles, name = summary.cycles, summary.schedule
+    tested = cycles[cycles["verdict"] != "not tested"]
+    if summary.verdict_oracle is None or not len(tested):
+        return
+    informative = tested[tested["informative"]]
+    inside = int((informative["verdict"] == "inside").sum())
+    oracle = describe(summary.study, summary.verdict_oracle)
+    counts = ", ".join(
+        f"{kind} in {count}"
+        for kind in ("inside", "outside", "undetermined")
+        if (count := int((tested["verdict"] == kind).sum()))
+    )
+    yield (
+        f"{name} is inside in {inside} of {plural(len(informative), 'informative cycle')} "
+        f"(a cycle is informative when a control is outside); over all {len(tested)} tested: {counts}. "
+        f"Interval {_widths(tested)}. Oracle: {oracle}; tolerance {points(summary.tolerance, signed=False)} points."
+    )
+
+
+def _widths(tested: pd.DataFrame) -> str:
+    widths = tested["width_decades"].dropna()
+    if not len(widths):
+        return "widths are unknown"
+    clipped = int(tested["clipped"].fillna(False).sum())
+    span = f"{widths.min():.2f} to {widths.max():.2f} decades, median {widths.median():.2f}"
+    text = f"widths {span}" if len(widths) > 1 else f"width {widths.min():.2f} decades"
+    return f"{text}, {clipped} of them reaching the edge of the grid" if clipped else text
+
+
+def _numbers(data: pd.DataFrame) -> Iterator[Number]:
+    tested = _tested(data)
+    yield number("cycles tested", len(tested))
+    yield number("informative cycles", tested["informative"].sum())
+    yield number("informative cycles inside", (tested["informative"] & (tested["verdict"] == "inside")).sum())
+    for verdict in ("inside", "outside", "undetermined"):
+        yield number(f"cycles {verdict}", (tested["verdict"] == verdict).sum())
+    for verdict in ("inside", "outside"):
+        p = tested.loc[tested["verdict"] == verdict, f"p_{verdict}_holm"]
+        yield number(f"cycles {verdict} after Holm", (p < SIGNIFICANCE).sum())
 
 
 def _data(summary: Summary) -> pd.DataFrame:
@@ -78,7 +124,7 @@ def _seeds(row: Any) -> str:
     return seed_range(row["needed_low"], row["needed_high"])
 
 
-def _short(data: pd.DataFrame) -> str:
+def _verdict(data: pd.DataFrame) -> str:
     tested = _tested(data)
     informative = tested[tested["informative"]]
     inside, open_ = (int((tested["verdict"] == name).sum()) for name in ("inside", "undetermined"))

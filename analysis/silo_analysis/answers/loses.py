@@ -7,29 +7,31 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.headline import cost_sentences, endpoint_sentences, regret_sentences, spread_text
-from silo_analysis.answers.question import Question, absent, oracle_to_add
+from silo_analysis.answers.answer import Answer, Number, absent, number, oracle_to_add, sentence
 from silo_analysis.answers.text_tables import Table
+from silo_analysis.estimates.cost import STUDY
 from silo_analysis.estimates.oracle import describe
+from silo_analysis.estimates.regret import Endpoint
 from silo_analysis.estimates.stats import Estimate, paired_interval, tost
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import DASH, known, p_value, percent, plural, points
+from silo_tune.formats import DASH, MINUS, known, p_value, percent, plural, points, seconds
 
 ID = "loses-and-saves"
 _ENDPOINT, _REGRET, _CROSSFIT = "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret"
 
 
-def ask(summary: Summary) -> Question:
+def ask(summary: Summary) -> Answer:
     """Primary endpoint, cycle regret, cross-fitted regret (never mixed), and the cost of both."""
     title = f"What does {summary.schedule} lose against the Oracle, and what does it save?"
     data = pd.DataFrame(_rows(summary), columns=list(_COLUMNS))
-    answer = (
-        *endpoint_sentences(summary), *regret_sentences(summary), *_crossfit(summary, data), *cost_sentences(summary),
-    )  # fmt: skip
+    details = (*_endpoint(summary), *_regret(summary), *_crossfit(summary, data), *_cost(summary))
     missing = _missing(summary, data)
     if not len(data):
-        return Question(ID, title, missing=missing, figure="regret", data=data)
-    return Question(ID, title, answer, _short(summary, data), "regret", _table(summary, data), data, missing)
+        return Answer(ID, title, missing=missing, figure="regret", data=data)
+    return Answer(
+        ID, title, sentence(_verdict(summary, data)), details, tuple(_numbers(summary, data)),
+        tuple(int(cycle) for cycle in summary.cycles["cycle"]), "regret", _table(summary, data), data, missing,
+    )  # fmt: skip
 
 
 _COLUMNS = ("quantity", "oracle", "cycles", "difference", "low", "high", "n_seeds", "p_equivalent")
@@ -60,12 +62,81 @@ def _row(quantity: str, oracle: str, cycles: str, estimate: Estimate, p: float) 
     }  # fmt: skip
 
 
+def _regret(summary: Summary) -> Iterator[str]:
+    """Mean cycle regret with its interval."""
+    own = summary.regret[summary.regret["oracle"] == summary.verdict_oracle]
+    per_seed = own.groupby("seed")[["regret_test", "regret_val"]].mean()
+    estimate = paired_interval(per_seed["regret_test"].to_numpy(dtype=float))
+    if summary.verdict_oracle is None or estimate.mean is None:
+        return
+    over = "the cycles that each seed has" if own.groupby("seed").size().nunique() > 1 else "cycles"
+    yield (
+        f"Cycle regret, mean over {over} on test: {points(estimate.mean)} points ({interval_text(estimate)}); on "
+        f"validation, where the best rate was chosen: {points(per_seed['regret_val'].mean())}. "
+        f"Oracle: {describe(summary.study, summary.verdict_oracle)}."
+    )
+
+
+def interval_text(estimate: Estimate) -> str:
+    """The interval of an estimate and its seeds, in words."""
+    seeds = plural(estimate.n, "seed")
+    if estimate.low is None:
+        return f"{seeds}, so no interval"
+    return f"95 % paired t interval {points(estimate.low)} to {points(estimate.high)}, {seeds}"
+
+
+def _endpoint(summary: Summary) -> Iterator[str]:
+    """The primary endpoint with its interval and equivalence test."""
+    end = summary.endpoint
+    if end is None or end.estimate.mean is None:
+        return
+    tolerance = points(summary.tolerance, signed=False)
+    yes = "equivalent" if end.equivalence.equivalent else "equivalence not shown"
+    p_text = p_value(end.equivalence.p) if end.equivalence.p < 0.001 else f"= {p_value(end.equivalence.p)}"
+    test = f"{yes} within {tolerance} points (TOST p {p_text})" if end.estimate.n > 1 else ""
+    yield (
+        f"Primary endpoint, chain gap {end.oracle} {MINUS} {end.schedule} on test, mean over cycles "
+        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.mean)} points ({interval_text(end.estimate)})"
+        + (f"; {test}" if test else "")
+        + f".{_needed(end, tolerance)} Oracle: {describe(summary.study, end.oracle)}."
+    )
+
+
+def _needed(end: Endpoint, tolerance: str) -> str:
+    if end.needed is None or end.equivalence.equivalent:
+        return ""
+    low, high = end.needed
+    seeds = plural(low, "seed") if low == high else f"{low} to {high} seeds"
+    return f" Were there no gap, about {seeds} in all would resolve {tolerance} points."
+
+
+def _cost(summary: Summary) -> Iterator[str]:
+    """Units and seconds of the schedule and of its Oracle."""
+    table = summary.cost.set_index("arm")
+    own, oracle = summary.schedule, summary.chain_oracle or summary.verdict_oracle
+    if own not in table.index or oracle is None or not table.loc[own, "units"] or not table.loc[oracle, "units"]:
+        return
+    mine, theirs, whole = (table.loc[name].to_dict() for name in (own, oracle, STUDY))
+    tested = int(theirs["tested_units"])
+    judging = f", {tested} of them ({seconds(theirs['tested_seconds'])}) only to judge other arms' rates; its other "
+    without = f"{judging}{int(theirs['units']) - tested} are" if tested else ","
+    pilots = f", {int(mine['pilot_units'])} of them for its pilot" if mine["pilot_units"] else ""
+    saved = theirs["saved_by_schedule"]
+    yield (
+        f"Cost: {own} used {plural(int(mine['units']), 'unit')}{pilots} ({seconds(mine['train_seconds'])} of "
+        f"training), {oracle} {int(theirs['units'])} ({seconds(theirs['train_seconds'])}){without} "
+        f"{theirs['times_schedule']:.1f} times as many: "
+        f"{f'{percent(saved, 0)} % are saved' if saved >= 0 else 'nothing is saved'}. "
+        f"The whole study used {int(whole['units'])}."
+    )
+
+
 def _crossfit(summary: Summary, data: pd.DataFrame) -> Iterator[str]:
     for row in data[data["quantity"] == _CROSSFIT].to_dict("records"):
         estimate = Estimate(row["n_seeds"], row["difference"], None, *_ends(row))
         yield (
             f"Cross-fitted cycle regret on test, each seed at the rate that is best in the others: "
-            f"{points(estimate.mean)} points ({spread_text(estimate)}); an estimate, not a verdict."
+            f"{points(estimate.mean)} points ({interval_text(estimate)}); an estimate, not a verdict."
         )
 
 
@@ -73,13 +144,24 @@ def _ends(row: Any) -> tuple[float | None, float | None]:
     return (row["low"], row["high"]) if known(row["low"]) else (None, None)
 
 
-def _short(summary: Summary, data: pd.DataFrame) -> str:
+def _verdict(summary: Summary, data: pd.DataFrame) -> str:
     parts = [
         f"{row['quantity'].split(' (')[0].lower()} {points(row['difference'])} points ({_interval(row)})"
         for row in data.to_dict("records")
         if row["quantity"] != _CROSSFIT
     ]
     return "; ".join([*parts, *_saved(summary)])
+
+
+def _numbers(summary: Summary, data: pd.DataFrame) -> Iterator[Number]:
+    for row in data.to_dict("records"):
+        yield number(
+            f"{row['quantity']}, Oracle − schedule", row["difference"], row["low"], row["high"], row["n_seeds"],
+            row["p_equivalent"],
+        )  # fmt: skip
+    saved = summary.cost.set_index("arm")["saved_by_schedule"].get(summary.chain_oracle or summary.verdict_oracle or "")
+    if known(saved):
+        yield number("share of the Oracle's trials saved", saved)
 
 
 def _saved(summary: Summary) -> Iterator[str]:
@@ -90,8 +172,8 @@ def _saved(summary: Summary) -> Iterator[str]:
     if theirs["saved_by_schedule"] < 0:
         yield "saves nothing"
         return
-    seconds = theirs["train_seconds"] - theirs["tested_seconds"]
-    yield f"saves {percent(theirs['saved_by_schedule'], 0)} % of the units{_of_time(mine['train_seconds'], seconds)}"
+    time = theirs["train_seconds"] - theirs["tested_seconds"]
+    yield f"saves {percent(theirs['saved_by_schedule'], 0)} % of the units{_of_time(mine['train_seconds'], time)}"
 
 
 def _of_time(mine: float, theirs: float) -> str:

@@ -25,11 +25,14 @@ def mechanism_sentences(summary: Summary) -> Iterator[str]:
     if "grad_spread" not in own:
         return
     found = own["grad_spread"]
+    yield f"Under {summary.schedule}: {ANSWERS[found['direction']]}."
     yield (
-        f"Do gradients narrow as weights are pruned? Under {summary.schedule}: {ANSWERS[found['direction']]}. Their "
-        f"spread over surviving weights goes as the weights remaining to the power {_power(found)}"
-        f"{_end(summary)}.{_too_few(found)}{_longer(summary)}{_representations(own)}{_controls(summary)}"
+        f"Their standard deviation over surviving weights goes as the weights remaining to the power {_power(found)}"
+        f"{_end(summary)}."
     )
+    for said in (_too_few(found), _longer(summary), _representations(own), _controls(summary)):
+        if said:
+            yield said.strip()
 
 
 def _by_measure(slopes: pd.DataFrame) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from silo_analysis.answers.fairness import partial_ranking, unequal_budgets
-from silo_analysis.answers.mechanism_words import missing_spreads
 from silo_analysis.estimates.containment import FEWEST_SEEDS
 from silo_analysis.estimates.oracle import conditioned_oracle, greedy_oracle, is_guided, prefix_of
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
@@ -23,9 +21,7 @@ def notes(summary: Summary) -> tuple[str, ...]:
         *_missing_arms(summary),
         *_missing_seeds(summary),
         *_missing_rows(summary),
-        *partial_ranking(summary),
-        *missing_spreads(summary),
-        *unequal_budgets(summary),
+        *_partial_ranking(summary),
         *_weak_tests(summary),
     )
 
@@ -134,8 +130,20 @@ def _weak_tests(summary: Summary) -> Iterator[str]:
     edges = summary.cycles["unbounded_low"].fillna(False) | summary.cycles["unbounded_high"].fillna(False)
     if edge := int(edges.sum()):
         yield f"In {plural(edge, 'cycle')} the best rate is an edge of the Oracle's grid: no end is seen there."
-    tested = summary.cycles[summary.cycles["verdict"] != "not tested"]
-    if len(tested) and not tested["controls"].notna().any():
-        yield "No control (a constant or linear peak) is tested: no cycle can be informative."
-    elif len(tested) and not tested["informative"].any():
-        yield "No cycle is informative: no control was outside, so being inside says nothing here."
+
+
+def _partial_ranking(summary: Summary) -> Iterator[str]:
+    """Seeds and arms that the ranking lacks."""
+    table, seeds = summary.ranking, summary.seeds
+    ranked = table[table["rank"].notna()]
+    if not len(table) or not seeds:
+        return
+    if not len(ranked):
+        yield "No seed has every cycle of the arms that are to be compared: no ranking."
+        return
+    n = int(ranked["n_seeds"].max())
+    if n < len(seeds):
+        short = ", ".join(ranked.loc[ranked["own_seeds"] < len(seeds), "arm"])
+        yield f"The ranking is over {n} of {plural(len(seeds), 'seed')}: {short} did not end every cycle in the others."
+    if left := ", ".join(table.loc[table["rank"].isna(), "arm"]):
+        yield f"The ranking leaves out {left}, which ended every cycle in too few seeds."

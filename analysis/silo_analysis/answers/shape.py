@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from silo_analysis.answers.answer import Answer, absent, cycles_of, joined, number
 from silo_analysis.answers.baselines import bare, parts
-from silo_analysis.answers.question import Question, absent, joined
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE, outcome
 from silo_analysis.estimates.oracle import controls, describe
@@ -48,20 +48,28 @@ class Control:
     constants: str
 
 
-def ask(summary: Summary) -> Question:
+def ask(summary: Summary) -> Answer:
     """The paired differences of `against`, tested over the controls alone, and whether their verdicts differ."""
     title = "Does the S matter?"
     if (why := _no_s(summary)) is not None:
-        return Question(ID, title, missing=why, figure="controls")
+        return Answer(ID, title, missing=why, figure="controls")
     found = alike(summary)
     data = compared(summary, found)
     missing = _missing(found, data)
     if not data["difference"].notna().any():
-        return Question(ID, title, missing=missing, figure="controls", data=data)
-    conclusion = _conclusion(summary, data)
-    answer = (conclusion, *_each(data), *_corrected(data), *_verdicts(summary, found), _of_these(summary))
-    short = f"{conclusion[0].lower()}{conclusion[1:]}".removesuffix(".")
-    return Question(ID, title, answer, short, "controls", _table(data), data, missing)
+        return Answer(ID, title, missing=missing, figure="controls", data=data)
+    details = (*_each(data), *_corrected(data), *_verdicts(summary, found), _of_these(summary))
+    numbers = tuple(
+        number(
+            f"S {MINUS} {row['role']} (p after Holm)",
+            *(row[x] for x in ("difference", "low", "high", "n_seeds", "p_holm")),
+        )
+        for row in data[data["difference"].notna()].to_dict("records")
+    )
+    return Answer(
+        ID, title, _conclusion(summary, data), details, numbers, cycles_of(summary.against), "controls", _table(data),
+        data, missing,
+    )  # fmt: skip
 
 
 # --- which controls ---

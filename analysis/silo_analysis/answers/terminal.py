@@ -6,22 +6,21 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from silo_analysis.answers.cells import interval_text, width_text
-from silo_analysis.answers.headline import headline
 from silo_analysis.answers.missing import notes
 from silo_analysis.estimates.tuning import PILOT, fragment
 from silo_tune.formats import percent, points, rate
 
 if TYPE_CHECKING:
-    from silo_analysis.answers.question import Question
+    from silo_analysis.answers.answer import Answer
     from silo_analysis.estimates.summary import Summary
 
 
-def summary_lines(summary: Summary, answers: Sequence[Question] = ()) -> list[str]:
-    """A plain-text table per cycle, the answers in one line each, the headline beside them, and what is missing.
+def summary_lines(summary: Summary, answers: Sequence[Answer]) -> list[str]:
+    """A plain-text table per cycle, the answers in one line each, and what is missing.
 
     Args:
         summary: of the run.
-        answers: of `questions.questions`; what they say in full is not said again.
+        answers: of `silo_analysis.answers.answers_of`.
     """
     header = (
         "cycle",
@@ -48,17 +47,14 @@ def summary_lines(summary: Summary, answers: Sequence[Question] = ()) -> list[st
     ]
     legend = "regret (cycle regret) and gap (chain gap) in points on test, means over seeds; * informative cycle"
     table = [*_aligned([header, *body]), legend] if body else []
-    said = {sentence for question in answers for sentence in question.answer}
-    rest = [sentence for sentence in headline(summary) if sentence not in said]
-    missing = [f"Note: {note}" for note in notes(summary)]
-    return [*table, *map(answer_line, answers), *rest, *_fragments(summary), *missing]
+    partly = [answer.missing for answer in answers if answer.verdict and answer.missing]
+    missing = [f"Note: {note}" for note in (*partly, *notes(summary))]
+    return [*table, *map(answer_line, answers), *_fragments(summary), *missing]
 
 
-def answer_line(question: Question) -> str:
+def answer_line(answer: Answer) -> str:
     """The question with its answer in one line, or with what is missing."""
-    if question.short:
-        return f"{question.title} {question.short[0].upper()}{question.short[1:]}."
-    return f"{question.title} Not answered: {question.missing}"
+    return f"{answer.question} {answer.verdict or f'Not answered: {answer.missing}'}"
 
 
 def _fragments(summary: Summary) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from silo_analysis.answers.headline import headline
+from silo_analysis.answers.answer import Answer
 from silo_analysis.answers.missing import notes
 from silo_analysis.answers.shape import controls_shown
 from silo_analysis.answers.table_files import to_markdown
@@ -25,6 +25,10 @@ NO_MEAN = (
     "Every row is a study of its own, with its own tolerance and noise. No mean over rows is shown: their number is "
     "that of the networks that somebody chose, and an interval over them would say nothing of others."
 )
+
+
+# A group, its summary and its answers.
+Judged = tuple[Group, Summary, tuple[Answer, ...]]
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ class Row:
     against: Mapping[str, Estimate]
 
 
-def overview(found: Sequence[tuple[Group, Summary]]) -> dict[str, bytes]:
+def overview(found: Sequence[Judged]) -> dict[str, bytes]:
     """report.html, overview.csv and overview.md of several groups, whose own reports are in GROUP/report/."""
-    rows = [row_of(group, summary) for group, summary in found]
+    rows = [row_of(group, summary) for group, summary, _ in found]
     return {
         "report.html": _page(rows, found).encode(),
         "overview.csv": overview_frame(rows).to_csv(index=False, lineterminator="\n").encode(),
@@ -66,9 +70,9 @@ def overview(found: Sequence[tuple[Group, Summary]]) -> dict[str, bytes]:
     }
 
 
-def overview_lines(found: Sequence[tuple[Group, Summary]]) -> list[str]:
+def overview_lines(found: Sequence[Judged]) -> list[str]:
     """The table for a terminal."""
-    rows = [row_of(group, summary) for group, summary in found]
+    rows = [row_of(group, summary) for group, summary, _ in found]
     return [*_tables(rows), _legend(rows)]
 
 
@@ -202,7 +206,7 @@ def _tables(rows: Sequence[Row]) -> Iterator[str]:
             yield from (*to_markdown(table).splitlines(), "")
 
 
-def _page(rows: Sequence[Row], found: Sequence[tuple[Group, Summary]]) -> str:
+def _page(rows: Sequence[Row], found: Sequence[Judged]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("silo_analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -214,7 +218,7 @@ def _page(rows: Sequence[Row], found: Sequence[tuple[Group, Summary]]) -> str:
         legend=_legend(rows),
         no_mean=NO_MEAN,
         groups=[
-            {"name": group.name, "runs": ", ".join(group.runs), "headline": headline(summary), "notes": notes(summary)}
-            for group, summary in found
+            {"name": group.name, "runs": ", ".join(group.runs), "answers": answers, "notes": notes(summary)}
+            for group, summary, answers in found
         ],
     )

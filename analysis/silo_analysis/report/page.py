@@ -13,12 +13,12 @@ import pandas as pd
 import tomli_w
 from markupsafe import Markup
 
-from silo_analysis.answers import questions
+from silo_analysis.answers import answers_of
+from silo_analysis.answers.answer import Answer
 from silo_analysis.answers.curve import Fitted, fit_of
+from silo_analysis.answers.effort import savings_sentence, seed_list
 from silo_analysis.answers.facts import facts
-from silo_analysis.answers.headline import headline
 from silo_analysis.answers.missing import notes
-from silo_analysis.answers.question import Question
 from silo_analysis.answers.table_files import csv_bytes, to_latex, to_markdown
 from silo_analysis.answers.text_tables import (
     Table,
@@ -26,13 +26,11 @@ from silo_analysis.answers.text_tables import (
     cost_table,
     cycle_table,
     distances_table,
-    oracles_table,
     regret_table,
     search_table,
     trouble_table,
     verdict_table,
 )
-from silo_analysis.answers.tuning_words import savings_sentence, seed_list, tuning_sentence
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.estimates.tuning import PILOT, at_edge, fragment, ordinary, points_table
@@ -59,24 +57,26 @@ def render(
         searches: arm → its pilot or tune search.
     """
     summary, fit = summarise(frame, study, searches), fit_of(frame, study)
-    return render_summary(summary, questions(summary, fit), fit, frame, ledger)
+    return render_summary(summary, answers_of(summary, fit), fit, frame, ledger)
 
 
 def render_summary(
-    summary: Summary, asked: tuple[Question, ...], fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]
+    summary: Summary, answers: tuple[Answer, ...], fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The same, of a summary, answers and fitted curves that are there already."""
     figures = save_figures(ordinary(frame), summary, None if isinstance(fit, str) else fit)
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
     files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in tables(summary).items()}
-    files |= {f"tables/answer-{question.id}.csv": csv_bytes(question.data) for question in asked if question.answer}
-    shown = text_tables(summary) | {f"answer-{q.id}": q.table for q in asked if q.table is not None}
+    files |= {f"tables/answer-{answer.id}.csv": csv_bytes(answer.data) for answer in answers if answer.verdict}
+    shown = text_tables(summary) | {
+        f"answer-{answer.id}": answer.table for answer in answers if answer.table is not None
+    }
     for name, table in shown.items():
         if table.rows:
             files |= {f"tables/{name}.md": to_markdown(table).encode(), f"tables/{name}.tex": to_latex(table).encode()}
     return {
         "report.html": _page(
-            summary, asked, ledger, facts(summary, frame, ledger), figures, shown, sorted(files)
+            summary, answers, ledger, facts(summary, frame, ledger), figures, shown, sorted(files)
         ).encode(),
         **files,
     }
@@ -87,7 +87,6 @@ def text_tables(summary: Summary) -> dict[str, Table]:
     return {
         "cycles": cycle_table(summary),
         "verdicts": verdict_table(summary),
-        "oracles-compared": oracles_table(summary),
         "oracles-apart": distances_table(summary),
         "regret": regret_table(summary),
         **{f"search-{arm}": search_table(search, _MOST_POINTS) for arm, search in summary.searches.items()},
@@ -124,7 +123,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
 
 def _page(
     summary: Summary,
-    asked: tuple[Question, ...],
+    answers: tuple[Answer, ...],
     ledger: Mapping[str, Any],
     told: list[tuple[str, str]],
     figures: Mapping[str, Mapping[str, bytes]],
@@ -137,24 +136,25 @@ def _page(
     )  # fmt: skip
     study, troubles = summary.study, shown["diverged-and-failed"]
     searches = [_search(search, summary, figures, shown) for search in summary.searches.values()]
-    drawn = {name: _figure(name, kinds, summary) for name, kinds in figures.items() if name in CAPTIONS}
-    said = {sentence for question in asked for sentence in question.answer}
+    verdicts = {answer.figure: answer.verdict for answer in answers}
+    drawn = {
+        name: _drawn(name, kinds, *CAPTIONS[name], verdicts.get(name, ""))
+        for name, kinds in figures.items()
+        if name in CAPTIONS
+    }
     body = environment.get_template("report.html.j2").render(
         study=study,
         summary=summary,
-        questions=asked,
+        answers=answers,
         drawn=drawn,
-        figures=[figure for name, figure in drawn.items() if name not in {question.figure for question in asked}],
+        figures=[figure for name, figure in drawn.items() if name not in verdicts],
         notes=notes(summary),
-        others=[sentence for sentence in headline(summary) if sentence not in said],
         cycles=shown["cycles"],
         verdicts=shown["verdicts"],
         regrets=shown["regret"],
-        oracles=shown["oracles-compared"],
         distances=shown["oracles-apart"],
         pilots=[found for found in searches if found["kind"] == PILOT],
         tunes=[found for found in searches if found["kind"] != PILOT],
-        tuning=tuning_sentence(summary),
         cost=shown["cost"],
         troubles=replace(troubles, rows=troubles.rows[:_MOST_TROUBLES]),
         more_troubles=max(0, len(troubles.rows) - _MOST_TROUBLES),
@@ -282,19 +282,13 @@ SEARCH_CAPTIONS = {
 }  # fmt: skip
 
 
-def _figure(name: str, kinds: Mapping[str, bytes], summary: Summary) -> dict[str, Any]:
-    first = headline(summary)[:1] if name == "max-lr" else ()
-    extra = f" {first[0]}" if first else ""
-    return _drawn(name, kinds, *CAPTIONS[name], extra)
-
-
 def _drawn(name: str, kinds: Mapping[str, bytes], title: str, caption: str, extra: str = "") -> dict[str, Any]:
     """What the macro `drawing` shows: kinds is what `save_figures` made of the figure."""
     return {
         "name": name,
         "title": title,
         "caption": caption,
-        "svg": Markup(inline_svg(kinds["svg"].decode(), name, f"{title}. {caption}{extra}")),
+        "svg": Markup(inline_svg(kinds["svg"].decode(), name, f"{title}. {caption} {extra}".strip())),
         "csv": csv_link(kinds["csv"]) if "csv" in kinds else None,
         "kinds": list(kinds),
     }

@@ -1,12 +1,13 @@
-"""Sentences about searches: who was tuned, and what sharing and stopping saved."""
+"""Did every schedule arm get the same effort: pilot chains for its constants, and steps of training?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from silo_analysis.answers.answer import Answer, number, sentence
 from silo_analysis.estimates.tuning import PILOT, Savings
-from silo_tune.formats import percent, plural
+from silo_tune.formats import known, percent, plural
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary
@@ -17,6 +18,30 @@ STANDINGS = {
     "equal": "equally tuned",
     "unequal": "not equally tuned",
 }
+
+
+ID = "effort"
+
+
+def ask(summary: Summary) -> Answer:
+    """Equal tuning and equal budgets: what a comparison of arms may rest on."""
+    unequal = tuple(unequal_budgets(summary))
+    matched = tuple(equal_budgets(summary))
+    budgets = ["not a matched budget"] if unequal else ["equal budgets"] if matched else []
+    numbers = [number(f"pilot chains of {arm}", count) for arm, count in summary.tuning.chains.items()]
+    numbers += [
+        number(f"steps of {row['arm']} ÷ steps of {summary.schedule}", row["ratio"])
+        for row in summary.budgets.to_dict("records")
+        if known(row["ratio"])
+    ]
+    return Answer(
+        ID,
+        "Did every schedule arm get the same effort?",
+        sentence("; ".join([STANDINGS[summary.tuning.standing], *budgets])),
+        (tuning_sentence(summary), *tuned_sentences(summary), *matched, *unequal),
+        tuple(numbers),
+        data=summary.budgets,
+    )
 
 
 def tuning_sentence(summary: Summary) -> str:
@@ -80,3 +105,22 @@ def savings_sentence(found: Savings) -> str:
     return (
         f"{total}: {parts}. Sharing and stopping saved {percent((found.shared + found.stopped) / found.planned, 0)} %."
     )
+
+
+def equal_budgets(summary: Summary) -> Iterator[str]:
+    """All schedule arms trained equally long; nothing where one did not, or where there is one arm alone."""
+    table = summary.budgets
+    if len(table) > 1 and table["matched"].notna().all() and table["matched"].all():
+        yield f"Equal budgets: all {len(table)} schedule arms trained the same number of steps per cycle."
+
+
+def unequal_budgets(summary: Summary) -> Iterator[str]:
+    """Arms that trained longer or shorter than the judged schedule, by their share of its steps."""
+    table = summary.budgets
+    for ratio, rows in table[~table["matched"].fillna(True)].groupby(table["ratio"].round(2), sort=True):
+        share = float(str(ratio))
+        if share == 1:
+            told = f"about as many steps as {summary.schedule}, but not the same in every cycle"
+        else:
+            told = f"{share:.2f} times the steps of {summary.schedule} per cycle"
+        yield f"{', '.join(rows['arm'])} trained {told}: not a matched budget."

@@ -1,0 +1,100 @@
+"""What an answer is: plain data, without HTML. The terminal, the page and the files are renderings of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from silo_analysis.answers.text_tables import Table
+from silo_analysis.estimates.summary import Summary
+from silo_tune.formats import known
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of an answer, with its interval where it has one.
+
+    Attributes:
+        name: what it is of.
+        value: as it is; accuracies, their differences and shares are in [0, 1].
+        low, high: ends of its 95 % interval; None without one.
+        seeds: that it rests on; None where it is a count.
+        p: of its test, corrected where `name` says so; None without one.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    seeds: int | None = None
+    p: float | None = None
+
+
+def number(name: str, value: Any, low: Any = None, high: Any = None, seeds: Any = None, p: Any = None) -> Number:
+    """A `Number` of cells that may be null."""
+    mid, least, most, p_ = (float(cell) if known(cell) else None for cell in (value, low, high, p))
+    return Number(name, mid, least, most, int(seeds) if known(seeds) else None, p_)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question that a run is asked, and its answer.
+
+    Attributes:
+        id: permanent, for links.
+        question: in words.
+        verdict: the answer in one sentence; "" where the run cannot answer.
+        details: sentences, each with its numbers, that say more than the verdict.
+        numbers: those that the verdict rests on.
+        cycles: that the answer is about.
+        figure: name of a figure of `figures.save_figures`, whether or not the run has it; no two answers share one.
+        table: the numbers as text.
+        data: the same as numbers, for CSV: accuracies and their differences in [0, 1].
+        missing: what the run lacks for an answer, or for a part of it, and what to add; None where nothing is.
+    """
+
+    id: str
+    question: str
+    verdict: str = ""
+    details: tuple[str, ...] = ()
+    numbers: tuple[Number, ...] = ()
+    cycles: tuple[int, ...] = ()
+    figure: str | None = None
+    table: Table | None = None
+    data: pd.DataFrame = field(default_factory=pd.DataFrame)
+    missing: str | None = None
+
+
+def cycles_of(data: pd.DataFrame) -> tuple[int, ...]:
+    """The cycles in a table, sorted."""
+    return tuple(sorted({int(cycle) for cycle in data["cycle"].dropna()}))
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def absent(summary: Summary) -> str | None:
+    """Why nothing can be asked of this run's schedule at all, or None."""
+    name = summary.schedule
+    if name not in summary.study.arms:
+        return f"The study has no arm {name!r} to judge: add one, or name another in report.schedule."
+    if not (summary.arms["arm"] == name).any():
+        return f"{name} has no results yet: let the run go on."
+    return None
+
+
+def oracle_to_add(schedule: str) -> str:
+    """The words for "add an Oracle"."""
+    return (
+        f'Add an arm with mode = "oracle", prefix = "arm:{schedule}" (or "own", the greedy one) and a grid of rates, '
+        "for example grid = { low = 0.01, high = 1.0, points = 9 }."
+    )
+
+
+def joined(parts: list[str], last: str = "and") -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}" if parts else ""
