@@ -16,7 +16,7 @@ from silo_analysis.figures import draw_figures
 from silo_analysis.report.page import tables
 from silo_tune.results.table import make_table
 from silo_tune.study.model import Study
-from tests.analysis.asking import asked, said_missing
+from tests.analysis.asking import said_missing, said_of
 from tests.analysis.builder import ARMS, diverged, make_frame, make_study
 
 SCHEDULES = {name: ARMS[name] for name in ("silo", "low", "ramp")}
@@ -51,7 +51,7 @@ def without(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 
 def mechanism_line(summary: Summary) -> str:
-    return " ".join(asked(summary)["gradients"].details)
+    return said_of(summary, "gradients")
 
 
 # --- numbers ---
@@ -152,13 +152,13 @@ def test_too_few_cycles_are_said() -> None:
     [
         (
             [0.4, 0.5, 0.6],
-            "Under silo: yes. Their standard deviation over surviving weights goes as the weights remaining to the",
+            "Under silo their standard deviation over surviving weights goes as the weights remaining to the",
         ),
         ([0.4, 0.5, 0.6], "power 0.50 (95 % paired t interval 0.25 to 0.75, 3 seeds); at cycle 3, with 51.2 %"),
         ([0.4, 0.5, 0.6], "it is 0.72 times that of the dense network"),
-        ([-0.4, -0.5, -0.6], "Under silo: no, they widen."),
-        ([-0.4, 0.1, 0.6], "Under silo: not settled."),
-        ([0.5, 0.5], "not settled. Their standard deviation"),
+        ([-0.4, -0.5, -0.6], "No, they widen (power −0.5"),
+        ([-0.4, 0.1, 0.6], "Not settled (power 0.1"),
+        ([0.5, 0.5], "Not settled (power 0.5"),
         ([0.5, 0.5], "It takes at least 3 seeds to settle it."),
         ([0.5], "power 0.50 (1 seed, so no interval)"),
     ],

@@ -162,9 +162,9 @@ def test_how_sure_and_how_many_seeds_it_lacks() -> None:
     inside = whole()["inside"]
     assert "is inside in 3 of 4 informative cycles" in said(inside)
     p = inside.data.loc[inside.data["verdict"] == "inside", "p_inside_holm"]
-    assert f"2 of 7 inside stand (p {p.min():.3f} to {p.max():.3f})" in said(inside)
+    assert f"2 of 7 inside (p {p.min():.3f} to {p.max():.3f})" in said(inside)
     assert (p < 0.05).sum() == 2
-    assert re.search(r"Undetermined in cycle 6\..* in all would settle it.* cycle 6: \d+ to ", said(inside))
+    assert re.search(r"Undetermined in cycle 6\. Seeds needed in all .*: cycle 6: \d+ to ", said(inside))
     assert inside.verdict == "Inside in 3 of 4 informative cycles, undetermined in 1 of 8."
     open_ = inside.data[inside.data["verdict"] == "undetermined"]
     assert open_["needed_low"].notna().tolist() == [True]
@@ -191,7 +191,7 @@ def test_losses_are_never_mixed_and_the_saving_is_in_units_and_time() -> None:
         "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret",
     ]  # fmt: skip
     assert loses.data["oracle"].tolist() == ["oracle", "oracle-at-silo", "oracle-at-silo"]
-    assert "saves 84 % of the units, 84 % of the time" in loses.verdict
+    assert "saves 84 % of the trials, 84 % of the time" in loses.verdict
     study = make_study()
     summary = summarise(make_frame(study), study)
     own = summary.crossfit[summary.crossfit["oracle"] == "oracle-at-silo"]
@@ -206,9 +206,9 @@ def test_better_worse_and_equivalent_are_told_apart() -> None:
     arms = without_oracles(twin={"mode": "schedule", "schedule": {"name": "silo", "eps": 0.03, "delta": 0.04}})
     found = run(ladder, arms)["baselines"]
     text = said(found)
-    assert re.search(r"better than low \(\+[67]\.\d\d points, \+\d\.\d\d to \+\d\.\d\d\)", text)
-    assert re.search(r"worse than high \(−\d\.\d\d points", text)
-    assert "twin (0.00 points, 0.00 to 0.00)" in text.split("equivalent to ")[1].split(" within 0.50 points")[0]
+    assert re.search(r"better than low \(\+[67]\.\d\d pp, \+\d\.\d\d to \+\d\.\d\d\)", text)
+    assert re.search(r"worse than high \(−\d\.\d\d pp", text)
+    assert "twin (0.00 pp, 0.00 to 0.00)" in text.split("equivalent to ")[1].split(" within 0.50 pp")[0]
     assert "Holm over 4 arms" in text
     assert "above 0 silo is better" in text
     outcomes = {row[0]: row[3] for row in found.table.rows} if found.table else {}
@@ -220,15 +220,15 @@ def test_a_shown_difference_that_is_small_is_said_to_be_small() -> None:
         return 0.9 + 0.003 * (max_lr - 0.03) / 0.04
 
     small, large = (run(law, without_oracles())["baselines"] for law in (gentle, ladder))
-    assert small.verdict.startswith("Better than 1, equivalent to 2 of 3 arms, all within 0.50 points; ")
-    assert "within 0.50 points all the same (TOST, Holm): low." in said(small)
+    assert small.verdict.startswith("Better than 1, equivalent to 2 of 3 arms, all within 0.50 pp; ")
+    assert "within the equivalence margin of 0.50 pp (TOST, Holm): low." in said(small)
     assert "all within" not in large.verdict
-    assert "all the same" not in said(large)
+    assert "equivalence margin" not in said(large)
 
 
 def test_the_largest_difference_is_named_with_its_sparsity() -> None:
     text = said(whole()["baselines"])
-    assert "the largest is at 16.8 % of the weights (cycle 8), +1.57 points" in text
+    assert "the largest is at 16.8 % of the weights (cycle 8), +1.57 pp" in text
     assert "Holm over 24 pairs of arm and cycle" in text
 
 
@@ -243,7 +243,7 @@ def test_a_rank_is_never_shown_without_its_interval() -> None:
 def test_of_many_arms_only_some_are_named() -> None:
     text = said(of_case("many-arms")["baselines"])
     overall = text.split(". ")[0]
-    assert overall.count(" points, ") <= len(("better", "worse", "equivalent", "undetermined")) * MOST_NAMED
+    assert overall.count(" pp, ") <= len(("better", "worse", "equivalent", "undetermined")) * MOST_NAMED
     assert re.search(r"and \d+ more", overall)
 
 
@@ -294,7 +294,7 @@ def test_the_s_matters_where_only_the_s_does_well() -> None:
 def test_it_does_not_where_a_control_is_equivalent() -> None:
     shape = run(lambda cycle, max_lr: 0.9, SCHEDULES)["shape"]
     assert shape.verdict.startswith("No, not beyond the tolerance: ")
-    assert "are within 0.50 points of it (TOST, Holm)" in shape.verdict
+    assert "are within 0.50 pp of it (TOST, Holm)" in shape.verdict
 
 
 def test_it_does_not_where_a_control_does_better() -> None:
@@ -306,7 +306,7 @@ def test_it_does_not_where_a_control_does_better() -> None:
 def test_it_does_harm_where_every_control_does_better() -> None:
     shape = run(lambda cycle, max_lr: 1.6 - rise(cycle, max_lr), SCHEDULES)["shape"]
     assert shape.data["outcome"].tolist() == ["worse", "worse", "worse"]
-    assert shape.verdict.startswith("It does harm: the constant at ε + δ (high), ")
+    assert shape.verdict.startswith("Significantly worse: the constant at ε + δ (high), ")
 
 
 def test_p_values_say_over_what_they_are_corrected() -> None:

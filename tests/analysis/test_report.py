@@ -143,7 +143,7 @@ def test_facts_count_units_rows_and_time() -> None:
     frame, study = CASES["one-seed"]()
     own = frame.drop_duplicates("key")
     said = dict(facts(summarise(frame, study), frame, LEDGER))
-    assert said["Units"] == f"{len(own)} distinct, in {len(frame)} rows"
+    assert said["Trials"] == f"{len(own)} distinct, in {len(frame)} rows"
     total = own["train_seconds"].sum()
     assert said["Training time"].startswith(f"{total / 60:.1f} min")
     assert said["Environment"] == "python 3.11.2, torch 2.6.0"
@@ -183,7 +183,7 @@ def test_the_duration_is_that_of_the_drivers_or_is_not_told(ledger: dict[str, An
 def test_facts_of_nothing_are_dashes() -> None:
     frame, study = CASES["no-rows"]()
     said = dict(facts(summarise(frame, study), frame, {}))
-    assert said["Units"] == "0 distinct, in 0 rows"
+    assert said["Trials"] == "0 distinct, in 0 rows"
     assert said["Training time"] == "–"
     assert "Environment" not in said
     assert "Trained by" not in said

@@ -321,7 +321,7 @@ def test_savings_by_hand() -> None:
     assert found.shared == 32 - 4 - 16
     assert (found.failed, found.missing) == (0, 0)
     assert savings_sentence(found) == (
-        "16 distinct units trained against 32 (points × cycles × seeds): 12 shared between chains; "
+        "16 distinct trials trained against 32 (points × cycles × seeds): 12 shared between chains; "
         "4 not needed after a point was stopped. Sharing and stopping saved 50 %."
     )
 
@@ -347,7 +347,7 @@ def test_the_page_has_a_section_per_kind() -> None:
     for words in (
         'id="pilots"', 'id="tuned"', "[arms.curve-best]",
         "Objective: mean validation accuracy over cycles 2, 3 and seeds 0, 1.",
-        "Not equally tuned: silo, flat got 6 pilot chains each", "16 distinct units trained against 32",
+        "Not equally tuned: silo, flat got 6 pilot chains each", "16 distinct trials trained against 32",
     ):  # fmt: skip
         assert words in text
     for kind in ("importance", "slices", "contours"):

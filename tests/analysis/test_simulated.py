@@ -150,7 +150,7 @@ def test_t_intervals_cover_what_they_claim(seeds: int, noise: float) -> None:
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_t_intervals_cover_with_counts_of_few_images(seeds: int) -> None:
-    # Accuracies of two arms on 360 images each: steps of 0.28 points, and not normal.
+    # Accuracies of two arms on 360 images each: steps of 0.28 pp, and not normal.
     runs, rng = 2000, np.random.default_rng(seeds)
     gaps = (rng.binomial(360, 0.97, (runs, seeds)) - rng.binomial(360, 0.95, (runs, seeds))) / 360
     found = [paired_interval(gap) for gap in gaps]

@@ -115,7 +115,7 @@ def test_answers_say_where_their_numbers_come_from(full: Summary) -> None:
     assert "oracle-at-silo (conditioned on silo)" in loses
     assert "oracle (greedy)" in loses
     assert "95 % paired t interval" in loses
-    assert "45 units" in loses
+    assert "45 trials" in loses
     assert "Equal budgets: all 4 schedule arms" in effort
     assert effort.startswith("Not equally tuned")
     assert notes(full) == ()
@@ -150,7 +150,7 @@ def test_no_run_is_too_bare(case: str) -> None:
         ("one-point-grid", "In 3 cycles the best rate is an edge"),
         ("everything-failed", "30 rows failed"),
         ("high-rates-diverge", "30 rows diverged"),
-        ("two-kinds-of-device", "Units of seed 1 were trained on several kinds of device (EPYC (AVX512); Xeon (AVX2))"),
+        ("two-kinds-of-device", "Trials of seed 1 were trained on several kinds of device (EPYC (AVX512); "),
     ],
 )
 def test_what_is_missing_is_said(case: str, said: str) -> None:

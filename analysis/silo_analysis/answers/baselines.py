@@ -77,7 +77,7 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
     small = within_tolerance(rows[rows["outcome"].isin(["better", "worse"])])
     if len(small):
         yield (
-            f"Shown, and shown to be within {points(summary.tolerance, signed=False)} points all the same "
+            f"Significant but within the equivalence margin of {points(summary.tolerance, signed=False)} pp "
             f"(TOST, Holm): {joined(list(small['arm']))}."
         )
 
@@ -91,14 +91,14 @@ def _group(summary: Summary, rows: pd.DataFrame, outcome: str) -> str:
     ordered = rows.assign(size=rows["difference"].abs()).sort_values("size", ascending=False, kind="stable")
     named = [f"{row['arm']} ({bare(row)})" for row in ordered.head(MOST_NAMED).to_dict("records")]
     more = len(rows) - len(named)
-    within = f" within {points(summary.tolerance, signed=False)} points" if outcome == "equivalent" else ""
+    within = f" within {points(summary.tolerance, signed=False)} pp" if outcome == "equivalent" else ""
     return f"{OUTCOMES[outcome]} {joined([*named, *([f'{more} more'] if more else [])])}{within}"
 
 
 def bare(row: Any) -> str:
-    """ "+1.20 points, +0.90 to +1.50"."""
+    """ "+1.20 pp, +0.90 to +1.50"."""
     ends = f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else "1 seed, no interval"
-    return f"{points(row['difference'])} points, {ends}"
+    return f"{points(row['difference'])} pp, {ends}"
 
 
 def _by_cycle(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
@@ -137,8 +137,8 @@ def _ranks(summary: Summary) -> Iterator[str]:
     said = "; ".join(f"{row['arm']} {rank_text(row)}" for arm in places for row in _records(table, arm))
     may = int((table["rank_best"] == 1).sum())
     yield (
-        f"Rank among {len(table)} arms, greedy Oracles included, in brackets the ranks that all pairwise tests at once "
-        f"leave open ({plural(int(own['n_seeds'].iloc[0]), 'seed')}, 95 %): {said}; {may} of the arms may be the first."
+        f"Rank among {len(table)} arms, greedy Oracles included, in brackets its simultaneous 95 % confidence set "
+        f"({plural(int(own['n_seeds'].iloc[0]), 'seed')}): {said}; {may} of the arms may be the first."
     )
 
 
@@ -171,7 +171,7 @@ def _verdict(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> s
     row = largest(rows)
     # A difference that is shown may still be too small to matter, and one line must not hide that.
     small = len(within_tolerance(rows)) == len(rows) and bool((rows["outcome"] != "equivalent").any())
-    within = f", all within {points(summary.tolerance, signed=False)} points" if small else ""
+    within = f", all within {points(summary.tolerance, signed=False)} pp" if small else ""
     return f"{', '.join(counts)} of {plural(len(rows), 'arm')}{within}; largest {bare(row)}, against {row['arm']}"
 
 
@@ -182,7 +182,7 @@ def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> 
     told = f"{summary.schedule} is"
     head = (
         "Schedule − arm, on test",
-        "Points",
+        "Difference, pp",
         "95 % interval",
         told,
         "Holm p",

@@ -91,7 +91,7 @@ def seed_list(seeds: Any) -> str:
 
 
 def savings_sentence(found: Savings) -> str:
-    """Units that a search trained, against points × cycles × seeds."""
+    """Trials that a search trained, against points × cycles × seeds."""
     rest = (
         (found.shared, "shared between chains"),
         (found.stopped, "not needed after a point was stopped"),
@@ -99,7 +99,7 @@ def savings_sentence(found: Savings) -> str:
         (found.missing, "not reached by chains that ended early, or still to come"),
     )
     parts = "; ".join(f"{count} {why}" for count, why in rest if count)
-    total = f"{found.trained} distinct units trained against {found.planned} (points × cycles × seeds)"
+    total = f"{found.trained} distinct trials trained against {found.planned} (points × cycles × seeds)"
     if not found.planned or not parts:
         return f"{total}."
     return (

@@ -30,7 +30,7 @@ def _what_was_run(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str
         ("Judged schedule", summary.schedule),
         ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
         ("Seeds", _seeds(summary.seeds)),
-        ("Tolerance", f"{points(summary.tolerance, signed=False)} points"),
+        ("Tolerance", f"{points(summary.tolerance, signed=False)} pp"),
         ("Model and data", f"{study.model.title}, {study.data.title}"),
         ("Validation images", str(summary.n_val) if summary.n_val else DASH),
         ("Tuning", STANDINGS[summary.tuning.standing]),
@@ -53,11 +53,11 @@ def _amounts(summary: Summary, frame: pd.DataFrame) -> list[tuple[str, str]]:
     """How much was trained, on what, and for how long."""
     whole = summary.cost[summary.cost["arm"] == STUDY]
     times = frame.loc[~frame["key"].duplicated(), "train_seconds"].dropna()
-    took = f"{seconds(times.sum())}, added up over units; the longest {seconds(times.max())}" if len(times) else DASH
+    took = f"{seconds(times.sum())}, added up over trials; the longest {seconds(times.max())}" if len(times) else DASH
     devices = sorted(frame["device"].dropna().unique())
     versions = sorted(frame["version"].dropna().unique())
     return [
-        ("Units", f"{int(whole['units'].sum())} distinct, in {plural(len(frame), 'row')}"),
+        ("Trials", f"{int(whole['units'].sum())} distinct, in {plural(len(frame), 'row')}"),
         ("Training time", took),
         *([("Trained on", ", ".join(devices))] if devices else []),
         *([("Trained by", f"silo-tune {', '.join(versions)}")] if versions else []),

@@ -35,7 +35,7 @@ FAMILY_HEAD = ("curve", "constants", "fitted", "new cycle", "95 % interval", "ne
 
 
 def family_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """One row of text per family, under `FAMILY_HEAD`: its constants, regrets in points, test accuracy."""
+    """One row of text per family, under `FAMILY_HEAD`: its constants, regrets in percentage points, test accuracy."""
     return [_row(fit) for fit in comparison.fits.values()]
 
 
@@ -128,7 +128,7 @@ def _rivals(comparison: Comparison, study: Study) -> Iterator[str]:
             continue
         seed, cycle = comparison.gain(rival), comparison.gain(rival, "new_cycle")
         yield (
-            f"  against {CALLED[rival]}: {verdict}; gain {points(seed.mean)} points on new seeds ({_ends(seed)}), "
+            f"  against {CALLED[rival]}: {verdict}; gain {points(seed.mean)} pp on new seeds ({_ends(seed)}), "
             f"{points(cycle.mean)} on new cycles ({_ends(cycle)}){_small((seed, cycle), study.report.tolerance)}."
         )
 
@@ -137,7 +137,7 @@ def _small(gains: tuple[Estimate, ...], tolerance: float) -> str:
     """Whatever the sign: is the difference surely below the tolerance?"""
     ends = [end for gain in gains for end in (gain.low, gain.high) if end is not None]
     within = ends and max(map(abs, ends)) < tolerance
-    return f"; in any case less than the tolerance of {points(tolerance, signed=False)} points" if within else ""
+    return f"; in any case less than the tolerance of {points(tolerance, signed=False)} pp" if within else ""
 
 
 def _steepness(comparison: Comparison) -> str:
@@ -183,7 +183,7 @@ def _spans(fit: Fit) -> Iterator[str]:
 def limits(comparison: Comparison) -> Iterator[str]:
     """What the numbers are, and what limits them."""
     yield (
-        "Regret: points on validation below the best rate of each cycle in hindsight; of the fit to everything, on "
+        "Regret: percentage points on validation below the best rate of each cycle in hindsight; of the fit to all, on "
         "each cycle of the fit without it, on each seed of the fit without it. Test: of the fit without the seed."
     )
     yield (

@@ -42,7 +42,7 @@ def _interval(row: Any) -> str:
 
 
 def _table(summary: Summary) -> Table:
-    head = ("Arm", "Spread of", "Power of the weights remaining", "95 % interval", "As weights go", "Seeds")
+    head = ("Arm", "Standard deviation of", "Power of the weights remaining", "95 % interval", "As weights go", "Seeds")
     rows: list[tuple[str, ...]] = [
         (
             row["arm"],
@@ -54,14 +54,14 @@ def _table(summary: Summary) -> Table:
         )
         for row in summary.slopes.to_dict("records")
     ]
-    return Table(head, rows, frozenset({"Spread of", "As weights go"}))
+    return Table(head, rows, frozenset({"Standard deviation of", "As weights go"}))
 
 
 def _missing(summary: Summary) -> str:
     if (why := absent(summary)) is not None:
         return why
-    said = " ".join(missing_spreads(summary)) or f"{summary.schedule} has no spread of gradients."
+    said = " ".join(missing_spreads(summary)) or f"{summary.schedule} has no standard deviation of gradients."
     return (
-        f"{said} Every unit measures its spreads when it ends: it takes {FEWEST_CYCLES} pruned cycles or more and "
+        f"{said} Every trial measures them when it ends: it takes {FEWEST_CYCLES} pruned cycles or more and "
         f"{FEWEST_SEEDS} seeds."
     )

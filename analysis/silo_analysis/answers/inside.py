@@ -49,7 +49,7 @@ def _containment(summary: Summary) -> Iterator[str]:
     yield (
         f"{name} is inside in {inside} of {plural(len(informative), 'informative cycle')} "
         f"(a cycle is informative when a control is outside); over all {len(tested)} tested: {counts}. "
-        f"Interval {_widths(tested)}. Oracle: {oracle}; tolerance {points(summary.tolerance, signed=False)} points."
+        f"Interval {_widths(tested)}. Oracle: {oracle}; tolerance {points(summary.tolerance, signed=False)} pp."
     )
 
 
@@ -94,9 +94,9 @@ def _sure(summary: Summary) -> Iterator[str]:
         p = tested.loc[tested["verdict"] == verdict, f"p_{verdict}_holm"].dropna()
         if len(p):
             stand = int((p < SIGNIFICANCE).sum())
-            parts.append(f"{stand} of {len(p)} {verdict} stand (p {_from_to(p)})")
+            parts.append(f"{stand} of {len(p)} {verdict} (p {_from_to(p)})")
     if parts:
-        yield f"How sure, when all cycles are asked at once (Holm): {'; '.join(parts)}."
+        yield f"Still significant after Holm correction over the cycles: {'; '.join(parts)}."
 
 
 def _from_to(p: pd.Series[float]) -> str:
@@ -111,12 +111,12 @@ def _lacking(summary: Summary) -> Iterator[str]:
         return
     known = open_.dropna(subset=["needed_low"])
     if not len(known):
-        yield f"Undetermined in {cycle_list(open_['cycle'])}; how many seeds it lacks is not known from these."
+        yield f"Undetermined in {cycle_list(open_['cycle'])}; these seeds do not tell how many more are needed."
         return
     each = "; ".join(f"cycle {row['cycle']}: {_seeds(row)}" for row in known.to_dict("records"))
     yield (
-        f"Undetermined in {cycle_list(open_['cycle'])}. Did the differences stay as they are, so many seeds in all "
-        f"would settle it, by the spread against the rate most in the way: {each}."
+        f"Undetermined in {cycle_list(open_['cycle'])}. Seeds needed in all (power analysis against the best rival, at "
+        f"today's differences): {each}."
     )
 
 
@@ -139,7 +139,7 @@ def _verdict(data: pd.DataFrame) -> str:
 def _table(data: pd.DataFrame) -> Table:
     head = (
         "Cycle", "Weights, %", "max_lr", "Point interval", "Decades", "Verdict", "Holm p", "Informative",
-        "Seeds it takes",
+        "Seeds needed",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = [
         (

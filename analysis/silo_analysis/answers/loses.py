@@ -71,7 +71,7 @@ def _regret(summary: Summary) -> Iterator[str]:
         return
     over = "the cycles that each seed has" if own.groupby("seed").size().nunique() > 1 else "cycles"
     yield (
-        f"Cycle regret, mean over {over} on test: {points(estimate.mean)} points ({interval_text(estimate)}); on "
+        f"Cycle regret, mean over {over} on test: {points(estimate.mean)} pp ({interval_text(estimate)}); on "
         f"validation, where the best rate was chosen: {points(per_seed['regret_val'].mean())}. "
         f"Oracle: {describe(summary.study, summary.verdict_oracle)}."
     )
@@ -93,10 +93,10 @@ def _endpoint(summary: Summary) -> Iterator[str]:
     tolerance = points(summary.tolerance, signed=False)
     yes = "equivalent" if end.equivalence.equivalent else "equivalence not shown"
     p_text = p_value(end.equivalence.p) if end.equivalence.p < 0.001 else f"= {p_value(end.equivalence.p)}"
-    test = f"{yes} within {tolerance} points (TOST p {p_text})" if end.estimate.n > 1 else ""
+    test = f"{yes} within {tolerance} pp (TOST p {p_text})" if end.estimate.n > 1 else ""
     yield (
         f"Primary endpoint, chain gap {end.oracle} {MINUS} {end.schedule} on test, mean over cycles "
-        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.mean)} points ({interval_text(end.estimate)})"
+        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.mean)} pp ({interval_text(end.estimate)})"
         + (f"; {test}" if test else "")
         + f".{_needed(end, tolerance)} Oracle: {describe(summary.study, end.oracle)}."
     )
@@ -107,7 +107,7 @@ def _needed(end: Endpoint, tolerance: str) -> str:
         return ""
     low, high = end.needed
     seeds = plural(low, "seed") if low == high else f"{low} to {high} seeds"
-    return f" Were there no gap, about {seeds} in all would resolve {tolerance} points."
+    return f" Were there no gap, about {seeds} in all would resolve {tolerance} pp."
 
 
 def _cost(summary: Summary) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _cost(summary: Summary) -> Iterator[str]:
     pilots = f", {int(mine['pilot_units'])} of them for its pilot" if mine["pilot_units"] else ""
     saved = theirs["saved_by_schedule"]
     yield (
-        f"Cost: {own} used {plural(int(mine['units']), 'unit')}{pilots} ({seconds(mine['train_seconds'])} of "
+        f"Cost: {own} used {plural(int(mine['units']), 'trial')}{pilots} ({seconds(mine['train_seconds'])} of "
         f"training), {oracle} {int(theirs['units'])} ({seconds(theirs['train_seconds'])}){without} "
         f"{theirs['times_schedule']:.1f} times as many: "
         f"{f'{percent(saved, 0)} % are saved' if saved >= 0 else 'nothing is saved'}. "
@@ -136,7 +136,7 @@ def _crossfit(summary: Summary, data: pd.DataFrame) -> Iterator[str]:
         estimate = Estimate(row["n_seeds"], row["difference"], None, *_ends(row))
         yield (
             f"Cross-fitted cycle regret on test, each seed at the rate that is best in the others: "
-            f"{points(estimate.mean)} points ({interval_text(estimate)}); an estimate, not a verdict."
+            f"{points(estimate.mean)} pp ({interval_text(estimate)}); an estimate, not a verdict."
         )
 
 
@@ -146,7 +146,7 @@ def _ends(row: Any) -> tuple[float | None, float | None]:
 
 def _verdict(summary: Summary, data: pd.DataFrame) -> str:
     parts = [
-        f"{row['quantity'].split(' (')[0].lower()} {points(row['difference'])} points ({_interval(row)})"
+        f"{row['quantity'].split(' (')[0].lower()} {points(row['difference'])} pp ({_interval(row)})"
         for row in data.to_dict("records")
         if row["quantity"] != _CROSSFIT
     ]
@@ -173,7 +173,7 @@ def _saved(summary: Summary) -> Iterator[str]:
         yield "saves nothing"
         return
     time = theirs["train_seconds"] - theirs["tested_seconds"]
-    yield f"saves {percent(theirs['saved_by_schedule'], 0)} % of the units{_of_time(mine['train_seconds'], time)}"
+    yield f"saves {percent(theirs['saved_by_schedule'], 0)} % of the trials{_of_time(mine['train_seconds'], time)}"
 
 
 def _of_time(mine: float, theirs: float) -> str:
@@ -191,7 +191,7 @@ def _interval(row: Any) -> str:
 
 
 def _table(summary: Summary, data: pd.DataFrame) -> Table:
-    head = ("Oracle − schedule, on test", "Oracle", "Cycles", "Points", "95 % interval", "Seeds", "TOST p")
+    head = ("Oracle − schedule, on test", "Oracle", "Cycles", "Difference, pp", "95 % interval", "Seeds", "TOST p")
     rows: list[tuple[str, ...]] = [
         (
             row["quantity"],

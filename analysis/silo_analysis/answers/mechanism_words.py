@@ -25,10 +25,9 @@ def mechanism_sentences(summary: Summary) -> Iterator[str]:
     if "grad_spread" not in own:
         return
     found = own["grad_spread"]
-    yield f"Under {summary.schedule}: {ANSWERS[found['direction']]}."
     yield (
-        f"Their standard deviation over surviving weights goes as the weights remaining to the power {_power(found)}"
-        f"{_end(summary)}."
+        f"Under {summary.schedule} their standard deviation over surviving weights goes as the weights remaining to "
+        f"the power {_power(found)}{_end(summary)}."
     )
     for said in (_too_few(found), _longer(summary), _representations(own), _controls(summary)):
         if said:
@@ -104,7 +103,7 @@ def missing_spreads(summary: Summary) -> Iterator[str]:
     if not len(trained) or (summary.slopes["arm"] == summary.schedule).any():
         return
     if not (summary.spreads["arm"] == summary.schedule).any():
-        why = "no spread relative to the dense cycle (made before spreads were measured, or no unit ended well)"
+        why = "no standard deviation relative to the dense cycle (made before it was measured, or no trial ended well)"
     else:
         why = f"no seed with the {FEWEST_CYCLES} pruned cycles that a slope takes"
     yield f"{summary.schedule} has {why}: whether gradients narrow is not answered."

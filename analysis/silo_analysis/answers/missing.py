@@ -97,7 +97,7 @@ def _missing_rows(summary: Summary) -> Iterator[str]:
         kinds = sorted({kind for found in summary.mixed.values() for kind in found})
         mixed = ", ".join(map(str, summary.mixed))
         yield (
-            f"Units of seed{'' if len(summary.mixed) == 1 else 's'} {mixed} were trained on several kinds of device "
+            f"Trials of seed{'' if len(summary.mixed) == 1 else 's'} {mixed} were trained on several kinds of device "
             f"({'; '.join(kinds)}): last bits may differ, and with them what is compared."
         )
     for (seeds, reached), arms in _short_chains(summary).items():
@@ -124,7 +124,7 @@ def _short_chains(summary: Summary) -> dict[tuple[tuple[int, ...], int], list[st
 def _weak_tests(summary: Summary) -> Iterator[str]:
     if summary.n_val and summary.tolerance < 2 / summary.n_val:
         yield (
-            f"The tolerance of {points(summary.tolerance, signed=False)} points is below 2 of {summary.n_val} "
+            f"The tolerance of {points(summary.tolerance, signed=False)} pp is below 2 of {summary.n_val} "
             "validation images: a difference that small is not resolved."
         )
     edges = summary.cycles["unbounded_low"].fillna(False) | summary.cycles["unbounded_high"].fillna(False)

@@ -175,10 +175,10 @@ def _conclusion(summary: Summary, data: pd.DataFrame) -> str:
     rows = data[data["difference"].notna()]
     if not rows["p"].notna().any():
         return f"Too few seeds to tell: a test takes {FEWEST_TOLD_APART}."
-    tolerance = f"{points(summary.tolerance, signed=False)} points"
+    tolerance = f"{points(summary.tolerance, signed=False)} pp"
     lost, within = rows[rows["outcome"] == "worse"], rows[rows["within"]]
     if len(lost):
-        harm = "it does harm" if len(lost) == len(rows) else "no"
+        harm = "significantly worse" if len(lost) == len(rows) else "no"
         return f"{harm.capitalize()}: {_named(lost)} did better than {summary.schedule}."
     if len(within):
         verb = "is" if len(within) == 1 else "are"
@@ -249,7 +249,7 @@ def _table(data: pd.DataFrame) -> Table:
         "Control",
         "Arm",
         "Its max_lr",
-        "S − control, points",
+        "S − control, pp",
         "95 % interval",
         "The S is",
         "Holm p",

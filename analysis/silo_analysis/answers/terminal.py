@@ -45,7 +45,7 @@ def summary_lines(summary: Summary, answers: Sequence[Answer]) -> list[str]:
         )
         for _, row in summary.cycles.iterrows()
     ]
-    legend = "regret (cycle regret) and gap (chain gap) in points on test, means over seeds; * informative cycle"
+    legend = "regret (cycle) and gap (chain) in percentage points (pp) on test, mean over seeds; * informative cycle"
     table = [*_aligned([header, *body]), legend] if body else []
     partly = [answer.missing for answer in answers if answer.verdict and answer.missing]
     missing = [f"Note: {note}" for note in (*partly, *notes(summary))]

@@ -1,4 +1,4 @@
-"""The report's tables as text: numbers in points and percent, a dash where there is none."""
+"""The report's tables as text: numbers in percentage points and percent, a dash where there is none."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cycle_table(summary: Summary) -> Table:
 
 
 def regret_table(summary: Summary) -> Table:
-    """Per cycle: means over seeds with 95 % paired t intervals of regret and gap, in points."""
+    """Per cycle: means over seeds with 95 % paired t intervals of regret and gap, in percentage points."""
     head = (
         "Cycle", "Regret, test", "95 % interval", "Regret, validation", "Cross-fitted, test", "Chain gap, test",
         "95 % interval of the gap", "Seeds of the gap",
@@ -119,10 +119,10 @@ def _verdict_text(row: Any) -> str:
 
 
 def cost_table(summary: Summary) -> Table:
-    """Distinct units and training time per arm."""
+    """Distinct trials and training time per arm."""
     head = (
-        "Arm", "Units", "For pilots", "Only to judge others", "Shared", "Training", f"× {summary.schedule}", "Saved, %",
-        "ok", "diverged", "failed",
+        "Arm", "Trials", "For pilots", "Only to judge others", "Shared", "Training", f"× {summary.schedule}",
+        "Saved, %", "ok", "diverged", "failed",
     )  # fmt: skip
     rows = [
         (

@@ -148,7 +148,7 @@ def _numbers(row: Row) -> dict[str, Any]:
 
 
 def overview_table(rows: Sequence[Row]) -> Table:
-    """Verdicts, endpoint and cost as text, differences in points with 95 % paired t intervals over seeds."""
+    """Verdicts, endpoint and cost as text, differences in percentage points with 95 % paired t intervals over seeds."""
     head = ("Study", "Model", "Data", "Seeds", "Tolerance", "Inside", "Chain gap", "TOST", "Cycle regret", "Saved, %")
     body: list[tuple[str, ...]] = [
         (
@@ -196,7 +196,7 @@ def _legend(rows: Sequence[Row]) -> str:
         f"endpoint, greedy Oracle {MINUS} {judged} on test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; TOST: "
         f"equivalence within the tolerance. Cycle regret: on test, mean over cycles. {judged} {MINUS} a control: on "
         f"test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; above 0 {judged} is better. Differences are in "
-        f"points, with 95 % paired t intervals over seeds, not corrected for their number."
+        f"percentage points (pp), with 95 % paired t intervals over seeds, not corrected for their number."
     )
 
 

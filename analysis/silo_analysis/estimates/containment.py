@@ -124,10 +124,10 @@ def _rival(rate: float, differences: FloatArray, tolerance: float, level: float)
 def _decide(rivals: tuple[Rival, ...], tolerance: float) -> tuple[Name, str]:
     worst = max(rivals, key=lambda rival: rival.upper)
     if worst.upper < tolerance - ROUNDING:
-        return "inside", f"no other rate is better by {100 * tolerance:.2f} points"
+        return "inside", f"no other rate is better by {100 * tolerance:.2f} pp"
     better = max(rivals, key=lambda rival: rival.lower)
     if better.lower > tolerance + ROUNDING:
-        return "outside", f"max_lr {better.max_lr:.3g} is better by {100 * better.mean:.2f} points"
+        return "outside", f"max_lr {better.max_lr:.3g} is better by {100 * better.mean:.2f} pp"
     if worst.n < FEWEST_SEEDS:
         return "undetermined", f"max_lr {worst.max_lr:.3g} has {worst.n} of at least {FEWEST_SEEDS} seeds"
-    return "undetermined", f"max_lr {worst.max_lr:.3g} may be better by {100 * worst.upper:.2f} points"
+    return "undetermined", f"max_lr {worst.max_lr:.3g} may be better by {100 * worst.upper:.2f} pp"

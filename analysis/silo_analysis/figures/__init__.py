@@ -1,6 +1,7 @@
 """Figures of a run. Each function returns a Figure, or None where the run has nothing to show.
 
-Accuracies are shown in %, differences in points, weights remaining in % on a log axis that falls from 100. Figures are
+Accuracies are shown in %, differences in percentage points (pp), weights remaining in % on a
+log axis that falls from 100. Figures are
 made without pyplot, so that there is no global state, and the same run gives the same bytes.
 """
 

@@ -43,7 +43,7 @@ def accuracy_figure(summary: Summary) -> Figure | None:
 
 
 def regret_figure(summary: Summary) -> Figure | None:
-    """Cycle regret and chain gap per cycle, in points on test: seeds, mean, 95 % paired t interval."""
+    """Cycle regret and chain gap per cycle, in percentage points (pp) on test: seeds, mean, 95 % paired t interval."""
     judged = (summary.regret, "regret_test", summary.verdict_oracle, "Cycle regret")
     chained = (summary.gaps, "gap_test", summary.chain_oracle, "Chain gap")
     shown = [
@@ -61,7 +61,7 @@ def regret_figure(summary: Summary) -> Figure | None:
         _differences_panel(panel, table.assign(left=_left(table, summary)), column, color, 100 * summary.tolerance)
         weights_axis(panel, summary, most=12 // len(shown))
         panel.set_title(f"{title}: {oracle.describe(summary.study, str(name))}", fontsize=8.5)
-    panels[0].set_ylabel("points on test (Oracle − schedule)")
+    panels[0].set_ylabel("pp on test (Oracle − schedule)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

@@ -72,7 +72,7 @@ def _forest(axes: Axes, rows: pd.DataFrame, style: dict[str, Look], summary: Sum
             _estimate(axes, place, (middle[place], low[place], high[place]), edges, style[arm])
     axes.set_xlim(*edges)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(f"{shortened(summary.schedule)} − arm, points on test")
+    axes.set_xlabel(f"{shortened(summary.schedule)} − arm, pp on test")
     axes.set_title("mean over cycles ≥ 2, 95 % t interval", fontsize=8.5)
 
 
@@ -141,7 +141,7 @@ def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]
     axes.spines[["left", "bottom"]].set_visible(False)
     bar = figure.colorbar(mesh, ax=axes, extend="both", aspect=30, pad=0.02)
     bar.outline.set_visible(False)
-    bar.set_label("points")
+    bar.set_label("pp")
     bar.locator = MaxNLocator(5)
     bar.update_ticks()
 
@@ -188,7 +188,7 @@ def controls_figure(summary: Summary, arms: dict[str, str]) -> Figure | None:
         label = panel.get_xlabel()
         panel.set_xlabel("")  # one for all panels: there is no room for each
     figure.supxlabel(label, fontsize="medium")
-    panels[0].set_ylabel(f"{shortened(summary.schedule)} − control, points")
+    panels[0].set_ylabel(f"{shortened(summary.schedule)} − control, pp")
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles[:1], labels[:1], loc="outside upper right")
     return figure

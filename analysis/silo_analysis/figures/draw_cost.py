@@ -25,7 +25,7 @@ def cost_figure(summary: Summary) -> Figure | None:
     units, pilots = floats(table["units"]), floats(table["pilot_units"])
     hatched = " (hatched: pilots)" if pilots.any() else ""
     for panel, values, label in (
-        (panels[0], units, f"distinct units trained{hatched}"),
+        (panels[0], units, f"distinct trials trained{hatched}"),
         (panels[1], times, f"training time, {name}"),
     ):
         bars = panel.barh(list(table["arm"]), values, color=colors, height=0.68)

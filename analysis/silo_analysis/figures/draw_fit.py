@@ -68,7 +68,7 @@ def _curves(figure: Any, axes: Axes, comparison: Comparison, tolerance: float) -
     axes.fill_between(left, silo.peaks_low, silo.peaks_high, color=CURVES["silo"].color, alpha=0.18, lw=0)
     handles.append(Patch(color=CURVES["silo"].color, alpha=0.18, lw=0, label="silo without one seed"))
     edge = f"{100 * tolerance:.2g}"
-    labels = (f"within {4 * 100 * tolerance:.2g}", f"within {2 * 100 * tolerance:.2g}", f"within {edge} points")
+    labels = (f"within {4 * 100 * tolerance:.2g}", f"within {2 * 100 * tolerance:.2g}", f"within {edge} pp")
     shades = [Patch(color=color, lw=0, label=label) for (_, color), label in zip(BANDS, labels, strict=True)]
     axes.set_yscale("log")
     axes.set_ylim(response.low / 1.12, response.high * 1.12)
@@ -119,7 +119,7 @@ def _regrets(axes: Axes, comparison: Comparison) -> None:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("regret, points on validation")
+    axes.set_xlabel("regret, pp on validation")
     axes.set_title("regret, 95 % t interval over seeds")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, handletextpad=0.1, columnspacing=0.9)
 
@@ -143,7 +143,7 @@ def _profile(axes: Axes, comparison: Comparison) -> None:
     if high - low < 0.05:  # a flat profile must look flat
         axes.set_ylim((low + high) / 2 - 0.025, (low + high) / 2 + 0.025)
     axes.set_xlabel("beta of the S")
-    axes.set_ylabel("regret, points")
+    axes.set_ylabel("regret, pp")
     axes.set_title("the S with each beta")
     axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3, handletextpad=0.3, columnspacing=0.9)
 

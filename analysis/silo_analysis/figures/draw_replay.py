@@ -51,10 +51,10 @@ def replay_figure(table: pd.DataFrame, recorded: RecordedGrid, tolerance: float)
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= high]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("units per cycle: rates asked for, values of tested arms, repeats")
-    axes.set_ylabel("regret, points on validation")
+    axes.set_xlabel("trials per cycle: rates suggested, values of tested arms, repeats")
+    axes.set_ylabel("regret, pp on validation")
     cycles = plural(len(recorded.landscapes), "cycle")
-    noise = "noise unknown, none drawn" if recorded.noise is None else f"noise {100 * recorded.noise:.2f} points"
+    noise = "noise unknown, none drawn" if recorded.noise is None else f"noise {100 * recorded.noise:.2f} pp"
     axes.set_title(f"replayed on {recorded.oracle}: {recorded.points} rates, {cycles}, {noise}")
     figure.legend(loc="outside right upper")
     figure.supxlabel(

@@ -70,7 +70,7 @@ def _row(
 
 
 def replay_lines(recorded: RecordedGrid, table: pd.DataFrame, tolerance: float) -> list[str]:
-    """The table for a terminal, in points, and what limits it."""
+    """The table for a terminal, in percentage points, and what limits it."""
     head = ("strategy", "trials", "units", "regret", "s.e.", "p90", f"< {100 * tolerance:g}")
     rows = [head, *(_cells(row) for row in table.to_dict("records"))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -95,13 +95,13 @@ def notes(recorded: RecordedGrid, tolerance: float) -> list[str]:
     """What the numbers are, and what they are not."""
     noise = recorded.noise
     drawn = (
-        f"Noise of one training: {points(noise, signed=False)} points, drawn from what differs between the seeds."
+        f"Noise of one training: {points(noise, signed=False)} pp, drawn from what differs between the seeds."
         if noise is not None
         else f"With {plural(recorded.seeds, 'seed')} noise is unknown, and none is drawn: every regret is too small."
     )
     return [
-        "Units: trainings per cycle, values of tested arms and repeats included. Regret: points below the best rate of "
-        "the smoothed response, mean over cycles and repetitions; "
+        "Trials: per cycle, values of tested arms and repeats included. Regret: percentage points below the best rate "
+        "of the smoothed response, mean over cycles and repetitions; "
         f"last column: share of cycles below the tolerance, {100 * tolerance:g}.",
         drawn,
         EXACT,

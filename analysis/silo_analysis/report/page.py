@@ -213,14 +213,14 @@ CAPTIONS = {
     ),
     "oracles": (
         "Two Oracles",
-        "Rates near the best of the Oracle that goes on from its own winners (greedy) and of the one that starts every "
-        "cycle from the schedule's own weights (conditioned). Where the bands part, the best rate depends on the "
+        "Rates near the best of the Oracle that continues from its own winners (greedy) and of the one that starts "
+        "every cycle from the schedule's own weights (conditioned). Where the bands part, the best rate depends on the "
         "weights that a cycle starts from. Shaded: cycles in which their verdicts on the schedule differ.",
     ),
     "response": (
         "Response curves",
         "Validation accuracy over max_lr at each cycle, from the same parents. All panels have the same height in "
-        "points. The line joins the Oracle's own rates; dots are single seeds, or a band one standard "
+        "percentage points. The line joins the Oracle's own rates; dots are single seeds, or a band one standard "
         "deviation where they are too many.",
     ),
     "accuracy": (
@@ -249,18 +249,18 @@ CAPTIONS = {
     "fit": (
         "Curves fitted to the responses",
         "Above: curves of each family on the rates near each cycle's best. Below: what each loses where it did not "
-        "look, in points on validation, and the S with each beta.",
+        "look, in percentage points (pp) on validation, and the S with each beta.",
     ),
     "spread": (
-        "Spread of gradients and representations",
+        "Standard deviation of gradients and representations",
         "Standard deviations at the end of every cycle, relative to the dense network: geometric mean over seeds and "
         "one standard deviation of the logarithm. Gradients: of the loss, over surviving weights. Representations: of "
         "the hidden layers, mean over layers. Below 1 they are narrower than in the dense network.",
     ),
     "cost": (
         "Cost",
-        "Distinct units that each arm uses, those of its pilot and search included (hatched: pilot), and the time that "
-        "they trained. Units that arms share count in each of them, and once in the whole study.",
+        "Distinct trials that each arm uses, those of its pilot and search included (hatched: pilot), and the time "
+        "that they trained. Trials that arms share count in each of them, and once in the whole study.",
     ),
 }  # fmt: skip
 SEARCH_CAPTIONS = {
@@ -271,7 +271,7 @@ SEARCH_CAPTIONS = {
     ),
     "slices": (
         "Objective along each parameter",
-        "One mark per point. Points that were stopped early are hollow, at what the sampler was told of them: an "
+        "One mark per point. Points that were stopped early are hollow, at what was reported to the sampler: an "
         "estimate from their first cycles.",
     ),
     "contours": (
