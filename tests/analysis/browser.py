@@ -27,7 +27,7 @@ def open_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def open_page(browser: Any, url: str, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
+def open_page(browser: Any, url: str, width: int = 1280, scheme: str = "light", folded: bool = False) -> Iterator[Any]:
     """The page in a window; when it closes: no complaint on the console, no request but for the page itself."""
     complaints: list[str] = []
     requests: list[str] = []
@@ -36,6 +36,8 @@ def open_page(browser: Any, url: str, width: int = 1280, scheme: str = "light") 
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(url)
+    if not folded:
+        page.evaluate("for (const part of document.querySelectorAll('main details.fold')) part.open = true")
     yield page
     assert complaints == []
     assert {request.partition("#")[0] for request in requests} == {url}

@@ -56,13 +56,23 @@ def test_the_page_is_whole_at_any_width(browser: Any, url: str, width: int, sche
 
 @pytest.mark.parametrize("width", [1400, 375])
 def test_the_contents_lead_to_every_section(browser: Any, url: str, width: int) -> None:
-    with open_page(browser, url, width) as page:
+    with open_page(browser, url, width, folded=True) as page:
         followed = follow_contents(page)
         assert {"short", "cycles", "figures", "cost", "troubles", "how", "study"} <= set(followed)
         assert {"inside", "loses-and-saves", "baselines", "shape", "curve", "gradients"} <= set(followed)
         assert len(followed) == len(set(followed))
         headings = page.evaluate("[...document.querySelectorAll('h2')].map(h => h.id)")
         assert [id_ for id_ in followed if id_ in headings] == headings
+
+
+def test_the_page_begins_with_five_verdicts_and_a_picture_and_folds_the_rest(browser: Any, url: str) -> None:
+    with open_page(browser, url, folded=True) as page:
+        assert page.locator(".short li").count() == 5
+        assert page.locator("#short ~ figure svg").is_visible()
+        assert not page.get_by_text("Cross-fitted cycle regret on test").first.is_visible()
+        assert page.evaluate("document.documentElement.scrollHeight") < 5 * 800
+        page.locator(".short a").nth(1).click()
+        page.get_by_text("Cross-fitted cycle regret on test").first.wait_for(state="visible")
 
 
 def test_a_heading_shows_the_link_to_itself(browser: Any, url: str) -> None:
@@ -128,7 +138,7 @@ def test_cells_are_ordered_by_what_they_mean(browser: Any, url: str, kind: str) 
 
 
 def test_print_shows_everything_that_is_folded(browser: Any, url: str) -> None:
-    with open_page(browser, url, width=720, scheme="dark") as page:
+    with open_page(browser, url, width=720, scheme="dark", folded=True) as page:
         page.emulate_media(media="print")
         check_figures(page, FIGURES)
         assert not page.locator("nav.within").is_visible()

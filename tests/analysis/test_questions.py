@@ -165,7 +165,7 @@ def test_how_sure_and_how_many_seeds_it_lacks() -> None:
     assert f"2 of 7 inside (p {p.min():.3f} to {p.max():.3f})" in said(inside)
     assert (p < 0.05).sum() == 2
     assert re.search(r"Undetermined in cycle 6\. Seeds needed in all .*: cycle 6: \d+ to ", said(inside))
-    assert inside.verdict == "Inside in 3 of 4 informative cycles, undetermined in 1 of 8."
+    assert inside.verdict == "Inside in 3 of 4 informative cycles (2 after Holm), undetermined in 1 of 8 tested."
     open_ = inside.data[inside.data["verdict"] == "undetermined"]
     assert open_["needed_low"].notna().tolist() == [True]
     assert inside.data.loc[inside.data["verdict"] == "inside", "needed_low"].isna().all()

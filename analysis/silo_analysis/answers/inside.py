@@ -129,11 +129,19 @@ def _verdict(data: pd.DataFrame) -> str:
     informative = tested[tested["informative"]]
     inside, open_ = (int((tested["verdict"] == name).sum()) for name in ("inside", "undetermined"))
     if not len(informative):
-        return f"no informative cycle; inside in {inside} and undetermined in {open_} of {len(tested)} tested"
+        held = f"inside in {inside}{_after_holm(tested)} and undetermined in {open_}"
+        return f"no informative cycle; {held} of {len(tested)} tested"
     own = int((informative["verdict"] == "inside").sum())
     return (
-        f"inside in {own} of {plural(len(informative), 'informative cycle')}, undetermined in {open_} of {len(tested)}"
+        f"inside in {own} of {plural(len(informative), 'informative cycle')}{_after_holm(informative)}, "
+        f"undetermined in {open_} of {len(tested)} tested"
     )
+
+
+def _after_holm(cycles: pd.DataFrame) -> str:
+    """How many of those inside remain so once p values are corrected over the cycles."""
+    p = cycles.loc[cycles["verdict"] == "inside", "p_inside_holm"]
+    return f" ({int((p < SIGNIFICANCE).sum())} after Holm)" if len(p) else ""
 
 
 def _table(data: pd.DataFrame) -> Table:

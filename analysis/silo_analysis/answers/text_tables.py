@@ -56,6 +56,24 @@ def cycle_table(summary: Summary) -> Table:
     return Table(head, rows, frozenset({"Verdict", "Point verdict", "Informative"}))
 
 
+def score_table(summary: Summary) -> Table:
+    """Test accuracy in % of every arm (rows) at every share of weights left (columns), mean ± standard deviation."""
+    arms = summary.arms
+    left = arms.dropna(subset=["weights_remaining"]).groupby("cycle")["weights_remaining"].mean()
+    head = ("Arm", *(f"{percent(share)} %" for share in left))
+    of: dict[tuple[str, int], Any] = {(row["arm"], row["cycle"]): row for row in arms.to_dict("records")}
+    names = [name for name in summary.study.arms if (arms["arm"] == name).any()]
+    rows: list[tuple[str, ...]] = [(name, *(_score(of.get((name, cycle))) for cycle in left.index)) for name in names]
+    return Table(head, rows)
+
+
+def _score(row: Any) -> str:
+    if row is None or not known(row["test_mean"]):
+        return DASH
+    deviation = f" ± {percent(row['test_spread'])}" if known(row["test_spread"]) else ""
+    return f"{percent(row['test_mean'])}{deviation}"
+
+
 def regret_table(summary: Summary) -> Table:
     """Per cycle: means over seeds with 95 % paired t intervals of regret and gap, in percentage points."""
     head = (

@@ -27,6 +27,7 @@ from silo_analysis.answers.text_tables import (
     cycle_table,
     distances_table,
     regret_table,
+    score_table,
     search_table,
     trouble_table,
     verdict_table,
@@ -43,6 +44,9 @@ from silo_tune.study.model import Study
 
 _MOST_TROUBLES = 200
 _MOST_POINTS = 20
+# The page begins with so many verdicts, and with this figure.
+_FIRST = 5
+_PICTURE = "max-lr"
 
 
 def render(
@@ -85,6 +89,7 @@ def render_summary(
 def text_tables(summary: Summary) -> dict[str, Table]:
     """The tables that the page shows, of tables/NAME.md and tables/NAME.tex."""
     return {
+        "scores": score_table(summary),
         "cycles": cycle_table(summary),
         "verdicts": verdict_table(summary),
         "oracles-apart": distances_table(summary),
@@ -146,6 +151,10 @@ def _page(
         study=study,
         summary=summary,
         answers=answers,
+        first=answers[:_FIRST],
+        picture=drawn.pop(_PICTURE, None),
+        facts=told,
+        scores=shown["scores"],
         drawn=drawn,
         figures=[figure for name, figure in drawn.items() if name not in verdicts],
         notes=notes(summary),

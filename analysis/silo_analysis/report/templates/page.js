@@ -63,6 +63,17 @@ printing.addEventListener("change", () => {
   if (!printing.matches) folded.clear();
 });
 
+// A link to a folded section, or into one, unfolds it.
+function unfold() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const part = target?.closest("details.fold");
+  if (!part || part.open) return;
+  part.open = true;
+  target.scrollIntoView();
+}
+window.addEventListener("hashchange", unfold);
+unfold();
+
 // Contents on a narrow screen fold away once a section is chosen.
 for (const link of document.querySelectorAll("nav.within a")) {
   link.addEventListener("click", () => { link.closest("details").open = false; });
