@@ -93,7 +93,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 RACER = """
 import sys
-from silo_tune.storage import Storage
+from silo_tune.store.storage import Storage
 storage, who = Storage(sys.argv[1]), sys.argv[2]
 storage.names("")
 print("ready", flush=True)
