@@ -320,6 +320,7 @@ def test_the_plain_modules_load_without_torch_ray_and_pandas(tmp_path: Path) -> 
         ["run", "--help"],
         ["report", "--help"],
         *(["list", kind] for kind in KINDS),
+        ["schema"],
         ["plan", "experiments/digits.toml"],
         ["plan", "experiments/paper/vit-imagenet.toml"],
     ],
