@@ -9,6 +9,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 
 import silo_analysis
 import silo_tune
@@ -173,12 +175,27 @@ def test_no_file_name_and_no_class_name_occurs_twice() -> None:
 
 
 def test_nothing_that_is_installed_is_called_analysis() -> None:
-    import tomllib
-
     found = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     assert found["find"]["where"] == [".", "analysis"]
     assert not (ROOT / "analysis" / "__init__.py").exists()
     assert {path.name for path in (ROOT / "analysis").iterdir()} == {"silo_analysis"}
+
+
+def test_the_citation_and_the_automatic_check_are_those_of_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (
+        (cited["version"], cited["license"])
+        == (project["version"], project["license"])
+        == (silo_tune.__version__, "Apache-2.0")
+    )
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert all({"type", "title", "authors"} <= set(reference) for reference in cited["references"])
+    check = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]["check"]
+    assert [step["run"] for step in check["steps"] if "run" in step] == [".ci/run"]
+    assert f">={check['strategy']['matrix']['python'][0]}" == project["requires-python"]
+    for form in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*_*.yml"):
+        assert {"name", "description", "body"} <= set(yaml.safe_load(form.read_text(encoding="utf-8"))), form.name
 
 
 def test_only_the_commands_import_the_analysis() -> None:
@@ -320,6 +337,7 @@ def test_the_plain_modules_load_without_torch_ray_and_pandas(tmp_path: Path) -> 
         ["run", "--help"],
         ["report", "--help"],
         *(["list", kind] for kind in KINDS),
+        ["schema"],
         ["plan", "experiments/digits.toml"],
         ["plan", "experiments/paper/vit-imagenet.toml"],
     ],

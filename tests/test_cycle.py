@@ -17,7 +17,7 @@ from silo_tune.data.load import load_data
 from silo_tune.data.sets import Split, split_rows
 from silo_tune.errors import BadInput, Violation
 from silo_tune.models.build import build_model, init_seed
-from silo_tune.models.checkpoint import unpack
+from silo_tune.models.checkpoint import load_weights, unpack
 from silo_tune.planner.unit import Unit, make_unit
 from silo_tune.schedules.peaks import PruneFacts, allr_peak
 from silo_tune.store.storage import unseal
@@ -94,6 +94,22 @@ def test_spreads_are_measured_at_the_end_of_a_unit_and_are_null_where_it_diverge
     lost = bench.train(bench.unit(1, dense, {"value": 1e6}))
     assert lost["status"] == "diverged"
     assert lost["grad_spread"] is lost["activation_spread"] is None
+
+
+def test_accuracies_are_counted_on_the_images_of_their_own_part(bench: Bench) -> None:
+    dense = bench.unit(0, None)
+    result = bench.train(dense)
+    model = build_model(dense.model, bench.dataset.shape, bench.dataset.classes, 0)
+    load_weights(model, bench.weights(dense)["weights"])
+    feed, split = bench.worker.feed(dense), split_rows(bench.dataset, bench.study.data, dense.seed)
+    assert feed.val.rows.tolist() == split.val.tolist()
+    shares = []
+    for part in (feed.val, feed.test):
+        logits = torch.cat([model.eval()(images) for images, _ in feed.batches(part)])
+        shares.append(float((logits.argmax(1) == part.labels[part.rows]).double().mean()))
+    assert [result["val_accuracy"], result["test_accuracy"]] == pytest.approx(shares, abs=1e-9)
+    assert shares[0] != shares[1]  # else this test sees nothing
+    assert (result["n_val"], result["n_test"]) == (len(feed.val), len(feed.test))
 
 
 def test_a_committed_unit_is_not_trained_again(bench: Bench) -> None:

@@ -173,6 +173,35 @@ def test_every_recorded_table_is_read(file: Path) -> None:
     assert len(found.frame) == parquet.read_metadata(file).num_rows > 0
 
 
+# Rows, winners, and means of the accuracies over rows: what the records hold since they were made.
+NUMBERS: dict[str, tuple[int, int, float, float]] = {
+    "2026-11-23-search/cifar10.parquet": (585, 81, 0.578959658, 0.567463077),
+    "2026-11-23-search/digits.parquet": (2490, 360, 0.967975531, 0.946359002),
+    "2026-11-23-search/tune.parquet": (565, 565, 0.970825007, 0.948924002),
+    "2026-11-25-baselines/baselines.parquet": (900, 900, 0.979690283, 0.954199938),
+    "2026-11-25-baselines/structured.parquet": (180, 180, 0.968737902, 0.945264624),
+    "2026-11-25-cifar10-short/table.parquet": (1840, 990, 0.513323261, 0.510452174),
+    "2026-11-25-fashion-mnist/table.parquet": (3731, 2025, 0.88578841, 0.877987332),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_record_is_read_to_the_same_numbers(name: str) -> None:
+    file = RECORDS / name
+    found = read(str(file.parent)) if file.name == "table.parquet" else read_files(file, file.with_suffix(".toml"))
+    frame = found.frame
+    assert numbers(frame) == NUMBERS[name]
+
+
+def numbers(frame: pd.DataFrame) -> tuple[int, int, float, float]:
+    val, test = (round(float(frame[part].mean()), 9) for part in ("val_accuracy", "test_accuracy"))
+    return len(frame), int(frame["winner"].sum()), val, test
+
+
+def test_no_record_is_left_out() -> None:
+    assert {RECORDS / name for name in NUMBERS} == set(RECORDS.glob("*/*.parquet"))
+
+
 # --- versions and columns ---
 
 

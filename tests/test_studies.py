@@ -57,16 +57,17 @@ def test_every_oracle_searches_two_decades_around_the_schedule(file: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_digits_study_is_complete(browser: Any, tmp_path: Path) -> None:
-    command = ("run", str(EXPERIMENTS / "digits.toml"), "--out", str(tmp_path / "run"))
+@pytest.mark.parametrize(("name", "last"), [("digits", 12), ("digits-rewind", 8)])
+def test_a_study_of_digits_is_complete(name: str, last: int, browser: Any, tmp_path: Path) -> None:
+    command = ("run", str(EXPERIMENTS / f"{name}.toml"), "--out", str(tmp_path / "run"))
     done = silo_tune(*command, timeout=900)
     assert done.returncode == 0, done.stderr
     frame, study, _ = load_run(str(tmp_path / "run"))
     assert (frame.n_val >= 400).all()
     assert (frame.status != "failed").all()
-    assert frame.groupby("arm").cycle.max().eq(8).all()
+    assert frame.groupby("arm").cycle.max().eq(last).all()
     summary = summarise(frame, study)
-    assert len(summary.cycles) == 8
+    assert len(summary.cycles) == last
     assert summary.endpoint is not None
     check_report(browser, tmp_path / "run" / "report")
     check_report(browser, tmp_path / "run" / "report", 375, "dark")

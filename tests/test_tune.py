@@ -15,11 +15,14 @@ import pandas as pd
 import pytest
 import ray
 import tomli_w
+from ray.tune import Tuner
 
 from silo_tune.api import run_study
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.results.records import load_run
 from silo_tune.run.session import Outcome
+from silo_tune.store.snapshot import snapshot_of
+from silo_tune.store.storage import Storage
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
 from silo_tune.tune.runner import RayRunner
@@ -28,6 +31,7 @@ from tests.conftest import example, small_study, small_table
 from tests.test_run import Notes, assert_same_table, committed, local, wait_for
 from tests.test_streaming import make_folder, study_of, with_
 
+ROOT = Path(__file__).parent.parent
 SEEDS = {"seeds": [0, 1]}
 
 
@@ -141,6 +145,87 @@ def test_a_search_of_ones_own_checks_the_study_as_a_run_does_and_gives_the_run_b
     with pytest.raises(RunFailed, match="is being run by process"):
         ChainSearch(small_study(), str(tmp_path / "run"))
     search.close()
+
+
+def by_search(study: Study, folder: Path, scratch: Path, retry_failed: bool = False) -> ChainSearch:
+    """A study in a Tuner of one's own, to its end."""
+    search = ChainSearch(study, str(folder), retry_failed=retry_failed)
+    if not search.planner.done:
+        config = search.run_config(str(scratch))
+        Tuner(search.trainable(), tune_config=search.tune_config(), run_config=config).fit()
+    search.close()
+    assert search.error is None
+    return search
+
+
+def test_a_search_of_ones_own_leaves_the_files_of_a_run(cluster: None, tmp_path: Path) -> None:
+    tuned = {"mode": "tune", "trials": 6, "batch": 3, "eps": [0.02, 0.09], "delta": [0.01, 0.5]}
+    study = small_study(arms={"tuned": tuned}, replicates={"seeds": [0]})
+    expected = local(study, tmp_path / "expected")
+    by_search(study, tmp_path / "run", tmp_path / "scratch")
+    frame, _, ledger = load_run(str(tmp_path / "run"))
+    assert_same_table(frame, expected.frame)
+    assert_same_table(pd.read_parquet(tmp_path / "run" / "table.parquet", dtype_backend="numpy_nullable"), frame)
+    weighed = Path("chains", "tuned", "search", "importance.json")
+    assert (tmp_path / "run" / weighed).read_bytes() == (tmp_path / "expected" / weighed).read_bytes()
+    snapshot, why = snapshot_of(Storage(str(tmp_path / "run")))
+    assert snapshot is not None, why
+    assert (snapshot.state, snapshot.units) == ("finished", snapshot_of(Storage(expected.url))[0].units)  # type: ignore[union-attr]
+    assert ledger["clock_seconds"] > 0
+    assert not list((tmp_path / "run" / "lease").iterdir())
+
+
+def test_a_search_of_ones_own_tries_failed_units_again_on_wish_alone(cluster: None, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    table = small_table(cluster={"max_failures": 0})
+    study = parse_study({**table, "model": {"function": "tests.users:fragile", "version": "1", "marker": str(marker)}})
+    folder, scratch = tmp_path / "run", tmp_path / "scratch"
+    first = by_search(study, folder, scratch)
+    assert first.planner.counts.failed == 1  # the dense unit, which every chain waits for
+    assert (first.planner.counts.trained, marker.exists()) == (0, True)
+    assert by_search(study, folder, scratch).suggested == 0
+    again = by_search(study, folder, scratch, retry_failed=True)
+    assert again.planner.counts.failed == 0
+    frame, _, _ = load_run(str(folder))
+    assert (frame.status == "ok").all()
+    assert_same_table(frame, local(study, tmp_path / "expected").frame)  # where the marker is there from the start
+
+
+@pytest.mark.parametrize("where", ["--local", "on Ray"])
+def test_a_run_below_home_has_its_rows_there(where: str, tmp_path: Path) -> None:
+    """The shell leaves `~` alone where it is quoted; driver and workers fill it in alike."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    (here / "small.toml").write_text(tomli_w.dumps(small_table()))
+    program = [sys.executable, "-m", "silo_tune.cli"]
+    command = [*program, "run", "small.toml", "--out", "~/x", *(["--local"] if where == "--local" else [])]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "analysis"), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "HOME": str(home), "PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["small.toml"]
+    frame, _, _ = load_run(str(home / "x"))
+    assert (frame.status == "ok").all()
+    assert frame.val_accuracy.notna().all()
+    assert len(committed(home / "x")) == frame.key.nunique()
+    again = subprocess.run([*command, "--local"], cwd=here, env=env, capture_output=True, text=True, check=False)
+    assert "units: 0 trained" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "last"), [("own_tuner", "best validation accuracy"), ("asha", "validation")])
+def test_an_example_runs_in_a_process_where_nothing_has_started_ray(name: str, last: str, tmp_path: Path) -> None:
+    file = ROOT / "experiments" / "examples" / f"{name}.py"
+    study = str(ROOT / "experiments" / "digits.toml")
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "analysis"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(file), study, str(tmp_path / "run")]
+    env = {**{key: value for key, value in os.environ.items() if not key.startswith("RAY_")}, "PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert last in done.stdout.splitlines()[-1]
+    frame, _, _ = load_run(str(tmp_path / "run"))
+    assert (frame.status != "failed").all()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])

@@ -63,7 +63,7 @@ def search_table(name: str) -> dict[str, Any]:
     """The study of a benchmark, from the study file of that data."""
     import tomllib
 
-    file = {"digits": "digits.toml", "tune": "digits.toml", "cifar10": "cifar10-resnet8.toml"}[name]
+    file = {"digits": "digits-rewind.toml", "tune": "digits-rewind.toml", "cifar10": "cifar10-resnet8.toml"}[name]
     table = tomllib.loads((EXPERIMENTS / file).read_text(encoding="utf-8"))
     silo = table["arms"]["silo"]
     if name == "tune":

@@ -98,6 +98,7 @@ STUDIES = [
 ]
 
 TEMPLATE = """\
+#:schema ../study.schema.json
 # {title}: SILO, its Oracles and the baselines.
 # Written by experiments/paper/generate.py: change that, not this.
 # The recipe's values (`silo-tune list recipes`) are told with their source; "ours" is this project's choice.

@@ -142,3 +142,11 @@ def list_(
     width = max(map(len, entries))
     for name, line in entries.items():
         typer.echo(f"{name:<{width}}  {line}")
+
+
+@app.command()
+def schema(debug: Debug = False) -> None:
+    """Print the JSON schema of a study file, for editors that complete and check TOML."""
+    from silo_tune.study.schema import schema_text
+
+    typer.echo(schema_text(), nl=False)

@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli_w
 
+import silo_tune
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.lease import Lease
@@ -117,16 +118,20 @@ class Run:
                     f"{self.storage.shown('study.toml')} is a study and not the record of a run; name a run folder, as "
                     f"runs/NAME"
                 )
-            claimed = table["run"].pop("sha256", None)  # runs of earlier versions have none
+            ledger = table["run"]
+            if isinstance(ledger.get("format"), int) and ledger["format"] > FORMAT:  # nothing else of it is known here
+                raise BadInput(
+                    f"{self.url} was written by a newer silo-tune ({_writer(ledger)}, format {ledger['format']}; this "
+                    f"one reads {FORMAT}); update"
+                )
+            claimed = ledger.pop("sha256", None)  # runs of earlier versions have none
             if claimed not in (None, _digest(table)):
                 raise ValueError("its checksum does not match its content")
-            study, ledger = parse_study(table["study"], recorded=True), table["run"]
+            study = _known(table["study"], ledger, self.storage.shown("study.toml"), sealed=claimed is not None)
             if not {"format", "recipe", "created", "environment"} <= set(ledger):
                 raise ValueError("its [run] table is not whole")
             if not isinstance(ledger["format"], int) or not isinstance(ledger["environment"], dict):
                 raise ValueError("its [run] table has a format that is no number, or an environment that is no table")
-            if ledger["format"] > FORMAT:
-                raise BadInput(f"{self.url} was written by a newer silo-tune (format {ledger['format']}); update")
             return study, ledger
         except FileNotFoundError:
             return None
@@ -342,6 +347,30 @@ def _same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 def _digest(table: Mapping[str, Any]) -> str:
     """sha256 of what a TOML table says, however it is written."""
     return hashlib.sha256(json.dumps(tomllib.loads(tomli_w.dumps(table)), sort_keys=True).encode()).hexdigest()
+
+
+def _writer(ledger: Mapping[str, Any]) -> str:
+    """The version that began a run, as it tells itself."""
+    environment = ledger.get("environment")
+    return str(environment.get("silo-tune", "?")) if isinstance(environment, Mapping) else "?"
+
+
+def _known(table: Mapping[str, Any], ledger: Mapping[str, Any], file: str, sealed: bool) -> Study:
+    """The study that a run recorded.
+
+    Raises:
+        BadInput: another version wrote what this one does not know, as its checksum shows.
+        StudyError: it is wrong otherwise.
+    """
+    try:
+        return parse_study(table, recorded=True)
+    except StudyError as error:
+        if sealed and _writer(ledger) not in ("?", silo_tune.__version__):
+            raise BadInput(
+                f"{file} was written by silo-tune {_writer(ledger)}, and this is {silo_tune.__version__}, which does "
+                f"not know all of it ({error}); go on with the version that wrote it"
+            ) from None
+        raise
 
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

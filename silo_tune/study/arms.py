@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 
 from silo_tune.schedules.peaks import constants_at
-from silo_tune.study.parts import LISTED, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct
+from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct, whole
 from silo_tune.study.pipelines import Ice, Pipeline
 from silo_tune.study.prune import Prune
 
@@ -24,10 +24,12 @@ PILOT_SPAN = 100.0
 class Grid(Frozen):
     """A grid of max_lr: evenly spaced in log from `low` to `high`, or the `rates` that are given, rising."""
 
-    low: Rate
-    high: Rate
-    points: int = Field(ge=1, le=1000)
-    rates: Annotated[tuple[Rate, ...], LISTED] | None = None
+    low: Rate = Field(description="lowest max_lr")
+    high: Rate = Field(description="highest max_lr")
+    points: int = Field(ge=1, le=1000, description="number of rates, evenly spaced in log from low to high")
+    rates: Annotated[tuple[Rate, ...], LISTED] | None = Field(
+        default=None, description="the rates themselves, rising; instead of low, high and points"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -63,25 +65,30 @@ def log_spaced(low: float, high: float, points: int) -> list[float]:
 
 
 class Guided(Frozen):
-    """A search of max_lr that asks for rates in rounds, each knowing the outcomes of the rounds before it.
+    """A search of max_lr that asks for rates in rounds, each knowing the outcomes of the rounds before it."""
 
-    Attributes:
-        sampler: what proposes rates.
-        low, high: bounds of max_lr.
-        trials: asked rates per cycle, warm starts included. Tested arms' values are trained in addition.
-        batch: rates per round after the first. One is the most frugal; raise it where slots would stand idle.
-        repeat_top: so many of the best rates are trained once more with other random streams; the best mean wins.
-        stop_below: end a cycle's search when the expected improvement of another rate is below this difference of
-            accuracies; left out, every cycle asks `trials` rates.
-    """
-
-    sampler: Sampler = "gp"
-    low: Rate
-    high: Rate
-    trials: int = Field(ge=1, le=1000)
-    batch: int = Field(default=1, ge=1)
-    repeat_top: int = Field(default=0, ge=0)
-    stop_below: float | None = Field(default=None, gt=0, lt=1)
+    sampler: Sampler = Field(default="gp", description="what proposes rates")
+    low: Rate = Field(description="lower bound of max_lr")
+    high: Rate = Field(description="upper bound of max_lr")
+    trials: int = Field(
+        ge=1,
+        le=1000,
+        description="asked rates per cycle, 3 warm starts included; tested arms' values are trained in addition",
+    )
+    batch: int = Field(
+        default=1, ge=1, description="rates per round after the first; 1 is the most frugal, more keeps slots busy"
+    )
+    repeat_top: int = Field(
+        default=0,
+        ge=0,
+        description="so many of the best rates are trained once more with other random streams; the best mean wins",
+    )
+    stop_below: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="end a cycle's search when another rate is expected to gain less than this (accuracy)",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Guided:
@@ -97,25 +104,33 @@ class Guided(Frozen):
 class ArmBase(Frozen):
     """What every arm may set for itself; what it leaves out comes from [retrain] and [prune]."""
 
-    profile: ProfileRef | None = None
-    epochs: int | None = Field(default=None, ge=1)
-    after_prune: Literal["keep", "rewind", "reinit"] | None = None
-    rewind_to: str | None = None
-    own_dense: bool = False
+    profile: ProfileRef | None = Field(
+        default=None, description="learning rate inside a cycle; that of [retrain] when left out"
+    )
+    epochs: int | None = Field(default=None, ge=1, description="epochs of a cycle; those of [retrain] when left out")
+    after_prune: Literal["keep", "rewind", "reinit"] | None = Field(
+        default=None,
+        description='weights that stay after a prune, "keep", "rewind" or "reinit"; as in [prune] when left out',
+    )
+    rewind_to: str | None = Field(
+        default=None,
+        description='point to rewind to: "init", "K ep" or "K it"; that of [prune] when left out',
+        json_schema_extra=whole(REWIND_POINT),
+    )
+    own_dense: bool = Field(
+        default=False, description="train a dense cycle of its own, with this arm's settings, instead of sharing it"
+    )
 
     _point = field_validator("rewind_to")(lambda cls, v: v if v is None else Prune._point(v))
 
 
 class Ends(Frozen):
-    """Whose ends a control takes: the lower and upper rate that another arm's pilot finds (SILO's ε and ε + δ).
+    """Whose ends a control takes: the lower and upper rate that another arm's pilot finds (SILO's ε and ε + δ)."""
 
-    Attributes:
-        arm: a schedule arm with two open constants.
-        end: which of the two, for a schedule with one constant.
-    """
-
-    arm: str
-    end: Literal["low", "high"] | None = None
+    arm: str = Field(description="a schedule arm with two open constants, whose pilot finds the rates")
+    end: Literal["low", "high"] | None = Field(
+        default=None, description="which of the two rates, for a schedule with one constant"
+    )
 
 
 class ScheduleArm(ArmBase):
@@ -125,11 +140,13 @@ class ScheduleArm(ArmBase):
     another arm. `preset` tells which one filled this arm in.
     """
 
-    mode: Literal["schedule"]
-    schedule: ScheduleRef
-    ends: Ends | None = None
-    preset: str | None = None
-    pipeline: Pipeline | None = None
+    mode: Literal["schedule"] = Field(description="one max_lr per cycle, given by a schedule")
+    schedule: ScheduleRef = Field(description="max_lr over cycles; constants that are left out are found by [pilot]")
+    ends: Ends | None = Field(default=None, description="take the rates that another arm's pilot finds")
+    preset: str | None = Field(default=None, description="the published way that filled this arm in")
+    pipeline: Pipeline | None = Field(
+        default=None, description="what a cycle does instead of one prune and one retraining"
+    )
 
     @property
     def open(self) -> bool:
@@ -152,11 +169,17 @@ class OracleArm(ArmBase):
     left out, every fixed-peak arm that is comparable.
     """
 
-    mode: Literal["oracle"]
-    grid: Grid | None = None
-    guided: Guided | None = None
-    prefix: str = "own"
-    tests: Annotated[tuple[str, ...], LISTED] | None = None
+    mode: Literal["oracle"] = Field(description="several max_lr per cycle from one parent; the best on validation wins")
+    grid: Grid | None = Field(default=None, description="exhaustive search: the same rates in every cycle")
+    guided: Guided | None = Field(default=None, description="a sampler asks for rates, each round knowing those before")
+    prefix: str = Field(
+        default="own",
+        description='whose weights a cycle starts from: "own" (the last winner) or "arm:NAME"',
+        json_schema_extra={"pattern": "^(own|arm:.+)$"},
+    )
+    tests: Annotated[tuple[str, ...], LISTED] | None = Field(
+        default=None, description="arms whose own values are always tried; every comparable schedule arm when left out"
+    )
 
     @property
     def prefix_arm(self) -> str | None:
@@ -199,10 +222,15 @@ def _whole_or_bounds(value: Any) -> Any:
     return found
 
 
+def or_bounds(kind: str) -> dict[str, Any]:
+    """JSON schema of a value of this kind, or of [low, high]."""
+    return {"anyOf": [{"type": kind}, {"type": "array", "items": {"type": kind}, "minItems": 2, "maxItems": 2}]}
+
+
 # Any, for pydantic tells what is wrong with a union once for each of its members.
-Parameter = Annotated[Any, PlainValidator(_number_or_bounds)]
+Parameter = Annotated[Any, PlainValidator(_number_or_bounds), WithJsonSchema(or_bounds("number"))]
 IcePipeline = Annotated[Ice, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
-WholeParameter = Annotated[Any, PlainValidator(_whole_or_bounds)]
+WholeParameter = Annotated[Any, PlainValidator(_whole_or_bounds), WithJsonSchema(or_bounds("integer"))]
 
 
 class TuneArm(ArmBase):
@@ -211,36 +239,43 @@ class TuneArm(ArmBase):
     A parameter is a number (pinned) or [low, high]. Every trial is one chain per seed; a trial's objective is the mean
     validation accuracy over the cycles whose planned weights remaining lie in `over`, and over its seeds. At a rung (a
     cycle) a trial goes on only if it is among the best share `keep` of what the complete rounds saw at that rung.
-
-    Attributes:
-        sampler: what proposes points.
-        trials: points.
-        batch: points per round.
-        seeds: of the chains; those of [replicates] when left out.
-        eps, delta, beta, q, midpoint, direction: as in the schedule "silo".
-        pipeline: ICE-Pruning, whose schedule this is; then its `threshold` and `freeze` may be searched too.
-        over: (least, most) weights remaining that count, in (0, 1]; every cycle ≥ 1 when left out.
-        rungs: cycles after which poor trials are stopped.
-        keep: share of earlier trials that a trial must not be below.
     """
 
-    mode: Literal["tune"]
-    sampler: Sampler = "tpe"
-    trials: int = Field(ge=2, le=10_000)
-    batch: int = Field(default=4, ge=1)
-    seeds: Seeds | None = None
-    eps: Parameter
-    delta: Parameter
-    beta: Parameter = 5.0
-    q: WholeParameter = 1
-    midpoint: Parameter = 0.5
-    direction: Literal["rising", "falling"] = "rising"
-    pipeline: IcePipeline | None = None
-    threshold: Parameter | None = None
-    freeze: Parameter | None = None
-    over: Bounds | None = None
-    rungs: Annotated[tuple[int, ...], LISTED] = ()
-    keep: float = Field(default=1 / 3, gt=0, le=1)
+    mode: Literal["tune"] = Field(description="a search of the S-curve's own parameters over whole chains")
+    sampler: Sampler = Field(default="tpe", description="what proposes points")
+    trials: int = Field(ge=2, le=10_000, description="points that are tried, each a chain per seed")
+    batch: int = Field(default=4, ge=1, description="points per round")
+    seeds: Seeds | None = Field(default=None, description="seeds of the chains; those of [replicates] when left out")
+    eps: Parameter = Field(description="ε, max_lr of the first cycles: a number, or [low, high] to search it")
+    delta: Parameter = Field(description="δ, range of the S: a number, or [low, high] to search it")
+    beta: Parameter = Field(default=5.0, description="β, steepness of the S: a number, or [low, high] to search it")
+    q: WholeParameter = Field(
+        default=1, description="delay of the S in cycles: a whole number, or [low, high] to search it"
+    )
+    midpoint: Parameter = Field(
+        default=0.5, description="share at which half of δ is reached: a number, or [low, high] to search it"
+    )
+    direction: Literal["rising", "falling"] = Field(
+        default="rising", description='"rising" follows the pruned share, "falling" the surviving one'
+    )
+    pipeline: IcePipeline | None = Field(default=None, description="ICE-Pruning, whose schedule this is")
+    threshold: Parameter | None = Field(
+        default=None,
+        description="loss of accuracy from which on ICE-Pruning fine-tunes: a number, or [low, high] to search it",
+    )
+    freeze: Parameter | None = Field(
+        default=None, description="share of layers that ICE-Pruning freezes: a number, or [low, high] to search it"
+    )
+    over: Bounds | None = Field(
+        default=None,
+        description="[least, most] share of weights remaining of the cycles that count; every cycle ≥ 1 when left out",
+    )
+    rungs: Annotated[tuple[int, ...], LISTED] = Field(
+        default=(), description="cycles after which poor trials are stopped"
+    )
+    keep: float = Field(
+        default=1 / 3, gt=0, le=1, description="share of earlier trials that a trial must be among to go on"
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -317,21 +352,15 @@ class Pilot(Frozen):
 
     An arm with one open constant tries `chains` rates, evenly spaced in log; one with two (SILO's ε and ε + δ, the ends
     of a linear ramp) tries every pair low ≤ high of as many levels as make `chains` pairs. If the best lies on an edge
-    the arm's grid is extended there, once.
-
-    Attributes:
-        seeds: disjoint from those of [replicates].
-        chains: per arm and seed.
-        low, high: the rates, at least two decades.
-        rise: of an arm with two constants only a pair low < high wins. With low = high its curve is a constant peak,
-            which arms of their own stand for: what is judged then is no curve.
+    the arm's grid is extended there, once. Without `rise` a pair low = high may win, whose curve is a constant peak,
+    which arms of their own stand for: what is judged then is no curve.
     """
 
-    seeds: Seeds
-    chains: int = Field(default=10, ge=3, le=1000)
-    low: Rate
-    high: Rate
-    rise: bool = False
+    seeds: Seeds = Field(description="seeds of the pilot's chains, disjoint from those of [replicates]")
+    chains: int = Field(default=10, ge=3, le=1000, description="chains per arm and seed")
+    low: Rate = Field(description="lowest max_lr that is tried")
+    high: Rate = Field(description="highest max_lr that is tried, at least two decades above low")
+    rise: bool = Field(default=False, description="of an arm with two constants only a pair low < high may win")
 
     _distinct = field_validator("seeds")(distinct)
 

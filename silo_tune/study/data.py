@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from silo_tune.errors import BadInput
 from silo_tune.study import registry
-from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share
+from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share, whole
 
 
 class Data(Frozen):
@@ -19,28 +19,68 @@ class Data(Frozen):
     How they are reached (`path`, `download`, `stream`, `workers`) changes no number and never enters a unit's key.
     """
 
-    name: str | None = None
-    function: str | None = None
-    version: str | None = None
-    path: str | None = None
-    download: bool = True
-    stream: bool | None = None
-    workers: int = Field(default=0, ge=0)
-    image_key: str | None = None
-    label_key: str | None = None
-    size: int | None = Field(default=None, ge=1)
-    args: dict[str, Any] = Field(default_factory=dict)
-    val_share: float = Field(default=0.2, gt=0, lt=1)
-    test_share: float = Field(default=0.2, gt=0, lt=1)
-    split_seed: int = Field(default=0, ge=0)
-    pool: bool = False
-    train_images: int | None = Field(default=None, ge=1)
-    val_images: int | None = Field(default=None, ge=1)
-    test_images: int | None = Field(default=None, ge=1)
-    augment: Annotated[tuple[Literal["crop", "flip", "rrc"], ...], LISTED] = ()
-    crop_padding: int = Field(default=4, ge=1, le=64)
-    mean: Annotated[tuple[Share, ...] | None, LISTED] = None
-    std: Annotated[tuple[Share, ...] | None, LISTED] = None
+    name: str | None = Field(default=None, description="a registered data set; `silo-tune list data` names them")
+    function: str | None = Field(
+        default=None,
+        description='a user\'s data set, "package.module:name"; instead of name',
+        json_schema_extra=whole(FUNCTION),
+    )
+    version: str | None = Field(
+        default=None, description="version of the function; change it when the function changes its data"
+    )
+    path: str | None = Field(
+        default=None, description="folder, file or Hub id of the images; ~, ${VAR} and ${VAR:-default} are filled in"
+    )
+    download: bool = Field(default=True, description="may torchvision download the set where it is missing?")
+    stream: bool | None = Field(
+        default=None,
+        description="read images as they are needed, not into memory; the set's own choice when left out",
+    )
+    workers: int = Field(default=0, ge=0, description="processes that read a streamed set; 0 reads in the trainer")
+    image_key: str | None = Field(default=None, description="column of the images in Parquet; found when left out")
+    label_key: str | None = Field(default=None, description="column of the labels in Parquet; found when left out")
+    size: int | None = Field(
+        default=None, ge=1, description="side in pixels that images are resized to; the set's own when left out"
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of the data set or of the user's function"
+    )
+    val_share: float = Field(
+        default=0.2, gt=0, lt=1, description="share of the images that are not test that becomes validation"
+    )
+    test_share: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="share of all images that becomes test, where there is no official test part",
+    )
+    split_seed: int = Field(
+        default=0,
+        ge=0,
+        description="seed of the test part, where there is no official one; the same for all replicates",
+    )
+    pool: bool = Field(default=False, description="mix the official test images with the rest and split all anew")
+    train_images: int | None = Field(
+        default=None, ge=1, description="at most so many training images; all when left out"
+    )
+    val_images: int | None = Field(
+        default=None, ge=1, description="at most so many validation images; all when left out"
+    )
+    test_images: int | None = Field(default=None, ge=1, description="at most so many test images; all when left out")
+    augment: Annotated[tuple[Literal["crop", "flip", "rrc"], ...], LISTED] = Field(
+        default=(),
+        description='how training images are augmented: "crop" (pad and crop), "flip", "rrc" (random resized crop)',
+    )
+    crop_padding: int = Field(
+        default=4, ge=1, le=64, description="pixels that an image is padded with before it is cropped"
+    )
+    mean: Annotated[tuple[Share, ...] | None, LISTED] = Field(
+        default=None,
+        description="mean of each channel in (0, 1), to normalise by; that of the training images when left out",
+    )
+    std: Annotated[tuple[Share, ...] | None, LISTED] = Field(
+        default=None, description="standard deviation of each channel in (0, 1), given together with mean"
+    )
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers")
     SPLIT: ClassVar[tuple[str, ...]] = (

@@ -24,6 +24,7 @@ from silo_tune.study.parts import (
     Report,
     Retrain,
     StudyPreset,
+    whole,
 )
 from silo_tune.study.pipelines import Ice, Pipeline, WhileTraining
 from silo_tune.study.prune import Prune
@@ -32,20 +33,31 @@ from silo_tune.study.prune import Prune
 class Study(Frozen):
     """One study. `cycles` counts the dense one: cycles 0 … cycles − 1."""
 
-    name: str
-    preset: StudyPreset | None = None
-    cycles: int = Field(ge=1, le=1000)
-    data: Data
-    model: ModelRef
-    dense: Dense
-    prune: Prune = Prune()
-    retrain: Retrain
-    evaluate: Evaluate = Evaluate()
-    replicates: Replicates
-    pilot: Pilot | None = None
-    arms: dict[str, Arm]
-    report: Report = Report()
-    cluster: Cluster = Cluster()
+    name: str = Field(
+        description="name of the study: letters, digits and . _ + -; the run folder is runs/NAME",
+        json_schema_extra=whole(ARM_NAME),
+    )
+    preset: StudyPreset | None = Field(
+        default=None, description='a whole study to start from, "authors-2023"; what this study writes wins'
+    )
+    cycles: int = Field(ge=1, le=1000, description="number of cycles, the dense one (cycle 0) included")
+    data: Data = Field(description="which images, how they are split and augmented")
+    model: ModelRef = Field(
+        description="the network: a registered name with its arguments, timm:NAME, or a user's function"
+    )
+    dense: Dense = Field(description="cycle 0: trained once per seed and shared by all arms, or a pretrained network")
+    prune: Prune = Field(default=Prune(), description="what a prune removes and what happens to the weights that stay")
+    retrain: Retrain = Field(description="the training of one cycle")
+    evaluate: Evaluate = Field(
+        default=Evaluate(), description="other ways to measure accuracy, only for comparison with others"
+    )
+    replicates: Replicates = Field(description="the seeds that the study is repeated with")
+    pilot: Pilot | None = Field(
+        default=None, description="finds the constants that schedule arms leave out, on seeds of its own"
+    )
+    arms: dict[str, Arm] = Field(description="the ways to choose max_lr that are compared, by name")
+    report: Report = Field(default=Report(), description="which schedule is judged, against which tolerance")
+    cluster: Cluster = Field(default=Cluster(), description="resources; they change no number, but for cpus_per_unit")
 
     @field_validator("name")
     @classmethod

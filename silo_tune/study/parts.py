@@ -18,6 +18,13 @@ FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 REWIND_POINT = re.compile(r"init|[1-9]\d* (ep|it)")
 
 LISTED = Field(strict=False)
+
+
+def whole(pattern: re.Pattern[str]) -> dict[str, Any]:
+    """JSON schema of a text that matches from end to end."""
+    return {"pattern": f"^({pattern.pattern})$"}
+
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -33,10 +40,18 @@ class Named(Frozen):
     Written `"x"`, `{ name = "x", … }` or `{ function = "m:f", version = "1", … }`.
     """
 
-    name: str | None = None
-    function: str | None = None
-    version: str | None = None
-    args: dict[str, Any] = Field(default_factory=dict)
+    name: str | None = Field(default=None, description="a registered name")
+    function: str | None = Field(
+        default=None,
+        description='a user\'s function, "package.module:name"; instead of name',
+        json_schema_extra=whole(FUNCTION),
+    )
+    version: str | None = Field(
+        default=None, description="version of the function; change it when the function changes its numbers"
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="its arguments; they may also be written beside the name"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -163,10 +178,10 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SGD(Frozen):
-    name: Literal["sgd"] = "sgd"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    nesterov: bool = False
+    name: Literal["sgd"] = Field(default="sgd", description="the optimizer")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="share of the last step that is taken again")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty per step")
+    nesterov: bool = Field(default=False, description="look ahead along the momentum")
 
     @model_validator(mode="after")
     def _check(self) -> SGD:
@@ -176,10 +191,14 @@ class SGD(Frozen):
 
 
 class AdamW(Frozen):
-    name: Literal["adamw"] = "adamw"
-    betas: Annotated[tuple[float, float], LISTED] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    name: Literal["adamw"] = Field(default="adamw", description="the optimizer")
+    betas: Annotated[tuple[float, float], LISTED] = Field(
+        default=(0.9, 0.999), description="decay of the mean gradient and of its square"
+    )
+    eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="decoupled decay per step, as a share of the learning rate"
+    )
 
 
 class Dense(Frozen):
@@ -188,10 +207,14 @@ class Dense(Frozen):
     `checkpoint` is a safetensors file, or "timm" for the pretrained weights of a `timm:` model.
     """
 
-    epochs: int | None = Field(default=None, ge=1)
-    max_lr: Rate | None = None
-    profile: ProfileRef = ProfileRef(name="warmup-drop")
-    checkpoint: str | None = None
+    epochs: int | None = Field(default=None, ge=1, description="epochs of the dense training")
+    max_lr: Rate | None = Field(default=None, description="peak learning rate of the dense training")
+    profile: ProfileRef = Field(
+        default=ProfileRef(name="warmup-drop"), description="learning rate inside the dense training"
+    )
+    checkpoint: str | None = Field(
+        default=None, description='pretrained weights: a safetensors file, or "timm"; then nothing is trained'
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Dense:
@@ -205,25 +228,29 @@ class Dense(Frozen):
 class Retrain(Frozen):
     """[retrain]: the training of one cycle; batch, optimizer and precision also hold for the dense cycle."""
 
-    epochs: int = Field(ge=1)
-    batch: int = Field(default=64, ge=1)
-    profile: ProfileRef = ProfileRef(name="warmup-drop")
-    optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = SGD()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    epochs: int = Field(ge=1, description="epochs of a cycle")
+    batch: int = Field(default=64, ge=1, description="images per step, in the dense cycle too")
+    profile: ProfileRef = Field(
+        default=ProfileRef(name="warmup-drop"), description="learning rate inside a cycle, as a share of max_lr"
+    )
+    optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = Field(
+        default=SGD(), description="the optimizer, of the dense cycle too; a new one in every cycle"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="number format of the forward and backward pass, in the dense cycle too"
+    )
 
 
 class Evaluate(Frozen):
-    """[evaluate]: other ways to measure than every image once, as it is, at the end. Only for comparison with others.
+    """[evaluate]: other ways to measure than every image once, as it is, at the end; only to compare with others."""
 
-    Attributes:
-        augment: validation and test images are augmented as training images are.
-        drop_last: the last incomplete batch of test images is left out, and its images count as wrong.
-        best_on_test: test accuracy is the greatest of those measured before each epoch.
-    """
-
-    augment: bool = False
-    drop_last: bool = False
-    best_on_test: bool = False
+    augment: bool = Field(default=False, description="validation and test images are augmented as training images are")
+    drop_last: bool = Field(
+        default=False, description="the last incomplete batch of test images is left out, and its images count as wrong"
+    )
+    best_on_test: bool = Field(
+        default=False, description="test accuracy is the greatest of those measured before each epoch"
+    )
 
     def resolved(self) -> dict[str, bool] | None:
         """What enters a unit's key: nothing where everything is measured as usual."""
@@ -231,21 +258,20 @@ class Evaluate(Frozen):
 
 
 class StudyPreset(Frozen):
-    """[preset]: what filled this study in; see `silo_tune.study.authors`.
+    """[preset]: what filled this study in; see `silo_tune.study.authors`."""
 
-    Attributes:
-        network: "resnet20" or "vgg19".
-        run: number of the script's run, from 0.
-        without: deviations that are switched off.
-    """
-
-    name: Literal["authors-2023"]
-    network: Literal["resnet20", "vgg19"] = "resnet20"
-    run: int = Field(default=0, ge=0, le=9)
-    without: Annotated[tuple[str, ...], LISTED] = ()
+    name: Literal["authors-2023"] = Field(description="the preset")
+    network: Literal["resnet20", "vgg19"] = Field(default="resnet20", description="which of the authors' scripts")
+    run: int = Field(default=0, ge=0, le=9, description="number of the script's run, from 0")
+    without: Annotated[tuple[str, ...], LISTED] = Field(
+        default=(), description="deviations of the scripts that are switched off"
+    )
 
 
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**53)], ...], LISTED]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**53)], ...],
+    Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),
+]
 
 
 def distinct(value: tuple[int, ...]) -> tuple[int, ...]:
@@ -256,30 +282,40 @@ def distinct(value: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Replicates(Frozen):
-    seeds: Seeds
+    seeds: Seeds = Field(description="one repetition of the whole study per seed")
 
     _distinct = field_validator("seeds")(distinct)
 
 
 class Report(Frozen):
-    """[report]: which schedule is judged, against which tolerance.
+    """[report]: which schedule is judged, against which tolerance."""
 
-    `tolerance` is a difference of accuracies in [0, 1]: 0.005 is half a point.
-    """
-
-    tolerance: float = Field(default=0.005, gt=0, lt=1)
-    schedule: str = "silo"
-    title: str | None = None
+    tolerance: float = Field(
+        default=0.005,
+        gt=0,
+        lt=1,
+        description="difference of accuracies in (0, 1) that counts as none: 0.005 is half a point",
+    )
+    schedule: str = Field(default="silo", description="the schedule arm that is judged")
+    title: str | None = Field(default=None, description="title of the report; the study's name when left out")
 
 
 class Cluster(Frozen):
     """[cluster]: resources. Only `cpus_per_unit` (the thread count) can change numbers, so only it is decided."""
 
-    cpus_per_unit: int = Field(default=1, ge=1)
-    gpus_per_unit: float = Field(default=0.0, ge=0)
-    memory_per_unit_gb: float | None = Field(default=None, gt=0)
-    max_concurrent: int | None = Field(default=None, ge=1)
-    max_failures: int = Field(default=2, ge=0)
-    device: str = "auto"
-    partial_seconds: float = Field(default=5.0, ge=0)
-    keep: Literal["needed", "all"] = "needed"
+    cpus_per_unit: int = Field(
+        default=1, ge=1, description="CPU cores and torch threads of a unit; the only key here that can change numbers"
+    )
+    gpus_per_unit: float = Field(default=0.0, ge=0, description="GPUs of a unit; a share lets units divide one")
+    memory_per_unit_gb: float | None = Field(default=None, gt=0, description="memory that a unit reserves, in GB")
+    max_concurrent: int | None = Field(
+        default=None, ge=1, description="at most so many units at once; as many as fit when left out"
+    )
+    max_failures: int = Field(default=2, ge=0, description="how often a unit that raises is tried again")
+    device: str = Field(default="auto", description='"auto", "cpu", "cuda" or "cuda:N"')
+    partial_seconds: float = Field(
+        default=5.0, ge=0, description="least seconds between two partial states; 0 writes one after every epoch"
+    )
+    keep: Literal["needed", "all"] = Field(
+        default="needed", description='weights that stay on disk: those still "needed", or "all"'
+    )

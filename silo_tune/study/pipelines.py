@@ -11,34 +11,38 @@ from silo_tune.study.parts import Frozen, Share
 
 
 class Ice(Frozen):
-    """ICE-Pruning: block by block, with fine-tuning where it is needed and layers frozen that change little.
-
-    Attributes:
-        ratio: share of a block's remaining filters that a cycle removes, rounded up; that of [prune] when left out.
-        threshold: loss of validation accuracy against the dense network from which on a block is followed by
-            fine-tuning (0.01 is ours).
-        freeze: share of the layers that fine-tuning leaves alone: those that a probe changed least (0 is ours).
-    """
+    """ICE-Pruning: block by block, with fine-tuning where it is needed and layers frozen that change little."""
 
     line: ClassVar[str] = "ICE-Pruning: block by block, fine-tuned where needed, falling S"
 
-    name: Literal["ice"]
-    ratio: Share | None = None
-    threshold: float = Field(default=0.01, ge=0, lt=1)
-    freeze: float = Field(default=0.0, ge=0, lt=1)
+    name: Literal["ice"] = Field(description="the pipeline")
+    ratio: Share | None = Field(
+        default=None,
+        description="share of a block's filters that a cycle removes, rounded up; that of [prune] when left out",
+    )
+    threshold: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="loss of validation accuracy against the dense network that calls for fine-tuning (0.01 is ours)",
+    )
+    freeze: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the layers that fine-tuning leaves alone: those that a probe changed least (0 is ours)",
+    )
 
 
 class WhileTraining(Frozen):
-    """Filters pruned while training: the cycles are parts of one training, without a retraining of their own.
-
-    Attributes:
-        over: parts of the training, cycle 0 included; each is as long as a cycle of this arm.
-    """
+    """Filters pruned while training: the cycles are parts of one training, without a retraining of their own."""
 
     line: ClassVar[str] = "filters pruned while training: the cycles are parts of one training (Roy et al. 2020)"
 
-    name: Literal["while-training"]
-    over: int = Field(ge=2)
+    name: Literal["while-training"] = Field(description="the pipeline")
+    over: int = Field(
+        ge=2, description="parts of the training, cycle 0 included; each is as long as a cycle of this arm"
+    )
 
 
 def _by_name(value: Any) -> Any:

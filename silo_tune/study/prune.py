@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from silo_tune.errors import Problems
 from silo_tune.study import registry
-from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, Named, Share
+from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, Named, Share, whole
 
 
 class CriterionRef(Named):
@@ -32,25 +32,44 @@ DEFAULT_RATE = 0.2
 
 
 class Prune(Frozen):
-    """[prune]: what a prune removes and what happens to the weights that stay.
+    """[prune]: what a prune removes and what happens to the weights that stay."""
 
-    `rate` is the share of the remaining that each cycle removes; or `targets` are the shares that remain after cycles
-    1, 2, …, and `rate` is None. `norm_scales` makes the weights of normalisation layers prunable too. `count` is
-    "exact", or "percentile" as in the authors' scripts (see `pruning.by_percentile`). With `keep_statistics` the
-    buffers of normalisation layers outlive weights that are drawn anew.
-    """
-
-    rate: Share | None = None
-    targets: Annotated[tuple[Share, ...] | None, LISTED] = None
-    criterion: CriterionRef = CriterionRef(name="magnitude")
-    scope: Literal["global", "layerwise"] = "global"
-    granularity: Literal["weight", "filter"] = "weight"
-    skip: Annotated[tuple[str, ...], LISTED] = ()
-    norm_scales: bool = False
-    count: Literal["exact", "percentile"] = "exact"
-    keep_statistics: bool = False
-    after_prune: Literal["keep", "rewind", "reinit"] = "keep"
-    rewind_to: str = "init"
+    rate: Share | None = Field(
+        default=None,
+        description="share of the remaining weights (or filters) that each cycle removes; 0.2 unless targets are given",
+    )
+    targets: Annotated[tuple[Share, ...] | None, LISTED] = Field(
+        default=None,
+        description="shares of weights that remain after cycles 1, 2, …, each below the one before; instead of rate",
+    )
+    criterion: CriterionRef = Field(
+        default=CriterionRef(name="magnitude"), description="what goes first; `silo-tune list criteria` names them"
+    )
+    scope: Literal["global", "layerwise"] = Field(
+        default="global", description='"global" compares weights over all layers, "layerwise" inside each'
+    )
+    granularity: Literal["weight", "filter"] = Field(
+        default="weight", description='what is removed: single weights, or whole "filter"s'
+    )
+    skip: Annotated[tuple[str, ...], LISTED] = Field(
+        default=(), description='name patterns of parameters that are never pruned, such as "fc.*"'
+    )
+    norm_scales: bool = Field(default=False, description="prune the weights of normalisation layers too")
+    count: Literal["exact", "percentile"] = Field(
+        default="exact", description='"exact" keeps the planned number, "percentile" counts as the authors\' scripts do'
+    )
+    keep_statistics: bool = Field(
+        default=False, description="buffers of normalisation layers outlive weights that are drawn anew"
+    )
+    after_prune: Literal["keep", "rewind", "reinit"] = Field(
+        default="keep",
+        description='weights that stay: "keep" them, "rewind" them to rewind_to, or "reinit" (draw them anew)',
+    )
+    rewind_to: str = Field(
+        default="init",
+        description='point of the dense training to rewind to: "init", "K ep" (epochs) or "K it" (steps)',
+        json_schema_extra=whole(REWIND_POINT),
+    )
 
     @model_validator(mode="before")
     @classmethod

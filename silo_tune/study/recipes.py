@@ -134,7 +134,7 @@ def _like_resnet20(weight_decay: float = 5e-4, training: str = _OURS) -> Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "lenet-300-100": Recipe(  # of experiments/digits.toml, which tells how its pilot found them
+    "lenet-300-100": Recipe(  # of experiments/digits-rewind.toml, which tells how its pilot found them
         optimizer=_sgd(5e-4),
         batch=64,
         epochs=8,

@@ -106,8 +106,8 @@ def _reference_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if test not in schedules:
                 yield f"arms.{name}.tests", unknown("schedule arm", str(test), schedules)
     judged = report.get("schedule") if isinstance(report, Mapping) else None
-    if judged is not None and judged not in arms:
-        yield "report.schedule", unknown("arm", str(judged), arms)
+    if isinstance(judged, str) and judged not in arms:
+        yield "report.schedule", unknown("arm", judged, arms)
 
 
 def _apply_set(table: dict[str, Any], change: str) -> None:
