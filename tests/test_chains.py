@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 
 from silo_tune.errors import BadInput
-from silo_tune.planner.chain import Chain, winner_of
+from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit
+from silo_tune.planner.winner import winner_of
 from silo_tune.results.rows import rows
 from silo_tune.store.run_folder import Run
 from silo_tune.study.model import Study

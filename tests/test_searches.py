@@ -20,7 +20,7 @@ import pytest
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.planner import samplers
 from silo_tune.planner.candidates import Heard, Proposal
-from silo_tune.planner.chain import Chain, winner_of
+from silo_tune.planner.chain import Chain
 from silo_tune.planner.forecast import forecast
 from silo_tune.planner.guided import GuidedSource, expected_improvement, warm_starts
 from silo_tune.planner.layout import Layout
@@ -28,6 +28,7 @@ from silo_tune.planner.planner import Planner
 from silo_tune.planner.points import PilotPlan, Snapped, TunePlan, plan_of
 from silo_tune.planner.samplers import Dimension, Told, importance, suggest
 from silo_tune.planner.unit import Unit
+from silo_tune.planner.winner import winner_of
 from silo_tune.results.rows import rows
 from silo_tune.results.searches import searches
 from silo_tune.results.table import make_table

@@ -21,6 +21,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from silo_tune.errors import BadInput
+from silo_tune.planner.journal import decisions
 from silo_tune.results.records import load_run
 from silo_tune.results.searches import SearchRecord, searches
 from silo_tune.store.run_folder import Run
@@ -106,12 +107,7 @@ def oracle_studies(frame: pd.DataFrame, study: Study, run: Run) -> Iterator[Optu
 
 def rounds_of(run: Run, arm: str, seed: int, cycle: int) -> dict[str, int]:
     """Key of a unit → the round in which this chain asked for it."""
-    rounds: dict[str, int] = {}
-    number = 1
-    while (decision := run.decision(arm, seed, cycle, number)) is not None:
-        rounds |= {asked["key"]: number for asked in decision["asked"]}
-        number += 1
-    return rounds
+    return {asked["key"]: found["round"] for found in decisions(run, arm, seed, cycle) for asked in found["asked"]}
 
 
 def oracle_trial(row: Row, bounds: FloatDistribution, number: int | None) -> FrozenTrial:

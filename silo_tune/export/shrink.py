@@ -20,6 +20,7 @@ from silo_tune.export.inference import Latency, latency, macs, non_zero, paramet
 from silo_tune.export.small import About, check_plain, pack_weights, shrunk
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights, unpack
+from silo_tune.planner.journal import decisions, winning_key
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.filters import Filters, removable
 from silo_tune.seeds import stream
@@ -202,7 +203,11 @@ def weights_of(
     """
     if cycle == 0:
         raise BadInput("--cycle: cycle 0 is the dense network, of which nothing was pruned")
-    closed = {number: key for number in range(1, study.cycles) if (key := _winner(run, arm, seed, number)) is not None}
+    closed = {
+        number: key
+        for number in range(1, study.cycles)
+        if (key := winning_key(decisions(run, arm, seed, number))) is not None
+    }
     if cycle is not None and cycle not in closed:
         have = ", ".join(map(str, closed)) or "none yet"
         raise BadInput(f"--cycle: arm {arm!r}, seed {seed} has no network of cycle {cycle}; it has of {have}")
@@ -218,15 +223,6 @@ def weights_of(
         f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle, "
         f'which is the default here; with cluster.keep = "all" from its start it keeps every cycle\'s'
     )
-
-
-def _winner(run: Run, arm: str, seed: int, cycle: int) -> str | None:
-    """Key of the unit that won a cycle; None while it is open, or without a winner."""
-    winner, number = None, 1
-    while (decision := run.decision(arm, seed, cycle, number)) is not None:
-        winner = decision["winner"] if decision["closes"] else winner
-        number += 1
-    return winner
 
 
 def kept_filters(found: Mapping[str, Filters], masks: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from silo_tune.errors import BadInput
 from silo_tune.planner.unit import canonical
-from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule
+from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, rounded
 
 Peak = Mapping[str, Any] | None
 
@@ -68,7 +68,7 @@ class OneRound:
 
 def value_of(rate: float) -> dict[str, float]:
     """A fixed peak, rounded as keys are, so that the trained rate is the rate of the key."""
-    return {"value": float(f"{rate:.12g}")}
+    return {"value": rounded(rate)}
 
 
 def peak_of(schedule: Schedule | AdaptiveSchedule, cycle: int, pruned: Sequence[float], name: str) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from silo_tune.planner.candidates import Heard, Proposal
-from silo_tune.planner.guided import rank, value_told
 from silo_tune.planner.unit import Unit
 
 # What a decision keeps of a unit's outcome.
@@ -87,27 +86,3 @@ class Chain:
     def label(self) -> str:
         """Arm, seed and trial, for people."""
         return f"{self.arm} seed {self.seed}" + ("" if self.trial is None else f" trial {self.trial}")
-
-
-def winner_of(told: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Highest validation accuracy, then lower validation loss, then smaller max_lr; a diverged one never wins.
-
-    Where some rates were trained again with other random streams the winner is among those, by the mean over repeats
-    (a diverged repeat counts as guessing); its repeat 0 is what continues.
-    """
-    told = list(told)
-    repeats: dict[Any, list[Mapping[str, Any]]] = {}
-    for outcome in told:
-        if outcome["repeat"] > 0:
-            repeats.setdefault(outcome["max_lr"], []).extend([outcome] if outcome["status"] != "failed" else [])
-    good = [o for o in told if o["status"] == "ok" and o["repeat"] == 0]
-    again = [o for o in good if o["max_lr"] in repeats] or good
-    best = min(again, key=lambda o: rank(_mean(o, repeats.get(o["max_lr"], []))), default=None)
-    return None if best is None else dict(best)
-
-
-def _mean(outcome: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    losses = [outcome["val_loss"], *(o["val_loss"] for o in repeats if o["val_loss"] is not None)]
-    accuracies = [outcome["val_accuracy"], *(value_told(o) for o in repeats)]
-    mean = {"val_accuracy": sum(accuracies) / len(accuracies), "val_loss": sum(losses) / len(losses)}
-    return {**outcome, **mean}

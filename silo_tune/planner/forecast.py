@@ -8,8 +8,8 @@ from typing import Any
 
 from silo_tune.planner.candidates import OneRound
 from silo_tune.planner.chain import Chain
+from silo_tune.planner.journal import Journal, decisions
 from silo_tune.planner.layout import Layout
-from silo_tune.planner.planner import Journal
 from silo_tune.planner.points import Plan
 
 
@@ -124,13 +124,11 @@ def _candidates(layout: Layout, chain: Chain, rounds: list[dict[str, Any]]) -> t
 
 
 def closed_rounds(journal: Journal, chain: Chain) -> Iterator[dict[str, Any]]:
-    """Decisions of the closed rounds of a chain's cycle; one that ended the chain may have been reopened."""
-    number = 1
-    while (body := journal.decision(chain.arm, chain.seed, chain.cycle, number, chain.trial)) is not None:
+    """Decisions of the closed rounds of a chain's cycle, up to that of its winner."""
+    for body in decisions(journal, chain.arm, chain.seed, chain.cycle, chain.trial):
         yield body
         if body["winner"] is not None:
             return
-        number += 1
 
 
 def _search(layout: Layout, journal: Journal, name: str, plan: Plan) -> tuple[list[Asked], int]:

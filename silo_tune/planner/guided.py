@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 from silo_tune.planner.candidates import Heard, Proposal, grid_source
 from silo_tune.planner.samplers import Dimension, Told, suggest
+from silo_tune.planner.winner import rank, value_told
 from silo_tune.study.arms import WARM_STARTS, log_spaced
 from silo_tune.study.arms import Guided as Settings
 
@@ -109,22 +109,10 @@ def warm_starts(low: float, high: float, start: float | None) -> list[float]:
     return sorted(set(rates))
 
 
-def value_told(outcome: Mapping[str, Any]) -> float:
-    """What a sampler hears of an outcome: its validation accuracy, or that of guessing when it diverged."""
-    if outcome["status"] == "ok":
-        return float(outcome["val_accuracy"])
-    return 1.0 / outcome["classes"] if outcome.get("classes") else 0.0
-
-
 def best_of(heard: Sequence[Heard], count: int) -> list[Heard]:
     """The best candidates of repeat 0 in the winner's order, best first; fewer where fewer trained well."""
     good = [one for one in heard if one.outcome["status"] == "ok" and one.proposal.repeat == 0]
     return sorted(good, key=lambda one: rank(one.outcome))[: count if len(good) > 1 else 0]
-
-
-def rank(outcome: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Sorts the best first: highest validation accuracy, then lower validation loss, then smaller max_lr."""
-    return (-outcome["val_accuracy"], outcome["val_loss"], outcome["max_lr"] if outcome["max_lr"] is not None else 0.0)
 
 
 def expected_improvement(told: Sequence[Told], settings: Settings) -> float:

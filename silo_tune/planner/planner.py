@@ -9,35 +9,19 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from silo_tune.errors import BadInput
 from silo_tune.planner.candidates import OneRound, Proposal
-from silo_tune.planner.chain import TOLD, Candidate, Chain, winner_of
+from silo_tune.planner.chain import TOLD, Candidate, Chain
+from silo_tune.planner.journal import Journal
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.retention import Weights, floor_of
 from silo_tune.planner.search import Search
 from silo_tune.planner.unit import Unit
+from silo_tune.planner.winner import winner_of
 from silo_tune.study.arms import ScheduleArm, TuneArm
 from silo_tune.study.model import Study
-
-
-class Journal(Protocol):
-    """The files that the planner reads and writes; `store.Run` is one."""
-
-    def decision(
-        self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None
-    ) -> dict[str, Any] | None: ...
-
-    def decide(self, body: Mapping[str, Any]) -> dict[str, Any]: ...
-
-    def search_round(self, arm: str, number: int) -> dict[str, Any] | None: ...
-
-    def decide_search(self, body: Mapping[str, Any]) -> dict[str, Any]: ...
-
-    def result(self, key: str) -> dict[str, Any] | None: ...
-
-    def sweep(self, key: str) -> None: ...
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from silo_tune.planner.samplers import Dimension, Told, suggest
-from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, Silo, constants_at
+from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, Silo, constants_at, rounded
 from silo_tune.study.arms import CONSTANTS, Pilot, ScheduleArm, TuneArm, log_spaced
 from silo_tune.study.model import Study, counted_cycles
 from silo_tune.study.pipelines import Ice
@@ -253,4 +253,4 @@ class Snapped:
 
     def peak(self, cycle: int, pruned: Sequence[float]) -> float:
         step = round(math.log10(self.schedule.peak(cycle, pruned)) * PER_DECADE)
-        return float(f"{10 ** (step / PER_DECADE):.12g}")
+        return rounded(10 ** (step / PER_DECADE))

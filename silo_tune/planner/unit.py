@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from silo_tune.schedules.peaks import rounded
 from silo_tune.schedules.shapes import resolve_profile
 from silo_tune.study.model import ArmSettings, Study
 from silo_tune.study.pipelines import Ice, WhileTraining, resolved
@@ -27,8 +28,8 @@ def canonical(value: Any) -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
         return value
     if isinstance(value, float):
-        rounded = float(f"{value:.12g}")
-        return int(rounded) if rounded.is_integer() and abs(rounded) < 1e12 else rounded
+        near = rounded(value)
+        return int(near) if near.is_integer() and abs(near) < 1e12 else near
     if isinstance(value, Mapping):
         return {str(key): canonical(value[key]) for key in value}
     if isinstance(value, (list, tuple)):

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from silo_tune.planner.journal import decisions
 from silo_tune.results.columns import COLUMNS
 from silo_tune.results.searches import search_points
 from silo_tune.store.run_folder import Run
@@ -24,11 +25,11 @@ def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
     owner: dict[str, str] = {}
     for arm in study.arms:
         for seed, trial in _chains(run, study, arm):
-            decisions = list(_decisions(run, arm, seed, trial, study.cycles))
-            parents = {decision["cycle"]: decision["parent"] for decision in decisions}
-            winners = {decision["cycle"]: decision["winner"] for decision in decisions if decision["closes"]}
-            last = {(d["cycle"], asked["candidate"]): d["round"] for d in decisions for asked in d["asked"]}
-            for decision in decisions:
+            closed = list(_decisions(run, arm, seed, trial, study.cycles))
+            parents = {decision["cycle"]: decision["parent"] for decision in closed}
+            winners = {decision["cycle"]: decision["winner"] for decision in closed if decision["closes"]}
+            last = {(d["cycle"], asked["candidate"]): d["round"] for d in closed for asked in d["asked"]}
+            for decision in closed:
                 told = {outcome["candidate"]: outcome for outcome in decision["told"]}
                 continues = parents.get(decision["cycle"] + 1)
                 for asked in decision["asked"]:
@@ -58,13 +59,8 @@ def _chains(run: Run, study: Study, arm: str) -> Iterator[tuple[int, int | None]
 
 
 def _decisions(run: Run, arm: str, seed: int, trial: int | None, cycles: int) -> Iterator[dict[str, Any]]:
-    for cycle in range(cycles):
-        number = 1
-        while (decision := run.decision(arm, seed, cycle, number, trial)) is not None:
-            yield decision
-            number += 1
-        if number == 1:
-            return
+    of_cycles = (list(decisions(run, arm, seed, cycle, trial)) for cycle in range(cycles))
+    return itertools.chain.from_iterable(itertools.takewhile(bool, of_cycles))
 
 
 def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,11 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from silo_tune.errors import unknown
 
 
+def rounded(rate: float) -> float:
+    """A rate with the 12 significant digits of keys and decisions: the one place where rates are rounded."""
+    return float(f"{rate:.12g}")
+
+
 @runtime_checkable
 class Schedule(Protocol):
     """A fixed-peak schedule."""
@@ -211,7 +216,7 @@ def constants_at(name: str, rates: Sequence[float]) -> dict[str, float]:
     """The constants of a schedule from peak rates: one rate, or the lowest and the highest (SILO: ε and ε + δ)."""
     free = SCHEDULES[name].free
     if free == ("eps", "delta"):
-        return {"eps": rates[0], "delta": float(f"{rates[1] - rates[0]:.12g}")}
+        return {"eps": rates[0], "delta": rounded(rates[1] - rates[0])}
     return dict(zip(free, rates, strict=True))
 
 

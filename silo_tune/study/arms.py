@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 
-from silo_tune.schedules.peaks import constants_at
+from silo_tune.schedules.peaks import constants_at, rounded
 from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct, whole
 from silo_tune.study.pipelines import Ice, Pipeline
 from silo_tune.study.prune import Prune
@@ -61,7 +61,7 @@ def log_spaced(low: float, high: float, points: int) -> list[float]:
         return [low]
     span = math.log(high / low)
     inner = [low * math.exp(span * i / (points - 1)) for i in range(1, points - 1)]
-    return [float(f"{x:.12g}") for x in (low, *inner, high)]
+    return [rounded(x) for x in (low, *inner, high)]
 
 
 class Guided(Frozen):

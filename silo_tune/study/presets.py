@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from silo_tune.errors import unknown
-from silo_tune.schedules.peaks import s_curve
+from silo_tune.schedules.peaks import rounded, s_curve
 from silo_tune.schedules.shapes import make_profile
 from silo_tune.study.parts import REWIND_POINT
 
@@ -260,7 +260,7 @@ def _fine_tuning(setting: Setting, args: Args) -> Arm:
         raise ValueError(
             f"needs max_lr: the dense profile {setting.dense_profile['name']!r} ends near 0, too low to train at"
         )
-    return {"schedule": {"name": "constant", "max_lr": float(f"{rate * end:.12g}")}, "profile": "constant"}
+    return {"schedule": {"name": "constant", "max_lr": rounded(rate * end)}, "profile": "constant"}
 
 
 # --- pipelines ---

@@ -20,7 +20,7 @@ from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, unp
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.masks import Masks, alive, apply_masks, full_masks
 from silo_tune.pruning.prune_step import Pruner
-from silo_tune.schedules.peaks import RULES, PruneFacts
+from silo_tune.schedules.peaks import RULES, PruneFacts, rounded
 from silo_tune.schedules.shapes import maximum_of
 from silo_tune.seeds import stream
 from silo_tune.store.storage import Storage
@@ -340,7 +340,7 @@ def resolve_peak(unit: Unit, facts: PruneFacts) -> float:
     assert unit.peak is not None
     if "value" in unit.peak:
         return float(unit.peak["value"])
-    return float(f"{RULES[unit.peak['rule']](facts, **unit.peak['args']):.12g}")
+    return rounded(RULES[unit.peak["rule"]](facts, **unit.peak["args"]))
 
 
 def drain(progress: Generator[Any, None, T]) -> T:

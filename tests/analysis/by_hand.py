@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from silo_tune.planner.chain import winner_of
+from silo_tune.planner.winner import winner_of
 from silo_tune.results.table import make_table
 from silo_tune.study.model import Study
 from tests.analysis.builder import Row, diverged, failed

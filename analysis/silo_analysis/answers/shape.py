@@ -18,6 +18,7 @@ from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.stats import holm
 from silo_analysis.estimates.summary import Summary
 from silo_tune.formats import DASH, MINUS, cycle_list, known, p_value, plural, points, rate
+from silo_tune.schedules.peaks import rounded
 from silo_tune.study.arms import ScheduleArm
 
 ID = "shape"
@@ -89,7 +90,7 @@ def _constants(summary: Summary, arm: str) -> Mapping[str, Any]:
 def _ends(constants: Mapping[str, Any]) -> list[float]:
     """The two rates between which a found curve moves, rising; an S goes from ε to ε + δ."""
     if "delta" in constants:
-        return [constants["eps"], float(f"{constants['eps'] + constants['delta']:.12g}")]
+        return [constants["eps"], rounded(constants["eps"] + constants["delta"])]
     return sorted(float(value) for value in constants.values())
 
 

@@ -124,7 +124,7 @@ def oracle_cycle(oracle: str, cycle: int, rows: pd.DataFrame) -> OracleCycle:
 
 
 def _may_win(shape: tuple[int, int], at: tuple[IndexArray, IndexArray], rows: pd.DataFrame) -> BoolArray:
-    """Rates that may win their seed, as in the engine (`chains.chain.winner_of`).
+    """Rates that may win their seed, as in the engine (`planner.winner.winner_of`).
 
     There a repeat that diverged counts as guessing. Here such a rate wins only where every repeated one has such a
     repeat: a mean of an accuracy and a guess is below any accuracy of worth.

@@ -25,6 +25,7 @@ import pandas as pd
 from silo_analysis.estimates.frames import GAPS
 from silo_analysis.estimates.oracle import OracleCycle, flags
 from silo_analysis.estimates.stats import Equivalence, Estimate, FloatArray, paired_interval, seeds_needed, tost
+from silo_tune.planner.winner import rank
 
 FIRST_ENDPOINT_CYCLE = 2
 
@@ -51,8 +52,11 @@ def best_asked(cycle: OracleCycle, s: int) -> int | None:
     eligible = np.flatnonzero(cycle.asked & cycle.ok[s] & np.isfinite(cycle.val[s]))
     if len(eligible) == 0:
         return None
-    order = np.lexsort((cycle.rates[eligible], cycle.val_loss[s, eligible], -cycle.val[s, eligible]))
-    return int(eligible[order[0]])
+    found = {
+        int(i): {"val_accuracy": cycle.val[s, i], "val_loss": cycle.val_loss[s, i], "max_lr": cycle.rates[i]}
+        for i in eligible
+    }
+    return min(found, key=lambda i: rank(found[i]))
 
 
 def crossfit_regret(cycle: OracleCycle, arm: str) -> list[dict[str, Any]]:

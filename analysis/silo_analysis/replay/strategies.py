@@ -11,10 +11,10 @@ import numpy as np
 from silo_analysis.replay.landscape import Landscape, RecordedGrid
 from silo_tune.errors import BadInput, unknown
 from silo_tune.planner.candidates import CandidateSource, Heard, grid_source
-from silo_tune.planner.chain import winner_of
 from silo_tune.planner.guided import GuidedSource
 from silo_tune.planner.points import sampler_seed
 from silo_tune.planner.samplers import require_sampler
+from silo_tune.planner.winner import winner_of
 from silo_tune.study.arms import WARM_STARTS, log_spaced
 from silo_tune.study.arms import Guided as Settings
 

@@ -1,0 +1,42 @@
+"""Who wins a cycle: the one rule, for the engine, the samplers and the analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def winner_of(told: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Highest validation accuracy, then lower validation loss, then smaller max_lr; a diverged one never wins.
+
+    Where some rates were trained again with other random streams the winner is among those, by the mean over repeats
+    (a diverged repeat counts as guessing); its repeat 0 is what continues.
+    """
+    told = list(told)
+    repeats: dict[Any, list[Mapping[str, Any]]] = {}
+    for outcome in told:
+        if outcome["repeat"] > 0:
+            repeats.setdefault(outcome["max_lr"], []).extend([outcome] if outcome["status"] != "failed" else [])
+    good = [o for o in told if o["status"] == "ok" and o["repeat"] == 0]
+    again = [o for o in good if o["max_lr"] in repeats] or good
+    best = min(again, key=lambda o: rank(_mean(o, repeats.get(o["max_lr"], []))), default=None)
+    return None if best is None else dict(best)
+
+
+def rank(outcome: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Sorts the best first: highest validation accuracy, then lower validation loss, then smaller max_lr."""
+    return (-outcome["val_accuracy"], outcome["val_loss"], outcome["max_lr"] if outcome["max_lr"] is not None else 0.0)
+
+
+def value_told(outcome: Mapping[str, Any]) -> float:
+    """What a sampler hears of an outcome: its validation accuracy, or that of guessing when it diverged."""
+    if outcome["status"] == "ok":
+        return float(outcome["val_accuracy"])
+    return 1.0 / outcome["classes"] if outcome.get("classes") else 0.0
+
+
+def _mean(outcome: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    losses = [outcome["val_loss"], *(o["val_loss"] for o in repeats if o["val_loss"] is not None)]
+    accuracies = [outcome["val_accuracy"], *(value_told(o) for o in repeats)]
+    mean = {"val_accuracy": sum(accuracies) / len(accuracies), "val_loss": sum(losses) / len(losses)}
+    return {**outcome, **mean}
