@@ -293,6 +293,15 @@ def test_a_unit_that_raises_once_is_tried_again(tmp_path: Path) -> None:
     assert any("a passing fault" in notice for notice in bench.notices)
 
 
+def test_what_the_user_must_mend_is_not_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "run", small_study())
+    unit = replace(bench.unit(0, None), model={"name": "timm:no_such_model"})
+    with pytest.raises(BadInput, match="timm cannot build 'no_such_model'"):
+        drain(attempts(bench.worker, unit, 2))
+    assert bench.notices == []
+    assert not list(Path(bench.workspace.run).glob("units/*/*/failure-*.txt"))
+
+
 def test_a_unit_that_always_raises_fails_with_its_reason_and_log(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "run", small_study())
     unit = replace(bench.unit(0, None), model={"function": "tests.users:fragile", "version": "1", "marker": "always"})

@@ -1,0 +1,244 @@
+"""Deliberate breakages: one changed line for each contract, and the test that must fail with it.
+
+python tests/breakages.py            # tries each in a copy of the project, some minutes; 1 2 3 tries these
+python tests/breakages.py --table    # the table of docs/breakages.md
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("silo_tune", "analysis", "tests", "experiments", "docs", "pyproject.toml", "README.md", "CONTRIBUTING.md")
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """One contract, and a change that breaks it.
+
+    Attributes:
+        contract: what always holds.
+        change: what the breakage does, in words.
+        file: below the root.
+        old, new: the text that is changed, and what takes its place; `old` occurs once.
+        test: the id of a test that fails with it.
+    """
+
+    contract: str
+    change: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+BREAKAGES = (
+    Breakage(
+        "The best candidate on validation wins",
+        "the worst candidate wins",
+        "silo_tune/planner/chain.py",
+        "best = min(again, key=",
+        "best = max(again, key=",
+        "tests/test_chains.py::test_the_winner_has_the_best_accuracy_then_loss_then_the_smaller_rate",
+    ),
+    Breakage(
+        "A key holds every value that can change a unit's numbers",
+        "the key forgets the seed",
+        "silo_tune/planner/unit.py",
+        "if default is MISSING or value != default}",
+        'if name != "seed" and (default is MISSING or value != default)}',
+        "tests/test_units.py::test_keys_differ_by_seed_repeat_cycle_parent_and_peak",
+    ),
+    Breakage(
+        "Masks only shrink",
+        "pruned weights are among those that may stay",
+        "silo_tune/pruning/masks.py",
+        "rest = top(flat_scores, flat_alive & ~flat_guard, kept - len(masks))",
+        "rest = top(flat_scores, ~flat_guard, kept - len(masks))",
+        "tests/test_criteria.py::test_counts_are_exact_masks_only_shrink_and_no_layer_dies",
+    ),
+    Breakage(
+        "A prune keeps the declared number of weights",
+        "the number is rounded down",
+        "silo_tune/pruning/masks.py",
+        "kept = round(total * target)",
+        "kept = int(total * target)",
+        "tests/test_pruning.py::test_counts_are_exact_and_masks_only_shrink_over_many_cycles",
+    ),
+    Breakage(
+        "Pruned weights are exactly zero after every step",
+        "weights that went are not held at zero",
+        "silo_tune/training/trainer.py",
+        "weight.mul_(mask)",
+        "weight.mul_(1)",
+        "tests/test_training.py::test_pruned_weights_are_zero_after_every_step",
+    ),
+    Breakage(
+        "A cycle is decided when all of its candidates are told",
+        "it is decided before the last one",
+        "silo_tune/planner/planner.py",
+        "if len(chain.told) < len(chain.candidates):",
+        "if len(chain.told) < len(chain.candidates) - 1:",
+        "tests/test_chains.py::test_the_decisions_and_the_table_do_not_depend_on_the_order_or_number_of_workers",
+    ),
+    Breakage(
+        "Who ends first changes nothing",
+        "a sampler hears outcomes in the order in which they came",
+        "silo_tune/planner/chain.py",
+        "return [Heard(c.proposal, self.told[c.index]) for c in self.candidates if c.index in self.told]",
+        "return [Heard(self.candidates[i].proposal, outcome) for i, outcome in self.told.items()]",
+        "tests/test_searches.py::test_the_table_does_not_depend_on_the_order_or_number_of_workers",
+    ),
+    Breakage(
+        "A driver whose run was taken over stops",
+        "the lost lease is ignored",
+        "silo_tune/store/lease.py",
+        "if self.lost.is_set():\n            raise RunFailed",
+        "if False:\n            raise RunFailed",
+        "tests/test_lease.py::test_a_driver_learns_that_another_took_over",
+    ),
+    Breakage(
+        "Of two writers of one file the first wins",
+        "the second one replaces it",
+        "silo_tune/store/storage.py",
+        "os.link(temporary, path)",
+        "os.replace(temporary, path)",
+        "tests/test_storage.py::test_a_second_create_is_refused_and_changes_nothing",
+    ),
+    Breakage(
+        "Validation chooses, test never does",
+        "what is told as validation accuracy is that on test",
+        "silo_tune/training/worker.py",
+        '"val_accuracy": scores[0],',
+        '"val_accuracy": scores[2],',
+        "tests/test_cycle.py::test_accuracies_are_counted_on_the_images_of_their_own_part",
+    ),
+    Breakage(
+        "The realised peak is max_lr exactly",
+        "the profile is told a longer budget, and its ramp never ends",
+        "silo_tune/training/trainer.py",
+        "self.profile(self.step, self.total)",
+        "self.profile(self.step, 2 * self.total)",
+        "tests/test_training.py::test_the_realised_peak_is_max_lr_exactly",
+    ),
+    Breakage(
+        "A resumed unit ends bit-identical",
+        "momentum is left behind",
+        "silo_tune/training/trainer.py",
+        'self.carry_on(groups.get("optim", {}))',
+        "self.carry_on({})",
+        "tests/test_training.py::test_resume_is_bit_identical",
+    ),
+    Breakage(
+        "A mistake of the user ends the run at once",
+        "it is tried again, and is a failed unit",
+        "silo_tune/training/attempts.py",
+        "        except SiloTuneError:\n            raise\n",
+        "",
+        "tests/test_cycle.py::test_what_the_user_must_mend_is_not_tried_again",
+    ),
+    Breakage(
+        "A state that does not match its checksum is not read",
+        "the checksum is not looked at",
+        "silo_tune/store/unit_store.py",
+        'if hashlib.sha256(data).hexdigest() == claim["sha256"]:',
+        "if data:",
+        "tests/test_store.py::test_a_state_that_is_not_what_was_committed_is_moved_aside",
+    ),
+    Breakage(
+        "A rate that diverged is a row with a status",
+        "it has no row",
+        "silo_tune/results/rows.py",
+        'for asked in decision["asked"]:\n',
+        'for asked in (a for a in decision["asked"] if told[a["candidate"]]["status"] != "diverged"):\n',
+        "tests/test_results.py::test_a_diverged_unit_is_a_row_with_its_reason_and_no_accuracy",
+    ),
+    Breakage(
+        "A bound over seeds is that of Student's t",
+        "it is that of the normal law, too narrow for five seeds",
+        "analysis/silo_analysis/estimates/stats.py",
+        "special.stdtrit(len(values) - 1, level) * standard_error(values)",
+        "special.ndtri(level) * standard_error(values)",
+        "tests/analysis/test_stats.py::test_bounds_are_those_of_scipy",
+    ),
+    Breakage(
+        "SILO's S begins after its delay",
+        "the delay is left out",
+        "silo_tune/schedules/peaks.py",
+        "gamma = pruned[cycle - self.q] if cycle >= self.q else 0.0",
+        "gamma = pruned[cycle]",
+        "tests/test_schedules.py::test_a_rising_silo_is_exactly_eps_up_to_cycle_q_and_above_it_later",
+    ),
+    Breakage(
+        "Weights go only when every chain is past them",
+        "a cycle's weights go while one may still start from them",
+        "silo_tune/planner/retention.py",
+        "if cycle < floor:",
+        "if cycle <= floor:",
+        "tests/test_chains.py::test_at_the_end_only_final_weights_remain",
+    ),
+)
+
+
+def caught(breakage: Breakage) -> tuple[bool, str]:
+    """(does its test fail with it, what pytest said in the end)."""
+    code, said = tried([breakage.test], breakage)
+    return code == 1, said
+
+
+def tried(tests: Sequence[str], breakage: Breakage | None = None) -> tuple[int, str]:
+    """Exit status and last words of pytest in a copy of the project, broken if wanted."""
+    with tempfile.TemporaryDirectory() as place:
+        for part in PARTS:
+            source, target = ROOT / part, Path(place) / part
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        if breakage is not None:
+            file = Path(place) / breakage.file
+            text = file.read_text(encoding="utf-8")
+            assert text.count(breakage.old) == 1, f"{breakage.file}: {breakage.old!r}"
+            file.write_text(text.replace(breakage.old, breakage.new), encoding="utf-8")
+        paths = os.pathsep.join([place, str(Path(place) / "analysis"), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *tests]
+        env = {**os.environ, "PYTHONPATH": paths}
+        done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
+    return done.returncode, "\n".join(done.stdout.splitlines()[-12:])
+
+
+def table() -> str:
+    """The breakages in Markdown."""
+    lines = ["| contract | breakage | in | caught by |", "|---|---|---|---|"]
+    for one in BREAKAGES:
+        file, _, test = one.test.partition("::")
+        name = f"`{test}` in `{file.removeprefix('tests/')}`" if test else f"`{file}`"
+        lines.append(f"| {one.contract} | {one.change} | `{one.file}` | {name} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--table"]:
+        print(table(), end="")
+        return 0
+    wanted = [int(word) - 1 for word in arguments] or range(len(BREAKAGES))
+    missed = 0
+    for number in wanted:
+        one = BREAKAGES[number]
+        found, said = caught(one)
+        missed += not found
+        print(f"{number + 1:2} {'caught' if found else 'MISSED'}: {one.contract} ({one.test})", flush=True)
+        if not found:
+            print(said, flush=True)
+    return min(missed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
