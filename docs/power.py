@@ -1,4 +1,4 @@
-"""Writes the table "How many seeds" in docs/guide.md: how often the report's rules say something, by simulation.
+"""Writes the table "How many seeds" in docs/concepts/how-many-seeds.md: how often the report's rules say something, by simulation.
 
 python docs/power.py         # rewrites what stands between <!-- power --> and <!-- end -->; a few seconds
 
@@ -22,7 +22,7 @@ from silo_analysis.estimates.containment import FEWEST_SEEDS, LEVEL
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-GUIDE = Path(__file__).parent / "guide.md"
+PAGE = Path(__file__).parent / "concepts" / "how-many-seeds.md"
 BLOCK = re.compile(r"(<!-- power -->\n).*?(<!-- end -->)", re.DOTALL)
 
 SEEDS = (3, 5, 8, 10, 20)
@@ -107,4 +107,4 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    GUIDE.write_text(filled(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,382 @@
+"""The parts of the site that come from the code: study keys, commands, columns, names, public functions, floors.
+
+MkDocs calls `on_page_markdown` for every page (`hooks` in mkdocs.yml): a line `<!-- generate: NAME -->` becomes what
+NAME gives. A name that nobody gives fails the build. Nothing that is made here is kept in the repository.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+import silo_analysis
+import silo_tune
+from silo_tune.cli import app
+from silo_tune.cli.catalogue import KINDS
+from silo_tune.results.columns import COLUMNS
+from silo_tune.schedules.peaks import SCHEDULES
+from silo_tune.schedules.shapes import PROFILES
+from silo_tune.study import registry
+from silo_tune.study.pipelines import PIPELINES
+from silo_tune.study.presets import PRESETS
+from silo_tune.study.recipes import RECIPES
+from silo_tune.study.schema import PRESET_GIVES, study_schema
+
+ROOT = Path(__file__).parent.parent
+MARK = re.compile(r"^<!-- generate: ([\w-]+) -->$", re.MULTILINE)
+# What parameters are counted on: ten classes of small colour images.
+IMAGE, COUNTED_CLASSES = (32, 32, 3), 10
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The page with every mark replaced. Raises KeyError for a name that nobody gives."""
+    return MARK.sub(lambda found: PARTS[found[1]](), markdown)
+
+
+def rows(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def code(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words) or "–"
+
+
+# --- one function per table ---
+
+
+def presets() -> str:
+    body = ([f"`{name}`", one.line, one.source, code(one.takes)] for name, one in PRESETS.items())
+    return rows(["preset", "what it stands for", "source", "arguments"], body)
+
+
+def schedules() -> str:
+    body = ([f"`{name}`", _defaults(one, {}), one.line] for name, one in SCHEDULES.items())
+    return rows(["name", "arguments (defaults)", "max_lr"], body)
+
+
+def profiles() -> str:
+    body = ([f"`{name}`", _defaults(one.factory, one.preset), one.line] for name, one in PROFILES.items())
+    return rows(["name", "arguments (defaults)", "shape"], body)
+
+
+def criteria() -> str:
+    body = ([f"`{name}`", one.granularity, one.line, code(one.args)] for name, one in registry.CRITERIA.items())
+    return rows(["name", "scores", "what goes first", "arguments"], body)
+
+
+def models() -> str:
+    body = ([f"`{name}`", _signature(one), f"{parameters(one):,}", one.line] for name, one in registry.MODELS.items())
+    return rows(["name", "arguments (defaults)", "parameters", "what it is"], body)
+
+
+def recipes() -> str:
+    return rows(["network", "what it is trained with (source)"], ([f"`{n}`", one.line] for n, one in RECIPES.items()))
+
+
+def data() -> str:
+    body = ([f"`{name}`", one.line, code(one.args), _reading(one)] for name, one in registry.DATA.items())
+    return rows(["name", "images", "arguments", "read"], body)
+
+
+def pipelines() -> str:
+    body = ([f"`{name}`", one.line, _options(one)] for name, one in PIPELINES.items())
+    return rows(["name", "what it does", "options (defaults)"], body)
+
+
+def deviations() -> str:
+    return rows(["name", "what the scripts do"], ([f"`{name}`", line] for name, line in KINDS["deviations"]().items()))
+
+
+# --- study keys ---
+
+# "section.key" → a line, for keys that no study of experiments/ writes on a line of their own.
+EXAMPLES = {
+    ".model": 'model = { name = "resnet20", width = 32 }',
+    "preset.name": 'name = "authors-2023"',
+    "data.function": 'function = "mine:images"',
+    "data.version": 'version = "1"',
+    "data.stream": 'stream = true',
+    "data.image_key": 'image_key = "img"',
+    "data.label_key": 'label_key = "label"',
+    "data.args": 'args = { count = 900 }',
+    "data.test_images": 'test_images = 1000',
+    "data.mean": 'mean = [0.49, 0.48, 0.45]',
+    "data.std": 'std = [0.25, 0.24, 0.26]',
+    "dense.checkpoint": 'checkpoint = "dense.safetensors"',
+    "prune.targets": 'targets = [0.5, 0.25, 0.1]',
+    "cluster.memory_per_unit_gb": 'memory_per_unit_gb = 2.0',
+    "cluster.max_concurrent": 'max_concurrent = 8',
+    "arms.profile": 'profile = "cosine"',
+    "arms.epochs": 'epochs = 4',
+    "arms.rewind_to": 'rewind_to = "2 ep"',
+    "arms.ends": 'ends = { arm = "silo", end = "low" }',
+    "arms.pipeline": 'pipeline = "ice"',
+    "arms.guided": 'guided = { low = 0.01, high = 1.0, trials = 5 }',
+    "arms.threshold": 'threshold = [0.0, 0.1]',
+    "arms.freeze": 'freeze = [0.0, 0.5]',
+    "arms.over": 'over = [0.1, 0.5]',
+    "grid.low": 'low = 0.01',
+    "grid.high": 'high = 1.0',
+    "grid.points": 'points = 9',
+    "grid.rates": 'rates = [0.01, 0.03, 0.1]',
+    "guided.low": 'low = 0.01',
+    "guided.high": 'high = 1.0',
+    "guided.trials": 'trials = 5',
+    "guided.stop_below": 'stop_below = 0.001',
+    "ends.arm": 'arm = "silo"',
+    "ice.name": 'name = "ice"',
+    "ice.ratio": 'ratio = 0.2',
+    "while.name": 'name = "while-training"',
+    "while.over": 'over = 9',
+}
+
+
+def study_sections() -> list[tuple[str, str, Mapping[str, Any], Sequence[str]]]:
+    """Title, section, keys and required keys of every table of a study file, from the schema that the models give."""
+    schema = study_schema()
+    parts: dict[str, Any] = schema["$defs"]
+    named = {name: _part(one, parts) for name, one in schema["properties"].items()}
+    top = {name: one for name, one in schema["properties"].items() if named[name] is None and name != "arms"}
+    found = [("Top level", "", top, schema["else"]["required"])]
+    for name, part in named.items():
+        if part is not None:
+            also = PRESET_GIVES.get(name.capitalize(), [])
+            found.append((f"`[{name}]`", name, part["properties"], [*part.get("required", []), *also]))
+    for name, (title, section) in TABLES_OF_STUDIES.items():
+        found.append((title, section, parts[name]["properties"], parts[name].get("required", [])))
+    return found
+
+
+def study_keys() -> str:
+    """Every key of a study file: type or choices, default, meaning, an example."""
+    return "\n\n".join(
+        f"## {title} {{#keys-{_slug(title)}}}\n\n{_keys(section, keys, required)}"
+        for title, section, keys, required in study_sections()
+    )
+
+
+TABLES_OF_STUDIES = {
+    "ScheduleArm": ('`[arms.NAME]` with `mode = "schedule"`', "arms"),
+    "OracleArm": ('`[arms.NAME]` with `mode = "oracle"`', "arms"),
+    "TuneArm": ('`[arms.NAME]` with `mode = "tune"`', "arms"),
+    "Grid": ("`grid` of an Oracle", "grid"),
+    "Guided": ("`guided` of an Oracle", "guided"),
+    "Ends": ("`ends` of a schedule arm", "ends"),
+    "SGD": ('`optimizer` with `name = "sgd"`', "sgd"),
+    "AdamW": ('`optimizer` with `name = "adamw"`', "adamw"),
+    "IceTable": ('`pipeline` with `name = "ice"`', "ice"),
+    "WhileTraining": ('`pipeline` with `name = "while-training"`', "while"),
+}
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _part(one: Mapping[str, Any], parts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The section that a key of the top level stands for."""
+    for found in (one, *one.get("allOf", ()), *one.get("anyOf", ())):
+        if "$ref" in found:
+            part: Mapping[str, Any] = parts[found["$ref"].rpartition("/")[2]]
+            return part if part.get("properties") else None
+    return None
+
+
+def _keys(section: str, keys: Mapping[str, Any], required: Sequence[str]) -> str:
+    body = [
+        [
+            f"`{name}`",
+            _type(one),
+            "required" if name in required else _default(one),
+            one.get("description", "–"),
+            f"`{example(section, name, one)}`",
+        ]
+        for name, one in keys.items()
+    ]
+    return rows(["key", "type", "default", "meaning", "example"], body)
+
+
+def _type(one: Mapping[str, Any]) -> str:
+    """The type in words, or the choices."""
+    if "enum" in one:
+        return code(map(_shown, one["enum"]))
+    if "const" in one:
+        return code([_shown(one["const"])])
+    if "$ref" in one:
+        return "name or table"
+    for several in ("anyOf", "allOf", "oneOf"):
+        if several in one:
+            return " or ".join(dict.fromkeys(_type(each) for each in one[several]))
+    kind = one.get("type", "any")
+    if kind == "array":
+        return f"list of {_type(one.get('items', {}))}"
+    bounds = [f"{sign} {one[key]}" for key, sign in BOUNDS.items() if key in one]
+    return " or ".join([kind] if isinstance(kind, str) else kind) + (f", {', '.join(bounds)}" if bounds else "")
+
+
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def _default(one: Mapping[str, Any]) -> str:
+    return "none" if one.get("default") is None else code([_shown(one["default"])])
+
+
+@cache
+def examples() -> dict[tuple[str, str], str]:
+    """(Section, key) → a line that sets it, as a study of experiments/ writes it."""
+    found: dict[tuple[str, str], str] = {}
+    for file in sorted((ROOT / "experiments").glob("**/*.toml")):
+        section = ""
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if header := re.match(r"\[(\w+)", line):
+                section = header[1]
+            match = re.match(r"([a-z_]+) = (.+?)(?:\s+#.*)?$", line)
+            if match and len(match[0]) < 60:
+                found.setdefault((section, match[1]), f"{match[1]} = {match[2]}")
+    return found
+
+
+def example(section: str, name: str, one: Mapping[str, Any]) -> str | None:
+    """A line that sets a key; None where nobody knows one, which a test refuses."""
+    written = EXAMPLES.get(f"{section}.{name}") or examples().get((section, name))
+    if written is None and one.get("default") is not None:
+        return f"{name} = {_toml(one['default'])}"
+    if written is None and "enum" in one:
+        return f"{name} = {_shown(one['enum'][0])}"
+    return written
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else _shown(value)
+
+
+# --- commands, columns, public names, floors ---
+
+
+def commands() -> str:
+    """Every command with its arguments and options, from typer."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return "\n\n".join(_command(name, command) for name, command in group.commands.items())
+
+
+def _command(name: str, command: Any) -> str:
+    words = [one.metavar or one.name.upper() for one in command.params if one.param_type_name == "argument"]
+    body = [[_called(one), _help(one)] for one in command.params]
+    return (
+        f"### {name}\n\n{command.help}\n\n`silo-tune {' '.join([name, *words])} [options]`\n\n"
+        + rows(["argument or option", "meaning"], body)
+    )
+
+
+def _called(one: Any) -> str:
+    if one.param_type_name == "argument":
+        return f"`{one.metavar or one.name.upper()}`"
+    return f"`{' / '.join(one.opts)}{f' {one.metavar}' if one.metavar else ''}`"
+
+
+def _help(option: Any) -> str:
+    return (getattr(option, "help", None) or "–").replace("\n", " ")
+
+
+def columns() -> str:
+    """Every column of the table, from `results.columns`."""
+    return rows(["column", "type", "meaning"], ([f"`{name}`", kind, line] for name, (kind, line) in COLUMNS.items()))
+
+
+def python() -> str:
+    """Public names of both packages, for mkdocstrings."""
+    parts = []
+    for package in (silo_tune, silo_analysis):
+        parts.append(f"## {package.__name__}")
+        for name in package.__all__:
+            found = getattr(package, name)
+            if isinstance(found, type) or callable(found):
+                parts.append(f"::: {found.__module__}.{found.__qualname__}\n    options:\n      heading_level: 3")
+    return "\n\n".join(parts)
+
+
+FLOOR = re.compile(r"^    \((.+?),?\),  # (.+)$", re.MULTILINE)
+
+
+def floors() -> str:
+    """The order of imports, drawn from the table that the import test holds; the ground is below."""
+    source = (ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8")
+    table = FLOOR.findall(source[source.index("FLOORS = (") : source.index("LAZY = ")])
+    lines = [
+        f'<div class="floor"><b>{number}</b><span>{_rooms(names)}</span><small>{what}</small></div>'
+        for number, (names, what) in reversed(list(enumerate(table, start=1)))
+    ]
+    return '<div class="house">\n' + "\n".join(lines) + "\n</div>"
+
+
+def _rooms(names: str) -> str:
+    return " ".join(f"<code>{name}</code>" for name in re.findall(r'"(\w+)"', names))
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "study-keys": study_keys,
+    "commands": commands,
+    "columns": columns,
+    "python": python,
+    "floors": floors,
+    "presets": presets,
+    "schedules": schedules,
+    "profiles": profiles,
+    "criteria": criteria,
+    "models": models,
+    "recipes": recipes,
+    "data": data,
+    "pipelines": pipelines,
+    "deviations": deviations,
+}
+
+# --- cells ---
+
+
+def _defaults(factory: type[Any], fixed: Mapping[str, Any]) -> str:
+    """Arguments of a dataclass, with their defaults, or what the name fixes instead."""
+    found = {field.name: fixed.get(field.name, field.default) for field in fields(factory)}
+    return code(_with_default(name, value) for name, value in found.items())
+
+
+def _signature(entry: registry.Entry) -> str:
+    known = inspect.signature(registry.resolve(entry.target)).parameters
+    return code(_with_default(name, known[name].default) for name in entry.args)
+
+
+def _options(pipeline: Any) -> str:
+    found = {name: field for name, field in pipeline.model_fields.items() if name != "name"}
+    return code(_with_default(name, MISSING if f.is_required() else f.default) for name, f in found.items())
+
+
+def _with_default(name: str, value: Any) -> str:
+    if value is MISSING or value is None:
+        return name
+    return f"{name} = {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_shown, value)) + "]"
+    return f"{value:.3g}" if isinstance(value, float) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _reading(entry: registry.DataEntry) -> str:
+    return "streamed" if entry.stream else "in memory, or streamed" if entry.streams else "in memory"
+
+
+def parameters(entry: registry.Entry) -> int:
+    """Number of parameters of a registered network on ten classes of 32×32 colour images."""
+    built = registry.resolve(entry.target)(shape=IMAGE, classes=COUNTED_CLASSES)
+    return sum(parameter.numel() for parameter in built.parameters())
