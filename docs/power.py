@@ -83,8 +83,8 @@ def shares(seeds: int, noise: float, runs: int = RUNS) -> tuple[float, float, fl
 def table() -> str:
     """The table in Markdown: one row per noise and number of seeds, cells in percent."""
     head = (
-        "paired noise, points", "seeds", "inside: all nine rates equal", "inside: one other rate equal, the rest worse",
-        "outside: one rate a point better", "equivalent: no chain gap",
+        "paired noise, percentage points", "seeds", "inside: all nine rates equal",
+        "inside: one other rate equal, the rest worse", "outside: one rate a percentage point better", "equivalent: no chain gap",
     )  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for noise in NOISES:

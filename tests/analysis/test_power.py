@@ -1,4 +1,4 @@
-"""The table "How many seeds" of the guide is what its script makes, by the rules of the report."""
+"""The table "How many seeds" is what its script makes, by the rules of the report."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def power() -> dict[str, Any]:
     return runpy.run_path(str(DOCS / "power.py"))
 
 
-def test_the_table_in_the_guide_is_as_it_is_generated(power: dict[str, Any]) -> None:
-    text = (DOCS / "guide.md").read_text(encoding="utf-8")
+def test_the_table_is_as_it_is_generated(power: dict[str, Any]) -> None:
+    text = (DOCS / "concepts" / "how-many-seeds.md").read_text(encoding="utf-8")
     without = power["BLOCK"].sub(r"\1| old |\n\2", text)
     assert without != text
     assert power["filled"](without) == text, "run `python docs/power.py`"

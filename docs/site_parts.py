@@ -105,39 +105,39 @@ EXAMPLES = {
     "preset.name": 'name = "authors-2023"',
     "data.function": 'function = "mine:images"',
     "data.version": 'version = "1"',
-    "data.stream": 'stream = true',
+    "data.stream": "stream = true",
     "data.image_key": 'image_key = "img"',
     "data.label_key": 'label_key = "label"',
-    "data.args": 'args = { count = 900 }',
-    "data.test_images": 'test_images = 1000',
-    "data.mean": 'mean = [0.49, 0.48, 0.45]',
-    "data.std": 'std = [0.25, 0.24, 0.26]',
+    "data.args": "args = { count = 900 }",
+    "data.test_images": "test_images = 1000",
+    "data.mean": "mean = [0.49, 0.48, 0.45]",
+    "data.std": "std = [0.25, 0.24, 0.26]",
     "dense.checkpoint": 'checkpoint = "dense.safetensors"',
-    "prune.targets": 'targets = [0.5, 0.25, 0.1]',
-    "cluster.memory_per_unit_gb": 'memory_per_unit_gb = 2.0',
-    "cluster.max_concurrent": 'max_concurrent = 8',
+    "prune.targets": "targets = [0.5, 0.25, 0.1]",
+    "cluster.memory_per_unit_gb": "memory_per_unit_gb = 2.0",
+    "cluster.max_concurrent": "max_concurrent = 8",
     "arms.profile": 'profile = "cosine"',
-    "arms.epochs": 'epochs = 4',
+    "arms.epochs": "epochs = 4",
     "arms.rewind_to": 'rewind_to = "2 ep"',
     "arms.ends": 'ends = { arm = "silo", end = "low" }',
     "arms.pipeline": 'pipeline = "ice"',
-    "arms.guided": 'guided = { low = 0.01, high = 1.0, trials = 5 }',
-    "arms.threshold": 'threshold = [0.0, 0.1]',
-    "arms.freeze": 'freeze = [0.0, 0.5]',
-    "arms.over": 'over = [0.1, 0.5]',
-    "grid.low": 'low = 0.01',
-    "grid.high": 'high = 1.0',
-    "grid.points": 'points = 9',
-    "grid.rates": 'rates = [0.01, 0.03, 0.1]',
-    "guided.low": 'low = 0.01',
-    "guided.high": 'high = 1.0',
-    "guided.trials": 'trials = 5',
-    "guided.stop_below": 'stop_below = 0.001',
+    "arms.guided": "guided = { low = 0.01, high = 1.0, trials = 5 }",
+    "arms.threshold": "threshold = [0.0, 0.1]",
+    "arms.freeze": "freeze = [0.0, 0.5]",
+    "arms.over": "over = [0.1, 0.5]",
+    "grid.low": "low = 0.01",
+    "grid.high": "high = 1.0",
+    "grid.points": "points = 9",
+    "grid.rates": "rates = [0.01, 0.03, 0.1]",
+    "guided.low": "low = 0.01",
+    "guided.high": "high = 1.0",
+    "guided.trials": "trials = 5",
+    "guided.stop_below": "stop_below = 0.001",
     "ends.arm": 'arm = "silo"',
     "ice.name": 'name = "ice"',
-    "ice.ratio": 'ratio = 0.2',
+    "ice.ratio": "ratio = 0.2",
     "while.name": 'name = "while-training"',
-    "while.over": 'over = 9',
+    "while.over": "over = 9",
 }
 
 
@@ -273,9 +273,8 @@ def commands() -> str:
 def _command(name: str, command: Any) -> str:
     words = [one.metavar or one.name.upper() for one in command.params if one.param_type_name == "argument"]
     body = [[_called(one), _help(one)] for one in command.params]
-    return (
-        f"### {name}\n\n{command.help}\n\n`silo-tune {' '.join([name, *words])} [options]`\n\n"
-        + rows(["argument or option", "meaning"], body)
+    return f"### {name}\n\n{command.help}\n\n`silo-tune {' '.join([name, *words])} [options]`\n\n" + rows(
+        ["argument or option", "meaning"], body
     )
 
 
