@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
 from silo_tune.schedules.peaks import constants_at, rounded
 from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct, whole
@@ -222,15 +223,21 @@ def _whole_or_bounds(value: Any) -> Any:
     return found
 
 
-def or_bounds(kind: str) -> dict[str, Any]:
-    """JSON schema of a value of this kind, or of [low, high]."""
-    return {"anyOf": [{"type": kind}, {"type": "array", "items": {"type": kind}, "minItems": 2, "maxItems": 2}]}
+@dataclass(frozen=True)
+class OrBounds:
+    """JSON schema of a value of this kind, or of [low, high]; made anew each time, for pydantic writes into it."""
+
+    kind: str
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        pair = {"type": "array", "items": {"type": self.kind}, "minItems": 2, "maxItems": 2}
+        return {"anyOf": [{"type": self.kind}, pair]}
 
 
 # Any, for pydantic tells what is wrong with a union once for each of its members.
-Parameter = Annotated[Any, PlainValidator(_number_or_bounds), WithJsonSchema(or_bounds("number"))]
+Parameter = Annotated[Any, PlainValidator(_number_or_bounds), OrBounds("number")]
 IcePipeline = Annotated[Ice, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
-WholeParameter = Annotated[Any, PlainValidator(_whole_or_bounds), WithJsonSchema(or_bounds("integer"))]
+WholeParameter = Annotated[Any, PlainValidator(_whole_or_bounds), OrBounds("integer")]
 
 
 class TuneArm(ArmBase):

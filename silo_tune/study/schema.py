@@ -71,13 +71,17 @@ def plain(schema: Any) -> Any:
     """The schema as an editor wants it.
 
     TOML has no null; titles repeat keys; "discriminator" and "prefixItems" are not of draft 7, in which a "$ref" hides
-    what stands beside it.
+    what stands beside it. What some versions of pydantic add and others do not is left out.
     """
     if isinstance(schema, list):
         return [plain(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     made = {key: plain(value) for key, value in schema.items() if not _noise(key, value)}
+    if "const" in made:
+        made.pop("enum", None)
+    if made.get("additionalProperties") is True:
+        del made["additionalProperties"]
     if "prefixItems" in made:
         made["items"] = made.pop("prefixItems")[0]  # all tuples of a study are pairs of one type
     choices = made.get("anyOf")
