@@ -1,4 +1,4 @@
-"""Writes the table "How many seeds" in docs/concepts/how-many-seeds.md: how often the report's rules say something, by simulation.
+"""Writes the table of docs/concepts/how-many-seeds.md: how often the report's rules say something, by simulation.
 
 python docs/power.py         # rewrites what stands between <!-- power --> and <!-- end -->; a few seconds
 
@@ -84,7 +84,8 @@ def table() -> str:
     """The table in Markdown: one row per noise and number of seeds, cells in percent."""
     head = (
         "paired noise, percentage points", "seeds", "inside: all nine rates equal",
-        "inside: one other rate equal, the rest worse", "outside: one rate a percentage point better", "equivalent: no chain gap",
+        "inside: one other rate equal, the rest worse", "outside: one rate a percentage point better",
+        "equivalent: no chain gap",
     )  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for noise in NOISES:

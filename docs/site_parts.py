@@ -141,13 +141,16 @@ EXAMPLES = {
 }
 
 
-def study_sections() -> list[tuple[str, str, Mapping[str, Any], Sequence[str]]]:
+Table = tuple[str, str, Mapping[str, Any], Sequence[str]]
+
+
+def study_sections() -> list[Table]:
     """Title, section, keys and required keys of every table of a study file, from the schema that the models give."""
     schema = study_schema()
     parts: dict[str, Any] = schema["$defs"]
     named = {name: _part(one, parts) for name, one in schema["properties"].items()}
     top = {name: one for name, one in schema["properties"].items() if named[name] is None and name != "arms"}
-    found = [("Top level", "", top, schema["else"]["required"])]
+    found: list[Table] = [("Top level", "", top, schema["else"]["required"])]
     for name, part in named.items():
         if part is not None:
             also = PRESET_GIVES.get(name.capitalize(), [])

@@ -107,7 +107,7 @@ def test_every_study_and_part_of_one_is_read(page: Path, tmp_path: Path, monkeyp
 
 
 SMALL = {
-    "cycles": 3,
+    "cycles": 4,
     "dense": {"epochs": 1, "max_lr": 0.1},
     "replicates": {"seeds": [0, 1]},
     "report": {"tolerance": 0.05},
