@@ -12,13 +12,13 @@ class SiloTuneError(Exception):
 
 
 class BadInput(SiloTuneError):
-    """The user can mend this: a study, a path, a name, a value. Exit code 2."""
+    """The user can fix this: a study, a path, a name, a value. Exit code 2."""
 
     exit_code = 2
 
 
 class RunFailed(SiloTuneError):
-    """The run could not go on. Exit code 1; nothing committed is lost."""
+    """The run could not continue. Exit code 1; nothing committed is lost."""
 
 
 class Violation(Exception):

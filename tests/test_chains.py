@@ -369,7 +369,7 @@ def test_a_chain_without_a_winner_ends_with_its_reason_and_the_others_go_on(fate
     ended = {arm: chain.ended for (arm, _), chain in planner.chains.items() if chain.ended is not None}
     assert set(ended) == {"silo", "constant"}
     reason = "OSError: no space" if fate == "failed" else "loss or weights not finite in epoch 1 of 1"
-    assert ended["silo"] == f"no candidate of cycle 1 can go on ({reason})"
+    assert ended["silo"] == f"no candidate of cycle 1 can continue ({reason})"
     assert all(planner.chains[arm, 0].done for arm in ("linear", "greedy"))
     assert journal.decision("silo", 0, 2, 1) is None
     assert planner.done
@@ -431,7 +431,7 @@ def test_when_the_leader_ends_its_followers_end_after_the_cycles_they_can_still_
         journal, planner, _ = run(made, world=world, order=order)
         follower = planner.chains["conditioned", 0]
         assert follower.ended is not None
-        assert follower.ended.startswith("silo ended: no candidate of cycle 2 can go on")
+        assert follower.ended.startswith("silo ended: no candidate of cycle 2 can continue")
         assert journal.decision("conditioned", 0, 2, 1) is not None
         assert journal.decision("conditioned", 0, 3, 1) is None
         assert planner.chains["greedy", 0].done

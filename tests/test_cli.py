@@ -130,7 +130,7 @@ def test_list_of_an_unknown_kind_names_the_choices() -> None:
 
 def test_run_plan_report(study: str, tmp_path: Path) -> None:
     before = silo_tune("plan", study, cwd=tmp_path)
-    assert "to train: at most 15 units, time unknown before a first unit has run" in before.stdout
+    assert "to train: at most 15 trials, time unknown before a first trial has run" in before.stdout
     assert not (tmp_path / "runs").exists()  # a plan writes nothing
     done = silo_tune("run", study, "--local", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -140,7 +140,7 @@ def test_run_plan_report(study: str, tmp_path: Path) -> None:
     again = silo_tune("run", study, "--local", cwd=tmp_path)
     assert "0 trained, 11 shared, 15 skipped" in again.stdout
     after = silo_tune("plan", study, cwd=tmp_path)
-    assert "to train: 0 units, about 0:00" in after.stdout
+    assert "to train: 0 trials, about 0:00" in after.stdout
     page = tmp_path / "runs" / "small" / "report" / "report.html"
     page.unlink()
     code = "import sys; from silo_tune.cli import main; sys.argv=['silo-tune','report','runs/small']; main()"
@@ -165,7 +165,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("data.name=digit",), "data: unknown data set 'digit'; choose from cifar10"),
     (("arms.silo.schedule.eps=0",), "arms.silo.schedule: eps must be above 0"),
     (("dense.max_lr=-1",), "dense.max_lr: input should be greater than 0, got -1"),
-    (("arms.greedy.grid.low=5",), "arms.greedy.grid: the grid is upside down: low 5.0 is not below high 1.0"),
+    (("arms.greedy.grid.low=5",), "arms.greedy.grid: low 5.0 must be below high 1.0"),
     (("prune.rate=1.0",), "prune.rate: input should be less than 1"),
     (("prune.rate=0",), "prune.rate: input should be greater than 0"),
     (("data.val_share=1.5",), "data.val_share"),

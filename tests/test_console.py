@@ -74,9 +74,9 @@ def test_numbers_in_words() -> None:
 
 
 def test_the_pace_says_what_is_done_left_and_expected(told: list[Snapshot]) -> None:
-    assert re.fullmatch(r"0 of at most \d+ units on 2 slots, ETA unknown", pace_line(told[0]))
-    assert re.fullmatch(r"9 of at most \d+ units on 2 slots, [\d,.]+ units/h, ETA \d+:\d\d", pace_line(told[9]))
-    assert re.fullmatch(r"\d+ units on 2 slots, [\d,.]+ units/h", pace_line(told[-1]))
+    assert re.fullmatch(r"0 of at most \d+ trials on 2 slots, ETA unknown", pace_line(told[0]))
+    assert re.fullmatch(r"9 of at most \d+ trials on 2 slots, [\d,.]+ trials/h, ETA \d+:\d\d", pace_line(told[9]))
+    assert re.fullmatch(r"\d+ trials on 2 slots, [\d,.]+ trials/h", pace_line(told[-1]))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_status_says_what_became_of_the_driver_and_what_to_do(
 ) -> None:
     found = status(told[5], driver)
     assert driver_line(found).startswith(words)
-    assert ("  to go on from there, run the same command again" in head_lines(found)) == next_step
+    assert ("  to resume, run the same command again" in head_lines(found)) == next_step
     assert driver_line(found) in head_lines(found)[0]
 
 
@@ -168,13 +168,13 @@ def test_a_run_tells_every_closed_cycle_once_in_plain_lines(tmp_path: Path) -> N
         assert isinstance(monitor, PlainWatch)
         run_study(small_study(), str(tmp_path / "run"), local=True, monitor=monitor)
     lines = file.getvalue().splitlines()
-    assert re.fullmatch(r"\[0:00\] 0 of at most 15 units on 1 slot, ETA unknown", lines[0])
+    assert re.fullmatch(r"\[0:00\] 0 of at most 15 trials on 1 slot, ETA unknown", lines[0])
     closed = [line.partition("] ")[2].partition(":")[0] for line in lines[1:]]
     arms = ("silo", "flat", "greedy", "conditioned")
     assert sorted(closed) == sorted(
         ["silo seed 0 cycle 0/2", *(f"{a} seed 0 cycle {c}/2" for a in arms for c in (1, 2))]
     )
-    assert re.search(r"max_lr 0\.05\d*, validation [\d.]+ %; \d+ of at most 15 units on 1 slot", lines[2])
+    assert re.search(r"max_lr 0\.05\d*, validation [\d.]+ %; \d+ of at most 15 trials on 1 slot", lines[2])
     again = io.StringIO()
     with watch(Console(file=again, width=200)) as monitor:
         run_study(small_study(), str(tmp_path / "run"), local=True, monitor=monitor)
@@ -192,7 +192,7 @@ def test_a_terminal_sees_the_table_redrawn(tmp_path: Path) -> None:
     assert "note: something to know" in shown
     last = re.sub(r"\x1b\[[\d;?]*\w", "", shown).rpartition("validation")[2]
     assert last.count("done") == 4
-    assert "15 units on 1 slot" in last or "15 of at most 15 units" in last
+    assert "15 trials on 1 slot" in last or "15 of at most 15 trials" in last
 
 
 # --- watching from elsewhere ---

@@ -21,7 +21,7 @@ from silo_tune.pruning.criteria.filter_scores import entropy, l1_filter, mean_ac
 from silo_tune.pruning.criteria.scoring import Scoring
 from silo_tune.pruning.criteria.weight_scores import gradient, lamp, last_change, last_change_magnitude, snip, synflow
 from silo_tune.pruning.filters import Filters, removable
-from silo_tune.pruning.masks import Granules, Masks, alive, apply_masks, full_masks
+from silo_tune.pruning.masks import Masks, PrunableElements, alive, apply_masks, full_masks
 from silo_tune.pruning.prune_step import next_masks, scores
 from silo_tune.study import registry
 from silo_tune.study.model import Study
@@ -63,7 +63,7 @@ def network(*layers: list[list[float]]) -> nn.Module:
 
 
 def scoring(model: nn.Module, seen: Images | None = None, **more: Any) -> Scoring:
-    weights = dict(Granules.of(model).weights)
+    weights = dict(PrunableElements.of(model).weights)
     return Scoring(weights, full_masks(weights), model, torch.Generator().manual_seed(0), seen, **more)
 
 
@@ -179,11 +179,11 @@ def test_activations_of_a_convolution_are_means_over_positions() -> None:
 SHAPE = (8, 8, 3)
 
 
-def subject(criterion: str) -> tuple[nn.Module, Granules]:
+def subject(criterion: str) -> tuple[nn.Module, PrunableElements]:
     """A network with everything that a score must not disturb: BatchNorm, dropout, biases."""
     if registry.CRITERIA[criterion].granularity == "filter":
         model = build_model({"name": "resnet8", "width": 4}, SHAPE, 4, seed=1)
-        return model, Granules.of(model, removable=removable(model, SHAPE))
+        return model, PrunableElements.of(model, removable=removable(model, SHAPE))
     convolution = [nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.3)]
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -191,7 +191,7 @@ def subject(criterion: str) -> tuple[nn.Module, Granules]:
         for layer in model:
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 layer.reset_parameters()
-    return model, Granules.of(model)
+    return model, PrunableElements.of(model)
 
 
 def seen_images() -> Images:
@@ -199,10 +199,10 @@ def seen_images() -> Images:
     return Images(torch.randn(40, 3, 8, 8, generator=generator), torch.arange(40) % 4)
 
 
-def situation(model: nn.Module, granules: Granules, masks: Mapping[str, Tensor], seed: int) -> Scoring:
+def situation(model: nn.Module, elements: PrunableElements, masks: Mapping[str, Tensor], seed: int) -> Scoring:
     previous = {name: value.detach() * 0.9 - 0.01 for name, value in model.named_parameters()}
     generator = torch.Generator().manual_seed(seed)
-    return Scoring(granules.weights, masks, model, generator, seen_images(), previous, granules.filters)
+    return Scoring(elements.weights, masks, model, generator, seen_images(), previous, elements.filters)
 
 
 def spec(criterion: str, target: float, scope: str = "global") -> PruneSpec:
@@ -213,33 +213,33 @@ def spec(criterion: str, target: float, scope: str = "global") -> PruneSpec:
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
 @pytest.mark.parametrize("criterion", sorted(registry.CRITERIA))
 def test_counts_are_exact_masks_only_shrink_and_no_layer_dies(criterion: str, scope: str) -> None:
-    model, granules = subject(criterion)
-    masks: Masks = full_masks(granules.weights)
-    total = alive(granules.alive(masks))
+    model, elements = subject(criterion)
+    masks: Masks = full_masks(elements.weights)
+    total = alive(elements.alive(masks))
     for cycle in range(1, 7):
         before, target = masks, 0.75**cycle
         prune = spec(criterion, target, scope)
-        masks = next_masks(prune, granules, situation(model, granules, granules.counted(before), cycle))
-        apply_masks(granules.parameters, masks)
-        living = granules.alive(masks)
+        masks = next_masks(prune, elements, situation(model, elements, elements.counted(before), cycle))
+        apply_masks(elements.parameters, masks)
+        living = elements.alive(masks)
         assert alive(living) == round(total * target)
-        assert not any((masks[name] & ~before[name]).any() for name in granules.weights)
+        assert not any((masks[name] & ~before[name]).any() for name in elements.weights)
         assert all(mask.any() for mask in living.values())
 
 
 @pytest.mark.parametrize("criterion", sorted(registry.CRITERIA))
 def test_a_score_is_finite_a_function_of_its_stream_and_leaves_the_network_alone(criterion: str) -> None:
-    model, granules = subject(criterion)
-    masks = full_masks(granules.weights)
+    model, elements = subject(criterion)
+    masks = full_masks(elements.weights)
     state, mode = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     noise = torch.random.get_rng_state()
     first, again, other = (
-        scores({"name": criterion}, granules, situation(model, granules, masks, seed)) for seed in (1, 1, 2)
+        scores({"name": criterion}, elements, situation(model, elements, masks, seed)) for seed in (1, 1, 2)
     )
-    for name in granules.weights:
+    for name in elements.weights:
         assert first[name].isfinite().all()
         assert torch.equal(first[name], again[name])
-    same = all(torch.equal(first[name], other[name]) for name in granules.weights)
+    same = all(torch.equal(first[name], other[name]) for name in elements.weights)
     assert same == (criterion not in ("random", "random-filter", "snip"))  # 512 images are all there are here
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == mode
@@ -248,9 +248,9 @@ def test_a_score_is_finite_a_function_of_its_stream_and_leaves_the_network_alone
 
 
 def test_weight_scores_are_refused_for_filters() -> None:
-    model, granules = subject("l1-filter")
+    model, elements = subject("l1-filter")
     with pytest.raises(BadInput, match="one finite score for each of its filters"):
-        scores({"name": "magnitude"}, granules, situation(model, granules, full_masks(granules.weights), 1))
+        scores({"name": "magnitude"}, elements, situation(model, elements, full_masks(elements.weights), 1))
 
 
 # --- against torch.nn.utils.prune ---
@@ -268,15 +268,15 @@ def their_masks(twin: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
 def test_magnitude_masks_are_those_of_torch(scope: str) -> None:
     model = build_model({"name": "lenet-300-100"}, (8, 8, 1), 10, seed=3)
-    granules = Granules.of(model)
+    elements = PrunableElements.of(model)
     twin, layers = theirs(model)
-    masks = full_masks(granules.weights)
+    masks = full_masks(elements.weights)
     for cycle in range(1, 6):
         before = masks
         masks = next_masks(
-            spec("magnitude", 0.8**cycle, scope), granules, Scoring(granules.weights, before, model, torch.Generator())
+            spec("magnitude", 0.8**cycle, scope), elements, Scoring(elements.weights, before, model, torch.Generator())
         )
-        apply_masks(granules.parameters, masks)
+        apply_masks(elements.parameters, masks)
         if scope == "global":
             removed = alive(before) - alive(masks)
             torch_prune.global_unstructured(layers, pruning_method=torch_prune.L1Unstructured, amount=removed)
@@ -289,20 +289,20 @@ def test_magnitude_masks_are_those_of_torch(scope: str) -> None:
 
 def test_filter_masks_are_those_of_torch() -> None:
     model = build_model({"name": "resnet8", "width": 8}, (32, 32, 3), 10, seed=3)
-    granules = Granules.of(model, removable=removable(model, (32, 32, 3)))
+    elements = PrunableElements.of(model, removable=removable(model, (32, 32, 3)))
     twin = copy.deepcopy(model)
     modules = dict(twin.named_modules())
-    masks = full_masks(granules.weights)
+    masks = full_masks(elements.weights)
     for cycle in range(1, 5):
-        before = granules.counted(masks)
-        scored = Scoring(granules.weights, before, model, torch.Generator(), filters=granules.filters)
-        masks = next_masks(spec("l1-filter", 0.8**cycle, "layerwise"), granules, scored)
-        apply_masks(granules.parameters, masks)
-        for name in granules.weights:
-            removed = int(granules.alive(before)[name].sum() - granules.alive(masks)[name].sum())
+        before = elements.counted(masks)
+        scored = Scoring(elements.weights, before, model, torch.Generator(), filters=elements.filters)
+        masks = next_masks(spec("l1-filter", 0.8**cycle, "layerwise"), elements, scored)
+        apply_masks(elements.parameters, masks)
+        for name in elements.weights:
+            removed = int(elements.alive(before)[name].sum() - elements.alive(masks)[name].sum())
             torch_prune.ln_structured(modules[name.removesuffix(".weight")], "weight", amount=removed, n=1, dim=0)
         their = their_masks(twin)
-        assert all(torch.equal(masks[name], their[name]) for name in granules.weights)
+        assert all(torch.equal(masks[name], their[name]) for name in elements.weights)
 
 
 # --- through a worker ---
@@ -324,7 +324,7 @@ def test_a_chain_is_trained_with_every_criterion(tmp_path: Path, criterion: str)
     assert [result["status"] for result in results] == ["ok"] * 3
     state = bench.weights(second)
     model = build_model(second.model, (8, 8, 1), 10, seed=0)
-    counted = bench.worker.pruner.granules(second, model).counted(state["mask"])
+    counted = bench.worker.pruner.elements(second, model).counted(state["mask"])
     total = sum(mask.numel() for mask in counted.values())
     assert results[2]["weights_remaining"] == alive(counted) / total
     assert results[2]["sparsity"] == pytest.approx(1 - alive(counted) / total)

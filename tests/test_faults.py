@@ -428,7 +428,7 @@ def test_a_partial_state_of_another_version_is_removed_and_the_unit_starts_from_
     again.close()
     message = f"a partial state of unit {unit.key[:12]} does not fit ("
     assert [message in note and why in note for note in bench.notices] == [True], bench.notices
-    assert bench.notices[0].endswith("; it is removed, and the unit starts from its parent")
+    assert bench.notices[0].endswith("; it is removed, and the trial starts from its parent")
     rest = bench.fresh().run(unit)  # its own partial state is not hidden by the one that did not fit
     assert next(rest).epoch == 2
     assert stable(drain(rest)) == stable(expected)
@@ -589,8 +589,8 @@ def test_chains_whose_candidates_all_diverge_end_with_a_reason_and_the_others_go
     assert set(retrained.status) == {"diverged"}
     said = " ".join(ended.said.split())
     for arm in ("wild", "greedy", "guided", "piloted"):
-        assert f"ended early: {arm} seed 0: no candidate of cycle 1 can go on (" in said
-    assert "ended early: follower seed 0: wild ended: no candidate of cycle 1 can go on (" in said
+        assert f"ended early: {arm} seed 0: no candidate of cycle 1 can continue (" in said
+    assert "ended early: follower seed 0: wild ended: no candidate of cycle 1 can continue (" in said
     assert "not finite in epoch 1 of 3" in said
     assert len(own[own.arm == "unmoved"]) == 5  # its parents are another arm's
     again = drive(table, folder)
@@ -660,7 +660,7 @@ def test_a_model_that_fails_in_one_unit_costs_that_unit_alone(tmp_path: Path, ho
     for error in failed.error:
         assert re.fullmatch(rf"{reason} \(see {log}\)", error)
     (note,) = ended.notes
-    assert re.fullmatch(rf"unit {failed.key.iloc[0][:12]} failed \({reason}\); attempt 1 of 1, see {log}", note)
+    assert re.fullmatch(rf"trial {failed.key.iloc[0][:12]} failed \({reason}\); attempt 1 of 1, see {log}", note)
     assert (frame[~frame.key.isin(failed.key)].status == "ok").all()
     again = drive(table, folder)
     assert (again.error, again.counts["trained"], again.counts["failed"]) == (None, 0, 0)

@@ -105,7 +105,7 @@ def test_a_submitted_study_has_the_table_of_a_run_in_this_process(cluster: Clust
     done = cluster.job("submit", "--submission-id", "whole", "--", *run)
     assert done.returncode == 0, told(done)
     assert cluster.status("whole") == "SUCCEEDED"
-    assert "units: 15 trained" in told(done)
+    assert "trials: 15 trained" in told(done)
     frame, _, _ = load_run(str(tmp_path / "run"))
     assert_same_table(frame, local(small_study(), tmp_path / "reference").frame)
 

@@ -161,7 +161,7 @@ def test_the_first_node_may_come_after_the_driver(cluster: Cluster, tmp_path: Pa
         add(cluster)
         outcome = ends()
     assert outcome.counts.failed == 0
-    assert notes.notes[0].startswith("waiting for a node on which a unit fits: it wants 1 CPU, the cluster has 1 node")
+    assert notes.notes[0].startswith("waiting for a node on which a trial fits: it wants 1 CPU, the cluster has 1 node")
 
 
 def test_a_node_that_dies_with_the_data_on_it_costs_nothing_that_was_committed(

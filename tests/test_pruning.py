@@ -10,7 +10,7 @@ from silo_tune.errors import BadInput
 from silo_tune.models.build import build_model
 from silo_tune.pruning.filters import Filters
 from silo_tune.pruning.masks import (
-    Granules,
+    PrunableElements,
     alive,
     apply_masks,
     full_masks,
@@ -120,12 +120,12 @@ def test_scales_of_normalisation_are_prunable_on_request() -> None:
         prunable(nn.Sequential(nn.LayerNorm(4, elementwise_affine=False)), norm_scales=True)
 
 
-def filters() -> Granules:
+def filters() -> PrunableElements:
     """Three filters of two inputs, each with its bias and two entries of a normalisation behind a flatten."""
     weights = {"conv.weight": torch.ones(3, 2, 1, 1)}
-    companions = {"conv.bias": torch.tensor([[0], [1], [2]]), "norm.bias": torch.tensor([[0, 1], [2, 3], [4, 5]])}
+    coupled = {"conv.bias": torch.tensor([[0], [1], [2]]), "norm.bias": torch.tensor([[0, 1], [2, 3], [4, 5]])}
     parameters = {**weights, "conv.bias": torch.ones(3), "norm.bias": torch.ones(8)}
-    return Granules(weights, {"conv.weight": Filters(3, companions, {})}, parameters)
+    return PrunableElements(weights, {"conv.weight": Filters(3, coupled, {})}, parameters)
 
 
 def test_a_filter_takes_its_row_and_its_companions_along() -> None:
@@ -136,11 +136,11 @@ def test_a_filter_takes_its_row_and_its_companions_along() -> None:
 
 
 def test_companions_are_never_counted() -> None:
-    granules = filters()
-    masks = granules.masks({"conv.weight": torch.tensor([True, False, True])})
-    assert alive(granules.counted(masks)) == 4
-    assert granules.alive(masks)["conv.weight"].tolist() == [True, False, True]
-    assert granules.kept(2 / 3) == 2
+    elements = filters()
+    masks = elements.masks({"conv.weight": torch.tensor([True, False, True])})
+    assert alive(elements.counted(masks)) == 4
+    assert elements.alive(masks)["conv.weight"].tolist() == [True, False, True]
+    assert elements.kept(2 / 3) == 2
 
 
 def test_a_target_that_kills_a_layer_counts_filters() -> None:

@@ -101,7 +101,7 @@ def test_nothing_goes_on_with_a_record(tmp_path: Path) -> None:
         lambda: run_study(study({"cycles": 3}), str(tmp_path), runner=Simulated()),
         lambda: Run(str(tmp_path)).accept(study({"cycles": 3}), {}),
     ):
-        with pytest.raises(BadInput, match=r"is a record: it has rows and no units .* choose another --out"):
+        with pytest.raises(BadInput, match=r"is a record: it has rows and no trials .* choose another --out"):
             act()
     assert (tmp_path / "study.toml").read_bytes() == written
 

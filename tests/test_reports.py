@@ -176,4 +176,4 @@ def test_other_commands_take_a_record_or_say_that_it_is_one(tmp_path: Path) -> N
     assert done.stdout.startswith("6 studies in ")
     done = in_process("status", url)
     assert done.returncode == 2
-    assert f"{url} is a record: nothing in it goes on; `silo-tune report {url}`" in done.stderr
+    assert f"{url} is a record: nothing in it is running; `silo-tune report {url}`" in done.stderr

@@ -396,7 +396,7 @@ def test_an_arm_waits_for_the_ends_of_another_and_ends_with_its_pilot() -> None:
     _, planner, _ = run(made, world=Basin(lambda unit: "failed" if unit.seed >= 100 and unit.cycle else "ok"))
     told = {chain.ended for chain in planner.chains.values()}
     assert told == {
-        f"the pilot of {arm} found no constants: its units failed" for arm in ("silo", "constant", "linear")
+        f"the pilot of {arm} found no constants: its trials failed" for arm in ("silo", "constant", "linear")
     }
 
 
@@ -515,7 +515,7 @@ BAD = {
     "few trials": ({"arms.own": guided(trials=2)}, "fewer than the 3 warm starts"),
     "both": ({"arms.own": {**GUIDED, "grid": {**RATES, "points": 3}}}, "give either grid"),
     "sampler": ({"arms.own": guided(sampler="bayes")}, "unknown value 'bayes'"),
-    "bounds": ({"arms.tuned": {**TUNE, "beta": [5, 1]}}, "the bounds of beta are upside down: 5 is not below 1"),
+    "bounds": ({"arms.tuned": {**TUNE, "beta": [5, 1]}}, "beta: low 5 must be below high 1"),
     "range": ({"arms.tuned": {**TUNE, "eps": [0.0, 1.0]}}, "eps lies in (0, inf]"),
     "words": ({"arms.tuned": {**TUNE, "eps": "low"}}, "a number, or [low, high] to search it"),
     "whole": ({"arms.tuned": {**TUNE, "q": [0.5, 2]}}, "a whole number, or [low, high]"),
@@ -662,7 +662,7 @@ def test_a_pilot_whose_units_fail_finds_nothing_and_says_so() -> None:
     assert planner.done
     for (arm, _), chain in planner.chains.items():
         lost = "silo" if arm == "own" else arm
-        assert chain.ended == f"the pilot of {lost} found no constants: its units failed"
+        assert chain.ended == f"the pilot of {lost} found no constants: its trials failed"
     assert searches(journal, made)["silo"].best is None  # type: ignore[arg-type]
 
 

@@ -188,7 +188,7 @@ def test_on_real_photographs_too(cifar10: Path, tmp_path: Path) -> None:
 
 
 def lenet_parameters(first: int, second: int) -> int:
-    """Of a LeNet with so many units on 64 pixels and 10 classes: weights and biases of its three layers."""
+    """Of a LeNet with so many trials on 64 pixels and 10 classes: weights and biases of its three layers."""
     return 64 * first + first + first * second + second + second * 10 + 10
 
 

@@ -141,7 +141,7 @@ def test_failed_units_are_named_with_their_reasons_until_they_succeed() -> None:
     assert {(f.cycle, f.max_lr, f.reason) for f in found.failures} == {(2, 0.03, "OSError: no space")}
     assert [end.chain for end in found.ended] == ["constant seed 0"]
     assert all(chain.elapsed is not None for chain in found.chains)  # one that ended early has its time too
-    assert "no candidate of cycle 2 can go on" in found.ended[0].reason
+    assert "no candidate of cycle 2 can continue" in found.ended[0].reason
     resumed = Session(study({"replicates.seeds": [0]}), session.journal).progress.snapshot()
     assert resumed.failure_count == found.failure_count  # a later session tells them too
     for chain in session.planner.chains.values():

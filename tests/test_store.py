@@ -99,7 +99,7 @@ def test_a_corrupt_result_is_moved_aside_noticed_and_as_if_never_trained(
         assert units.result(KEY) is None
         assert f"result.json.corrupt-{number}" in here(run)
         assert notices[-1].startswith(f"{run.url}/units/ab/{KEY}/result.json is corrupt")
-        assert notices[-1].endswith(f"moved to result.json.corrupt-{number}, the unit is trained again")
+        assert notices[-1].endswith(f"moved to result.json.corrupt-{number}, the trial is trained again")
     assert "result.json" not in here(run)
 
 
@@ -154,7 +154,7 @@ def test_a_state_that_is_not_what_was_committed_is_moved_aside(run: Run, units: 
     damage(run, f"{units.folder(KEY)}/state-aa.safetensors")
     assert units.read_state(result) is None
     assert "state-aa.safetensors.corrupt-1" in here(run)
-    assert "moved to state-aa.safetensors.corrupt-1, the unit is trained again for its weights" in notices[-1]
+    assert "moved to state-aa.safetensors.corrupt-1, the trial is trained again for its weights" in notices[-1]
 
 
 def test_a_swept_unit_keeps_its_result_and_has_no_state(run: Run, units: UnitStore) -> None:
@@ -222,7 +222,7 @@ def test_a_corrupt_partial_state_is_skipped_for_the_next_whole_one(
     units.write_partial(KEY, "bb", 3, b"three")
     damage(run, f"{units.folder(KEY)}/{next(n for n in here(run) if '-000005-' in n)}")
     assert units.read_partial(KEY) == b"three"
-    assert "the unit starts from an earlier state" in notices[0]
+    assert "the trial starts from an earlier state" in notices[0]
     assert units.read_partial(KEY) == b"three"
     assert len(notices) == 1
 

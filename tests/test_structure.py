@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from silo_tune.errors import BadInput
 from silo_tune.models.build import build_model
 from silo_tune.pruning.filters import removable
-from silo_tune.pruning.masks import Granules, Masks, apply_masks
+from silo_tune.pruning.masks import Masks, PrunableElements, apply_masks
 from silo_tune.study import registry
 
 SHAPE = (32, 32, 3)
@@ -38,10 +38,10 @@ def images(count: int = 4, shape: tuple[int, int, int] = SHAPE) -> Tensor:
     return torch.randn(count, shape[2], shape[0], shape[1], generator=torch.Generator().manual_seed(1))
 
 
-def some_alive(granules: Granules) -> Masks:
+def some_alive(elements: PrunableElements) -> Masks:
     """About half of each layer's filters, at least one."""
     generator = torch.Generator().manual_seed(2)
-    alive = {name: torch.rand(filters.count, generator=generator) < 0.5 for name, filters in granules.filters.items()}
+    alive = {name: torch.rand(filters.count, generator=generator) < 0.5 for name, filters in elements.filters.items()}
     for mask in alive.values():
         mask[0] = True
     return alive
@@ -64,10 +64,10 @@ def shrunk(model: nn.Module, alive: Masks, x: Tensor) -> nn.Module:
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_a_masked_network_and_a_smaller_one_agree(name: str) -> None:
     model = used(build_model(SMALL[name], SHAPE, 10, seed=0))
-    granules = Granules.of(model, removable=removable(model, SHAPE))
-    alive = some_alive(granules)
-    masks = granules.masks(alive)
-    apply_masks(granules.parameters, masks)
+    elements = PrunableElements.of(model, removable=removable(model, SHAPE))
+    alive = some_alive(elements)
+    masks = elements.masks(alive)
+    apply_masks(elements.parameters, masks)
     small = shrunk(model, alive, images(2))
     with torch.no_grad():
         masked, smaller = model(images()), small(images())
@@ -77,9 +77,9 @@ def test_a_masked_network_and_a_smaller_one_agree(name: str) -> None:
 
 def test_without_its_companions_a_masked_filter_is_still_heard() -> None:
     model = used(build_model({"name": "resnet8", "width": 4}, SHAPE, 10, seed=0))
-    granules = Granules.of(model, removable=removable(model, SHAPE))
-    alive = some_alive(granules)
-    apply_masks(granules.parameters, granules.counted(granules.masks(alive)))
+    elements = PrunableElements.of(model, removable=removable(model, SHAPE))
+    alive = some_alive(elements)
+    apply_masks(elements.parameters, elements.counted(elements.masks(alive)))
     small = shrunk(model, alive, images(2))
     with torch.no_grad():
         difference = (model(images()) - small(images())).abs().max()
@@ -118,7 +118,7 @@ def test_an_expansion_takes_its_depthwise_convolution_along() -> None:
     modules = dict(model.named_modules())
     for name, filters in removable(model, SHAPE).items():
         assert modules[name.removesuffix(".weight")].groups == 1
-        depthwise = [part for part in filters.companions if dict(model.named_parameters())[part].ndim == 4]
+        depthwise = [part for part in filters.coupled if dict(model.named_parameters())[part].ndim == 4]
         assert len(depthwise) <= 1
     assert not any(getattr(modules[name], "groups", 1) > 1 for name in found(model))
 
@@ -130,16 +130,16 @@ def test_a_vision_transformer_gives_the_first_layer_of_each_mlp() -> None:
 def test_a_filter_has_its_bias_and_its_own_part_of_every_normalisation() -> None:
     filters = removable(of("densenet40"), SHAPE)
     first = filters["conv1.weight"]
-    assert all(where.shape == (first.count, 1) for where in first.companions.values())
+    assert all(where.shape == (first.count, 1) for where in first.coupled.values())
     second = next(value for name, value in filters.items() if name.startswith("blocks.0."))
     # Behind the concatenation its channels come after the first layer's.
-    assert all(int(where.min()) == first.count for where in second.companions.values())
+    assert all(int(where.min()) == first.count for where in second.coupled.values())
 
 
 def test_a_flattened_filter_is_several_inputs_of_the_next_layer() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.BatchNorm1d(144), nn.Linear(144, 10))
     filters = removable(model, (8, 8, 3))["0.weight"]
-    assert filters.companions["3.bias"][1].tolist() == list(range(36, 72))
+    assert filters.coupled["3.bias"][1].tolist() == list(range(36, 72))
     assert filters.readers["4"][3].tolist() == list(range(108, 144))
 
 
@@ -169,7 +169,7 @@ class Gated(nn.Module):
 def test_filters_that_cannot_be_silenced_or_go_alone_are_left(model: nn.Module) -> None:
     assert found(model, (8, 8, 3)) == set()
     with pytest.raises(BadInput, match="nothing to prune"):
-        Granules.of(model, removable=removable(model, (8, 8, 3)))
+        PrunableElements.of(model, removable=removable(model, (8, 8, 3)))
 
 
 def test_the_network_is_left_as_it_is() -> None:
@@ -194,7 +194,7 @@ def test_a_network_that_cannot_be_followed_is_named_bad_input() -> None:
 
 def test_skip_patterns_hold_for_filters_too() -> None:
     model = build_model({"name": "resnet8", "width": 4}, SHAPE, 10, seed=0)
-    granules = Granules.of(model, ("blocks.0.*",), removable=removable(model, SHAPE))
-    assert list(granules.weights) == ["blocks.1.conv1.weight", "blocks.2.conv1.weight"]
+    elements = PrunableElements.of(model, ("blocks.0.*",), removable=removable(model, SHAPE))
+    assert list(elements.weights) == ["blocks.1.conv1.weight", "blocks.2.conv1.weight"]
     with pytest.raises(BadInput, match="'fc\\.\\*' matches none of blocks"):
-        Granules.of(model, ("fc.*",), removable=removable(model, SHAPE))
+        PrunableElements.of(model, ("fc.*",), removable=removable(model, SHAPE))

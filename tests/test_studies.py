@@ -72,7 +72,7 @@ def test_a_study_of_digits_is_complete(name: str, last: int, browser: Any, tmp_p
     check_report(browser, tmp_path / "run" / "report")
     check_report(browser, tmp_path / "run" / "report", 375, "dark")
     again = silo_tune(*command)
-    assert "units: 0 trained" in again.stdout
+    assert "trials: 0 trained" in again.stdout
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_bad_input_met_by_a_worker_ends_the_run_with_its_own_words(cluster: None
 
 
 def test_a_unit_that_fits_nowhere_is_refused(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="a unit wants 64 CPU; the cluster has 1 node with at most 2 CPU"):
+    with pytest.raises(BadInput, match="a trial wants 64 CPU; the cluster has 1 node with at most 2 CPU"):
         on_ray(small_study(cluster={"cpus_per_unit": 64}), tmp_path / "run")
 
 
@@ -210,7 +210,7 @@ def test_a_run_below_home_has_its_rows_there(where: str, tmp_path: Path) -> None
     assert frame.val_accuracy.notna().all()
     assert len(committed(home / "x")) == frame.key.nunique()
     again = subprocess.run([*command, "--local"], cwd=here, env=env, capture_output=True, text=True, check=False)
-    assert "units: 0 trained" in again.stdout
+    assert "trials: 0 trained" in again.stdout
 
 
 @pytest.mark.slow
@@ -298,6 +298,6 @@ def test_a_worker_that_uses_up_the_memory_is_ended_with_the_remedy_and_its_unit_
     )
     assert done.returncode == 0, done.stderr
     assert "its worker was ended because the memory of its node was used up" in done.stdout
-    assert "it goes on elsewhere from its last partial state" in done.stdout
+    assert "it resumes elsewhere from its last partial state" in done.stdout
     frame, _, _ = load_run(str(folder))
     assert set(frame.status) == {"ok"}

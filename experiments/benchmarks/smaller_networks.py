@@ -24,7 +24,7 @@ from silo_tune.export.shrink import Images, compare
 from silo_tune.machine import environment
 from silo_tune.models.build import build_model, laid_out
 from silo_tune.pruning.filters import removable, without_filters
-from silo_tune.pruning.masks import Granules, apply_masks, full_masks, top
+from silo_tune.pruning.masks import PrunableElements, apply_masks, full_masks, top
 
 SHAPE, CLASSES, SHARE = (32, 32, 3), 10, 0.5
 HEAD = (
@@ -78,12 +78,12 @@ def used(name: str) -> nn.Module:
 def rows(name: str, batches: list[int]) -> list[tuple[str, ...]]:
     """A line of the table for each size of a batch."""
     model = used(name)
-    granules = Granules.of(model, removable=removable(model, SHAPE))
-    alive = granules.alive(full_masks(granules.weights))
-    for layer, weight in granules.weights.items():
+    elements = PrunableElements.of(model, removable=removable(model, SHAPE))
+    alive = elements.alive(full_masks(elements.weights))
+    for layer, weight in elements.weights.items():
         count = round(SHARE * len(weight))
         alive[layer] = top(weight.detach().flatten(1).abs().sum(1), alive[layer], count)
-    apply_masks(granules.parameters, granules.masks(alive))
+    apply_masks(elements.parameters, elements.masks(alive))
     kept = {layer: mask.nonzero().flatten().tolist() for layer, mask in alive.items()}
     small = laid_out(without_filters(model, kept, SHAPE))
     image = noise(1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # A Ray cluster that went away at the same moment keeps its driver waiting: so long, and the command ends without it.
 TIDY_SECONDS = 20.0
-LAST_WORDS = "stopped; nothing committed is lost, the same command goes on from here"
+LAST_WORDS = "stopped; nothing committed is lost, the same command resumes from here"
 
 
 class Stopped(BaseException):

@@ -27,19 +27,20 @@ def run(
     out: Out = None,
     sets: Sets = None,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster: auto, ray://HOST:PORT or HOST:PORT; its own one when left out.")
+        str | None,
+        typer.Option(help="A Ray cluster: auto, ray://HOST:PORT, HOST:PORT. Default: starts a local one."),
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Train in this process, without Ray.")] = False,
     smoke: Smoke = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try failed units again where a cycle has no winner.")
+        bool, typer.Option("--retry-failed", help="Try failed trials again where a cycle has no winner.")
     ] = False,
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Ray's dashboard for the cluster that is started here.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run a study, or go on with it, to its table and report."""
+    """Run a study, or resume it, to its table and report."""
     from rich.console import Console
 
     from silo_tune.api import run_study
@@ -92,7 +93,7 @@ def _finish(console: Console, outcome: Outcome) -> None:
         "",
         *report.lines,
         "",
-        f"units: {counts.trained} trained, {counts.shared} shared, {counts.reused} skipped (done before), "
+        f"trials: {counts.trained} trained, {counts.shared} shared, {counts.reused} skipped (done before), "
         f"{counts.failed} failed",
         *(f"ended early: {arm} seed {seed}: {reason}" for (arm, seed), reason in outcome.ended.items()),
         f"report: {report.page}",
@@ -101,7 +102,7 @@ def _finish(console: Console, outcome: Outcome) -> None:
     failed = outcome.frame[outcome.frame.status == "failed"]
     if any(((failed.arm == arm) & ((failed.seed == seed) | failed.trial.notna())).any() for arm, seed in outcome.ended):
         raise RunFailed(
-            "chains ended because their units failed; the reasons are above and in the report: mend the cause, then "
+            "chains ended because their trials failed; the reasons are above and in the report: fix the cause, then "
             "run the same command with --retry-failed"
         )
 
@@ -125,7 +126,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
     run_.check(loaded)
     arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
     table = Table(box=None, pad_edge=False)
-    for name in ("arm", "units", "done", "shared", "to train"):
+    for name in ("arm", "trials", "done", "shared", "to train"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for name, arm in arms.items():
         most = "" if arm.exact else "≤ "
@@ -136,7 +137,7 @@ def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = Fa
     exact = all(arm.exact for arm in arms.values())
     to_train = sum(arm.to_train for arm in arms.values())
     console.print(
-        f"to train: {'' if exact else 'at most '}{to_train} units, {_expected(to_train, seconds)}", highlight=False
+        f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(to_train, seconds)}", highlight=False
     )
 
 
@@ -144,7 +145,7 @@ def _expected(to_train: int, seconds: list[float]) -> str:
     from silo_tune.formats import clock
 
     if not seconds:
-        return "time unknown before a first unit has run"
+        return "time unknown before a first trial has run"
     return f"about {clock(to_train * sum(seconds) / len(seconds))} of training on one slot"
 
 
@@ -171,6 +172,6 @@ def status(
         try:
             follow(Console(), lambda: read_status(run), FOLLOW_URL_SECONDS if "://" in run else FOLLOW_SECONDS)
         except Stopped:
-            raise typer.Exit(128 + stops[-1]) from None  # the run itself goes on: there is nothing to say
+            raise typer.Exit(128 + stops[-1]) from None  # the run itself continues: there is nothing to say
     else:
         print_status(Console(), read_status(run))

@@ -13,7 +13,7 @@ from silo_tune.formats import ago, clock, hourly, moment, percent_sign, rate
 from silo_tune.run.status import Status
 from silo_tune.store.snapshot import ChainView, Failure, SearchView, Snapshot, Units, foremost
 
-GO_ON = "to go on from there, run the same command again"
+GO_ON = "to resume, run the same command again"
 # In a screen that is redrawn so many reasons and notices have room; a plain `status` shows all that are kept.
 LATEST = 3
 # Lines of a screen for chains, searches and the pace.
@@ -31,18 +31,18 @@ def pace_line(snapshot: Snapshot) -> str:
     """Units so far, their pace, and what is left of the time."""
     units = snapshot.units
     if units is None:
-        return "units are not counted"
+        return "trials are not counted"
     if snapshot.slots == 0:
         return "nothing to train"
     running = snapshot.state == "running"
     most = f" of at most {units.done + units.left}" if units.left or running else ""
     number = units.done + units.left if most else units.done
     parts = [
-        f"{units.done}{most} unit{'s' * (number != 1)} on {snapshot.slots} slot{'s' * (snapshot.slots != 1)}",
+        f"{units.done}{most} trial{'s' * (number != 1)} on {snapshot.slots} slot{'s' * (snapshot.slots != 1)}",
     ]
     pace = snapshot.recent_per_hour if running else snapshot.per_hour
     if pace is not None:
-        parts.append(f"{hourly(pace)} units/h")
+        parts.append(f"{hourly(pace)} trials/h")
     if running:
         parts.append("ETA unknown" if snapshot.eta is None else f"ETA {clock(snapshot.eta)}")
     return ", ".join(parts)
@@ -184,10 +184,10 @@ def head_lines(status: Status) -> list[str]:
         lines.append(f"  session began {moment(snapshot.began)}, {seen}")
     if snapshot.units is not None:
         left = "" if snapshot.state == "finished" else f"; at most {snapshot.units.left} left"
-        lines.append(f"  units: {counted(snapshot.units)}{left}")
+        lines.append(f"  trials: {counted(snapshot.units)}{left}")
     if snapshot.per_hour is not None and snapshot.recent_per_hour is not None:
         busy = "" if snapshot.busy is None else f"; slots train {100 * snapshot.busy:.0f} % of the time"
-        lines.append(f"  units/h: {hourly(snapshot.per_hour)}, lately {hourly(snapshot.recent_per_hour)}{busy}")
+        lines.append(f"  trials/h: {hourly(snapshot.per_hour)}, lately {hourly(snapshot.recent_per_hour)}{busy}")
     return lines + ([f"  note: {status.note}"] if status.note is not None else [])
 
 
@@ -205,7 +205,7 @@ def tail_lines(status: Status, most: int | None = None) -> list[str]:
     if snapshot is not None:
         ended = [f"{end.chain}: {end.reason}" for end in snapshot.ended]
         lines += _section("ended early", ended, snapshot.ended_count, most)
-        lines += _section("failed units", [*map(failure_line, snapshot.failures)], snapshot.failure_count, most)
+        lines += _section("failed trials", [*map(failure_line, snapshot.failures)], snapshot.failure_count, most)
         notices = [f"{moment(note.at)[11:]} {note.message}" for note in snapshot.notices]
         lines += _section("notices", notices, len(notices), most)
     if status.report is not None:

@@ -74,7 +74,7 @@ def export(url: str, file: str) -> list[str]:
     if not studies:
         raise BadInput(
             f"nothing to export from {url!r}: no Oracle of it has closed a cycle, and no search a round; "
-            f"`silo-tune run` goes on with it; a study needs an arm of mode oracle or tune, or a [pilot]"
+            f"`silo-tune run` resumes it; a study needs an arm of mode oracle or tune, or a [pilot]"
         )
     write(studies, file)
     return [study.name for study in studies]

@@ -196,7 +196,7 @@ def _check_study(study: Study, arm: str, seed: int, functions: bool) -> None:
 def weights_of(
     run: Run, study: Study, arm: str, seed: int, cycle: int | None
 ) -> tuple[Unit, dict[str, dict[str, Tensor]]]:
-    """The unit that a chain went on with at a cycle, and its state; of the last cycle that has one when left out.
+    """The unit that a chain continued with at a cycle, and its state; of the last cycle that has one when left out.
 
     Raises:
         BadInput: there is no such unit, or its weights are gone.
@@ -217,7 +217,7 @@ def weights_of(
         if result is not None and data is not None:
             return unit_of(result), unpack(data)[0]
     if not closed:
-        raise BadInput(f"arm {arm!r}, seed {seed} has not closed a pruned cycle; go on with the run")
+        raise BadInput(f"arm {arm!r}, seed {seed} has not closed a pruned cycle; resume the run")
     which = "every cycle" if cycle is None else f"cycle {cycle}"
     raise BadInput(
         f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle, "
@@ -307,7 +307,7 @@ def require_equal(compared: Compared, masked: nn.Module, found: Mapping[str, Fil
     loud = sorted(name for layer, stay in about.kept.items() for name in _not_silent(masked, found[layer], stay))
     cause = f": of masked filters {', '.join(loud)} is not zero" if loud else ""
     raise RunFailed(
-        f"unit {about.key[:12]}: the outputs of the masked and the small network differ by {compared.difference:.3g}, "
+        f"trial {about.key[:12]}: the outputs of the masked and the small network differ by {compared.difference:.3g}, "
         f"more than {compared.limit:.3g}{cause}; nothing is written"
     )
 
@@ -316,7 +316,7 @@ def _not_silent(masked: nn.Module, filters: Filters, stay: tuple[int, ...]) -> l
     own = dict(masked.named_parameters())
     gone = torch.ones(filters.count, dtype=torch.bool)
     gone[list(stay)] = False
-    return [name for name, where in filters.companions.items() if bool(own[name][where[gone].flatten()].any())]
+    return [name for name, where in filters.coupled.items() if bool(own[name][where[gone].flatten()].any())]
 
 
 # --- what is written ---

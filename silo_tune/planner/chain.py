@@ -31,7 +31,7 @@ class Chain:
         params: the point that a trial stands for.
         cycle: the cycle that is open, or the number of closed cycles when none is.
         parent: key of the unit that the open cycle starts from.
-        decided: the standing decision of the open round, met when a run goes on.
+        decided: the standing decision of the open round, met when a run resumes.
         candidates: of every round of the open cycle.
         asking: those of the open round.
         again: is the open round one that asks failed candidates again?

@@ -195,7 +195,7 @@ class Planner:
             return self._passes_rung(chain)
         if self.layout.decides(chain.arm, chain.cycle) and not self.layout.ready(chain.arm):
             if lost := self.layout.lost_for(chain.arm):
-                self._end(chain, f"the pilot of {lost} found no constants: its units failed")
+                self._end(chain, f"the pilot of {lost} found no constants: its trials failed")
             return False  # a pilot has not found its constants yet
         leader = self._leader(chain)
         if leader is not None and chain.cycle > 0:
@@ -327,10 +327,10 @@ class Planner:
             return
         if key is None and leader is None:
             reasons = sorted({o["error"] or o["status"] for o in chain.told.values()})
-            self._end(chain, f"no candidate of cycle {chain.cycle} can go on ({'; '.join(reasons)})")
+            self._end(chain, f"no candidate of cycle {chain.cycle} can continue ({'; '.join(reasons)})")
             return
         best = next((o for o in chain.told.values() if o["key"] == key), None)
-        if best is not None:  # a conditioned Oracle goes on from its leader's unit even if all its own failed
+        if best is not None:  # a conditioned Oracle continues from its leader's unit even if all its own failed
             chain.best = best
         chain.closed.append(key)
         chain.rates.append(best["max_lr"] if best else None)
@@ -446,7 +446,7 @@ class Planner:
             self._sweep(seed)
 
     def _take_result(self, search: Search) -> None:
-        """Give an arm the constants that its pilot found, and go on with the chains that wait for them."""
+        """Give an arm the constants that its pilot found, and resume the chains that wait for them."""
         best = search.best()
         if not isinstance(self.study.arms[search.arm], ScheduleArm):
             return

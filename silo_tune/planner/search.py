@@ -1,6 +1,6 @@
 """A search over whole chains: points in rounds, trials that are stopped at rungs, and what came of it.
 
-A round depends on complete rounds alone, and whether a trial goes on at a rung too: so neither depends on how many
+A round depends on complete rounds alone, and whether a trial continues at a rung too: so neither depends on how many
 workers there were or who finished first.
 """
 

@@ -23,14 +23,14 @@ class Filters:
 
     Attributes:
         count: number of filters.
-        companions: parameter name → (count, k) int64, the indices along its first dimension that belong to each filter:
+        coupled: parameter name → (count, k) int64, the indices along its first dimension that belong to each filter:
             the layer's bias, BatchNorms fed by that filter alone, a depthwise convolution behind it. A filter that is
-            masked gives exactly zero to its readers only if its companions are zero too.
+            masked gives exactly zero to its readers only if its coupled parameters are zero too.
         readers: module name → (count, k) int64, the input channels of that layer that come from each filter.
     """
 
     count: int
-    companions: Mapping[str, Tensor]
+    coupled: Mapping[str, Tensor]
     readers: Mapping[str, Tensor]
 
 
@@ -128,7 +128,7 @@ def _filters(graph: Any, layer: nn.Module, own: Mapping[nn.Module, str]) -> Filt
     """The filters of a layer, or None when they cannot be removed alone."""
     pruner = graph.get_pruner_of_module(layer)
     count = len(layer.weight)  # type: ignore[arg-type]
-    companions: dict[str, Tensor] = {}
+    coupled: dict[str, Tensor] = {}
     readers: dict[str, Tensor] = {}
     for item in graph.get_pruning_group(layer, pruner.prune_out_channels, list(range(count))):
         module = item.dep.target.module
@@ -136,14 +136,14 @@ def _filters(graph: Any, layer: nn.Module, own: Mapping[nn.Module, str]) -> Filt
         if where is None:
             return None
         if module is layer and graph.is_out_channel_pruning_fn(item.dep.handler):
-            companions |= {name: where for name in _parameters(own[module], module) if not name.endswith("weight")}
+            coupled |= {name: where for name in _parameters(own[module], module) if not name.endswith("weight")}
         elif isinstance(module, NORMALISATIONS) or _is_depthwise(module):
-            companions |= dict.fromkeys(_parameters(own[module], module), where)
+            coupled |= dict.fromkeys(_parameters(own[module], module), where)
         elif _is_layer(module) and graph.is_in_channel_pruning_fn(item.dep.handler):
             readers[own[module]] = where
         elif module in own or isinstance(module, nn.Parameter):
             return None
-    return Filters(count, companions, readers) if readers else None
+    return Filters(count, coupled, readers) if readers else None
 
 
 def _is_depthwise(module: nn.Module) -> bool:
@@ -166,9 +166,9 @@ def _by_filter(indices: list[int], roots: list[int], count: int) -> Tensor | Non
 
 
 def _is_silent(model: nn.Module, name: str, filters: Filters, images: Tensor) -> bool:
-    """Do the readers of every other filter see exact zeros when those filters and their companions are zero?"""
+    """Do the readers of every other filter see exact zeros when those filters and their coupled parameters are zero?"""
     parameters = dict(model.named_parameters())
-    rows = {name: torch.arange(filters.count)[:, None], **filters.companions}
+    rows = {name: torch.arange(filters.count)[:, None], **filters.coupled}
     if not set(rows) <= set(parameters):
         return False  # tied to another layer's
     masked = torch.arange(filters.count) % 2 == 0

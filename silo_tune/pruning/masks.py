@@ -1,9 +1,9 @@
 """Masks outside modules, and exact counts.
 
 A mask is a boolean tensor per prunable parameter, keyed by the parameter's name; True weights are alive. Counts are in
-granules, weights or filters: global scope keeps exactly round(G₀·target) of them; layerwise scope reaches the same
-total by largest remainders. No layer falls below one granule, masks only shrink, and ties break by position (order of
-parameters, then row-major order).
+prunable elements, weights or filters: global scope keeps exactly round(G₀·target) of them; layerwise scope reaches the
+same total by largest remainders. No layer falls below one element, masks only shrink, and ties break by position (order
+of parameters, then row-major order).
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def left_by(skip: tuple[str, ...], found: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 @dataclass(frozen=True)
-class Granules:
+class PrunableElements:
     """What a prune counts and ranks: single weights, or whole filters.
 
     Attributes:
         weights: the prunable weights by name.
         filters: of the same names, when whole filters go; else empty.
-        parameters: all parameters of the network by name; companions of filters are among them.
+        parameters: all parameters of the network by name; coupled parameters of filters are among them.
     """
 
     weights: Mapping[str, Tensor]
@@ -84,8 +84,8 @@ class Granules:
         skip: tuple[str, ...] = (),
         norm_scales: bool = False,
         removable: Mapping[str, Filters] | None = None,
-    ) -> Granules:
-        """The granules of a network: filters when it is said which are removable, else weights.
+    ) -> PrunableElements:
+        """The elements of a network: filters when it is said which are removable, else weights.
 
         Raises:
             BadInput: a pattern of `skip` matches nothing, or nothing is left to prune.
@@ -114,19 +114,19 @@ class Granules:
         return {name: masks[name].flatten(1).any(1) if self.filters else masks[name] for name in self.weights}
 
     def masks(self, alive_: Mapping[str, Tensor]) -> Masks:
-        """The masks of every parameter concerned: a filter takes its row and its companions along."""
+        """The masks of every parameter concerned: a filter takes its row and its coupled parameters along."""
         if not self.filters:
             return dict(alive_)
         made = {name: _rows(alive_[name], weight.shape) for name, weight in self.weights.items()}
         for name, filters in self.filters.items():
-            for companion, where in filters.companions.items():
-                if companion not in made:
-                    made[companion] = torch.ones(self.parameters[companion].shape, dtype=torch.bool)
-                made[companion][where[~alive_[name]].flatten()] = False
+            for parameter, where in filters.coupled.items():
+                if parameter not in made:
+                    made[parameter] = torch.ones(self.parameters[parameter].shape, dtype=torch.bool)
+                made[parameter][where[~alive_[name]].flatten()] = False
         return made
 
     def counted(self, masks: Mapping[str, Tensor]) -> Masks:
-        """The masks of the prunable weights alone; those of companions are never counted."""
+        """The masks of the prunable weights alone; those of coupled parameters are never counted."""
         return {name: masks[name] for name in self.weights}
 
 
@@ -140,7 +140,7 @@ def full_masks(weights: Mapping[str, Tensor]) -> Masks:
 
 
 def alive(masks: Mapping[str, Tensor]) -> int:
-    """Number of weights, or of other granules, alive."""
+    """Number of weights, or of other elements, alive."""
     return sum(int(mask.sum()) for mask in masks.values())
 
 
@@ -163,13 +163,13 @@ def shrink(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: fl
     """The next masks.
 
     Args:
-        scores: per layer, in the shape of its granules; the highest stay.
-        masks: which granules are alive.
-        target: share of all granules (alive or not) to keep.
+        scores: per layer, in the shape of its elements; the highest stay.
+        masks: which elements are alive.
+        target: share of all elements (alive or not) to keep.
         scope: "global" or "layerwise".
 
     Raises:
-        BadInput: the target would force a layer below one granule.
+        BadInput: the target would force a layer below one element.
     """
     total = sum(mask.numel() for mask in masks.values())
     kept = kept_count(total, len(masks), target)
@@ -231,12 +231,12 @@ def top(scores: Tensor, alive_: Tensor, count: int) -> Tensor:
 
 
 def layer_counts(sizes: list[int], living: list[int], kept: int) -> list[int]:
-    """Granules that each layer keeps, in proportion to its size, by largest remainders.
+    """Prunable elements that each layer keeps, in proportion to its size, by largest remainders.
 
     Each keeps at least one and at most what it has alive; what a bound takes is spread over the others.
 
     Args:
-        sizes: granules per layer in the dense network.
+        sizes: elements per layer in the dense network.
         living: of these, alive.
         kept: the total to reach.
     """

@@ -14,7 +14,7 @@ from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import PruneSpec, Unit, canonical_json
 from silo_tune.pruning.criteria.scoring import Scoring
 from silo_tune.pruning.filters import Filters, removable
-from silo_tune.pruning.masks import Granules, Masks, alive, apply_masks, by_percentile, full_masks, shrink
+from silo_tune.pruning.masks import Masks, PrunableElements, alive, apply_masks, by_percentile, full_masks, shrink
 from silo_tune.schedules.peaks import PruneFacts
 from silo_tune.seeds import stream
 from silo_tune.study import registry
@@ -49,17 +49,17 @@ class Pruner:
         self.workspace, self.shape = workspace, shape
         self._removable: dict[str, Mapping[str, Filters]] = {}
 
-    def granules(self, unit: Unit, model: nn.Module) -> Granules:
+    def elements(self, unit: Unit, model: nn.Module) -> PrunableElements:
         """What the prunes of a unit's study count.
 
         Raises:
-            BadInput: there is nothing to prune, or the study's last target would force a layer below one granule.
+            BadInput: there is nothing to prune, or the study's last target would force a layer below one element.
         """
         here = self.workspace if unit.prune is None else unit.prune
         removable_ = self._removable_of(unit, model) if here.granularity == "filter" else None
-        granules = Granules.of(model, here.skip, here.norm_scales, removable_)
-        granules.kept(self.workspace.last_target)
-        return granules
+        elements = PrunableElements.of(model, here.skip, here.norm_scales, removable_)
+        elements.kept(self.workspace.last_target)
+        return elements
 
     def _removable_of(self, unit: Unit, model: nn.Module) -> Mapping[str, Filters]:
         name = canonical_json(unit.model)
@@ -69,7 +69,7 @@ class Pruner:
 
     def counted(self, unit: Unit, model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
         """The masks of the prunable weights; what goes along with a filter is never counted."""
-        return self.granules(unit, model).counted(masks)
+        return self.elements(unit, model).counted(masks)
 
     def prune(
         self, unit: Unit, model: nn.Module, parent: Mapping[str, Mapping[str, Tensor]], feed: Feed
@@ -77,18 +77,18 @@ class Pruner:
         """Load a parent's state into the model and prune it; weights that go are zero afterwards."""
         assert unit.prune is not None
         load_weights(model, parent["weights"])
-        granules = self.granules(unit, model)
-        before = parent_masks(granules, parent.get("mask", {}))
+        elements = self.elements(unit, model)
+        before = parent_masks(elements, parent.get("mask", {}))
         norm_before = weight_norm(model)
         generator = stream("criterion", unit.seed, unit.cycle, unit.repeat)
         images = FeedImages(feed, self.shape)
         after = next_masks(
             unit.prune,
-            granules,
-            Scoring(granules.weights, before, model, generator, images, parent.get("previous"), granules.filters),
+            elements,
+            Scoring(elements.weights, before, model, generator, images, parent.get("previous"), elements.filters),
         )
-        apply_masks(granules.parameters, after)
-        share = 1.0 - alive(granules.counted(after)) / alive(before)
+        apply_masks(elements.parameters, after)
+        share = 1.0 - alive(elements.counted(after)) / alive(before)
         return after, PruneFacts(norm_before, weight_norm(model), share, unit.epochs)
 
 
@@ -97,49 +97,51 @@ def weight_norm(model: nn.Module) -> float:
     return math.sqrt(sum(float(parameter.detach().double().square().sum()) for parameter in model.parameters()))
 
 
-def parent_masks(granules: Granules, saved: Mapping[str, Tensor]) -> Masks:
+def parent_masks(elements: PrunableElements, saved: Mapping[str, Tensor]) -> Masks:
     """The masks in force before a prune; what another skip pattern makes prunable anew is all alive."""
-    return {**full_masks(granules.weights), **{name: mask for name, mask in saved.items() if name in granules.weights}}
+    return {**full_masks(elements.weights), **{name: mask for name, mask in saved.items() if name in elements.weights}}
 
 
-def next_masks(prune: PruneSpec, granules: Granules, scoring: Scoring) -> Masks:
-    """The masks after a prune, those of companions included.
+def next_masks(prune: PruneSpec, elements: PrunableElements, scoring: Scoring) -> Masks:
+    """The masks after a prune, those of coupled parameters included.
 
     Raises:
-        BadInput: the criterion gives something else than one finite score for each granule, or the target would force a
+        BadInput: the criterion gives something else than one finite score for each element, or the target would force a
             layer below one.
         Violation: the count is not the declared one, or a weight came back to life.
     """
-    living, scored = granules.alive(scoring.masks), scores(prune.criterion, granules, scoring)
+    living, scored = elements.alive(scoring.masks), scores(prune.criterion, elements, scoring)
     if prune.percentile is not None:
-        biased = [name for name in living if f"{name.removesuffix('weight')}bias" in granules.parameters]
+        biased = [name for name in living if f"{name.removesuffix('weight')}bias" in elements.parameters]
         chosen = by_percentile(scored, living, prune.percentile, prune.scope, biased)
         declared = alive(chosen)
     else:
-        chosen, declared = shrink(scored, living, prune.target, prune.scope), granules.kept(prune.target)
-    after = granules.masks(chosen)
-    _check(granules, scoring.masks, after, declared)
+        chosen, declared = shrink(scored, living, prune.target, prune.scope), elements.kept(prune.target)
+    after = elements.masks(chosen)
+    _check(elements, scoring.masks, after, declared)
     return after
 
 
-def scores(criterion: Mapping[str, object], granules: Granules, scoring: Scoring) -> dict[str, Tensor]:
-    """The criterion's scores on the CPU. Raises BadInput when they are not one finite number for each granule."""
+def scores(criterion: Mapping[str, object], elements: PrunableElements, scoring: Scoring) -> dict[str, Tensor]:
+    """The criterion's scores on the CPU. Raises BadInput when they are not one finite number for each element."""
     score = registry.resolve(registry.target_of(registry.CRITERIA, criterion))
     args = {key: value for key, value in criterion.items() if key not in ("name", "function", "version")}
     found = {name: values.detach().cpu() for name, values in score(scoring, **args).items()}
-    for name in granules.weights:
-        shape = granules.shape(name)
+    for name in elements.weights:
+        shape = elements.shape(name)
         if name not in found or tuple(found[name].shape) != shape or not bool(found[name].isfinite().all()):
             raise BadInput(
                 f"prune.criterion: {dict(criterion)} must give {name} one finite score for each of its "
-                f"{granules.noun} {shape}"
+                f"{elements.noun} {shape}"
             )
     return found
 
 
-def _check(granules: Granules, before: Mapping[str, Tensor], after: Mapping[str, Tensor], declared: int) -> None:
-    if any(bool((after[name] & ~before[name]).any()) for name in granules.weights):
+def _check(
+    elements: PrunableElements, before: Mapping[str, Tensor], after: Mapping[str, Tensor], declared: int
+) -> None:
+    if any(bool((after[name] & ~before[name]).any()) for name in elements.weights):
         raise Violation("a pruned weight came back to life")
-    kept = alive(granules.alive(after))
+    kept = alive(elements.alive(after))
     if kept != declared:
-        raise Violation(f"{kept} {granules.noun} are alive, {declared} were declared")
+        raise Violation(f"{kept} {elements.noun} are alive, {declared} were declared")

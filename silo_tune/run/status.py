@@ -150,7 +150,7 @@ def read_status(url: str) -> Status:
     study, ledger = recorded_study
     snapshot, note = snapshot_of(run.storage)
     if snapshot is None and run.is_record(study):
-        raise BadInput(f"{url} is a record: nothing in it goes on; `silo-tune report {url}` shows what came of it")
+        raise BadInput(f"{url} is a record: nothing in it is running; `silo-tune report {url}` shows what came of it")
     if snapshot is None:
         snapshot = from_decisions(run.storage, study)
     held = _standing(held, snapshot)
@@ -233,7 +233,7 @@ def _chain(storage: Storage, study: Study, arm: str, seed: int) -> tuple[ChainVi
         return _view(study, arm, seed, cycle, "open", {}), None
     if body["winner"] is None and not _follows(study, arm):
         reasons = "; ".join(sorted({outcome["error"] or outcome["status"] for outcome in body["told"]}))
-        reason = shortened(f"no candidate of cycle {cycle} can go on ({reasons})")
+        reason = shortened(f"no candidate of cycle {cycle} can continue ({reasons})")
         return _view(study, arm, seed, cycle, "ended", {}), reason
     state: State = "done" if cycle + 1 == study.cycles else "waits"
     return _view(study, arm, seed, cycle + 1, state, _winner(storage, body)), None
@@ -301,7 +301,7 @@ def _search(storage: Storage, study: Study, arm: str) -> SearchView:
 
 
 def _sealed(storage: Storage, name: str) -> dict[str, Any] | None:
-    """A sealed file; None where it is gone or damaged, which is left to the driver to mend."""
+    """A sealed file; None where it is gone or damaged, which is left to the driver to fix."""
     try:
         return unseal(storage.read(name))
     except (FileNotFoundError, Corrupt):

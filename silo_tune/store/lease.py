@@ -156,7 +156,7 @@ class Lease:
             return False
         except StorageError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING:
-                raise  # the run may well be there: it is the storage that must be mended
+                raise  # the run may well be there: it is the storage that must be fixed
             raise BadInput(
                 f"cannot write to the run folder {self.storage.url!r} ({error.__cause__}); choose another --out"
             ) from None

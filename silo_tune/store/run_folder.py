@@ -57,7 +57,7 @@ class Run:
     def decision(self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> dict[str, Any] | None:
         """The decision of a round, or None while it is open. A corrupt one is moved aside and derived again."""
         name = self.decision_name(arm, seed, cycle, number, trial)
-        return self.units._sealed(name, "the decision is derived again from its units")
+        return self.units._sealed(name, "the decision is derived again from its trials")
 
     def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write a round's decision once; returns the one that stands."""
@@ -138,7 +138,7 @@ class Run:
         except (ValueError, KeyError, TypeError, AttributeError, StudyError) as error:
             raise BadInput(
                 f"{self.storage.shown('study.toml')} is damaged ({error}); put back a copy. Of a run that has its "
-                f"units, you may also move it away and run the same study again: they are found by their keys"
+                f"trials, you may also move it away and run the same study again: they are found by their keys"
             ) from None
 
     def study(self) -> Study:
@@ -174,7 +174,7 @@ class Run:
         recorded = self.recorded()
         if recorded is not None and self.is_record(recorded[0]):
             raise BadInput(
-                f"{self.url} is a record: it has rows and no units to go on from; choose another --out (or remove "
+                f"{self.url} is a record: it has rows and no trials to resume from; choose another --out (or remove "
                 f"{self.storage.shown(TABLE)}, to begin anew there)"
             )
         if recorded is None or not self.started(recorded[0]):
@@ -183,7 +183,7 @@ class Run:
         if ledger["recipe"] != RECIPE:
             raise BadInput(
                 f"{self.url} was made with recipe {ledger['recipe']}, this version has {RECIPE}: their numbers do not "
-                f"mix; choose another --out, or go on with the version that made it "
+                f"mix; choose another --out, or resume with the version that made it "
                 f"({ledger['environment'].get('silo-tune')})"
             )
         return self._additive_changes(before, study)
@@ -244,7 +244,7 @@ class Run:
             ]
             raise BadInput(
                 "\n".join(lines) + f"\n{self.url} was decided with the earlier value{'' if one else 's'}; put "
-                f"{'it' if one else 'them'} back, or choose another --out (units are not shared between runs)"
+                f"{'it' if one else 'them'} back, or choose another --out (trials are not shared between runs)"
             )
         return [".".join(path) for path in changed]
 
@@ -368,7 +368,7 @@ def _known(table: Mapping[str, Any], ledger: Mapping[str, Any], file: str, seale
         if sealed and _writer(ledger) not in ("?", silo_tune.__version__):
             raise BadInput(
                 f"{file} was written by silo-tune {_writer(ledger)}, and this is {silo_tune.__version__}, which does "
-                f"not know all of it ({error}); go on with the version that wrote it"
+                f"not know all of it ({error}); resume with the version that wrote it"
             ) from None
         raise
 

@@ -194,7 +194,7 @@ def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
                     why = getattr(error, "strerror", None) or error
                     raise StorageError(
                         f"storage failed at {storage.shown(str(name))}: {why}; what is committed is safe: "
-                        f"{REMEDIES.get(code or 0, 'mend the storage')} and run the same command again"
+                        f"{REMEDIES.get(code or 0, 'fix the storage')} and run the same command again"
                     ) from error
                 time.sleep(pause)
         raise AssertionError

@@ -51,7 +51,7 @@ class UnitStore:
 
     def result(self, key: str) -> dict[str, Any] | None:
         """The committed result, or None. A corrupt one is moved aside, and the unit is as if never trained."""
-        return self._of_unit(key, "result.json", "the unit is trained again")
+        return self._of_unit(key, "result.json", "the trial is trained again")
 
     def commit(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a result; returns the one that stands, which is an earlier writer's if there was one."""
@@ -85,7 +85,7 @@ class UnitStore:
                 continue
             if hashlib.sha256(data).hexdigest() == claim["sha256"]:
                 return data
-            self._aside(f"{folder}/{claim['file']}", data, "the unit is trained again for its weights")
+            self._aside(f"{folder}/{claim['file']}", data, "the trial is trained again for its weights")
         return None
 
     def restate(self, result: Mapping[str, Any]) -> None:
@@ -106,7 +106,7 @@ class UnitStore:
                 yield found
 
     def write_partial(self, key: str, attempt: str, epoch: int, data: bytes) -> None:
-        """Write a state from which training goes on after `epoch` epochs; it replaces the earlier ones."""
+        """Write a state from which training resumes after `epoch` epochs; it replaces the earlier ones."""
         digest = hashlib.sha256(data).hexdigest()[:16]
         name = f"partial-{attempt}-{epoch:06d}-{digest}.safetensors"
         earlier = self._partials(key)
@@ -124,11 +124,11 @@ class UnitStore:
                 continue
             if hashlib.sha256(data).hexdigest()[:16] == name.removesuffix(".safetensors").split("-")[3]:
                 return data
-            self._aside(f"{self.folder(key)}/{name}", data, "the unit starts from an earlier state")
+            self._aside(f"{self.folder(key)}/{name}", data, "the trial starts from an earlier state")
         return None
 
     def discard_partial(self, key: str, data: bytes) -> None:
-        """Remove a partial state that nothing here can go on from, so that it does not hide nearer ones."""
+        """Remove a partial state that nothing here can resume from, so that it does not hide nearer ones."""
         digest = hashlib.sha256(data).hexdigest()[:16]
         for name in self._partials(key):
             if name.endswith(f"-{digest}.safetensors"):
@@ -182,7 +182,7 @@ class UnitStore:
         def check(body: Mapping[str, Any]) -> None:
             state = body.get("state")
             if body.get("key") != key or (state is not None and not STATE.fullmatch(str(state["file"]))):
-                raise Corrupt("it is not of this unit")
+                raise Corrupt("it is not of this trial")
 
         return self._sealed(f"{self.folder(key)}/{file}", then, check)
 
@@ -225,7 +225,7 @@ def unit_of(result: Mapping[str, Any]) -> Unit:
     unit = Unit.from_spec(result["unit"])
     if unit.key != result["key"]:
         raise RunFailed(
-            f"the result of unit {result['key'][:12]} tells of another unit; move its folder away and run the study "
+            f"the result of trial {result['key'][:12]} tells of another trial; move its folder away and run the study "
             f"again to train it anew"
         )
     return unit

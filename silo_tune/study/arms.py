@@ -48,7 +48,7 @@ class Grid(Frozen):
             if (self.rates[0], self.rates[-1], len(self.rates)) != (self.low, self.high, self.points):
                 raise ValueError("rates and low, high, points both say the grid; give one")
         elif self.points > 1 and self.low >= self.high:
-            raise ValueError(f"the grid is upside down: low {self.low} is not below high {self.high}")
+            raise ValueError(f"low {self.low} must be below high {self.high}")
         return self
 
     def values(self) -> list[float]:
@@ -94,7 +94,7 @@ class Guided(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Guided:
         if self.low >= self.high:
-            raise ValueError(f"the bounds are upside down: low {self.low} is not below high {self.high}")
+            raise ValueError(f"low {self.low} must be below high {self.high}")
         if self.trials < WARM_STARTS:
             raise ValueError(f"trials = {self.trials} are fewer than the {WARM_STARTS} warm starts of every cycle")
         if self.repeat_top == 1 or self.repeat_top > self.trials:
@@ -245,7 +245,7 @@ class TuneArm(ArmBase):
 
     A parameter is a number (pinned) or [low, high]. Every trial is one chain per seed; a trial's objective is the mean
     validation accuracy over the cycles whose planned weights remaining lie in `over`, and over its seeds. At a rung (a
-    cycle) a trial goes on only if it is among the best share `keep` of what the complete rounds saw at that rung.
+    cycle) a trial continues only if it is among the best share `keep` of what the complete rounds saw at that rung.
     """
 
     mode: Literal["tune"] = Field(description="a search of the S-curve's own parameters over whole chains")
@@ -281,7 +281,7 @@ class TuneArm(ArmBase):
         default=(), description="cycles after which poor trials are stopped"
     )
     keep: float = Field(
-        default=1 / 3, gt=0, le=1, description="share of earlier trials that a trial must be among to go on"
+        default=1 / 3, gt=0, le=1, description="share of earlier trials that a trial must be among to continue"
     )
 
     @field_validator("seeds")
@@ -323,7 +323,7 @@ class TuneArm(ArmBase):
                 continue
             ends = value if isinstance(value, tuple) else (value, value)
             if isinstance(value, tuple) and ends[0] >= ends[1]:
-                yield f"the bounds of {name} are upside down: {ends[0]} is not below {ends[1]}"
+                yield f"{name}: low {ends[0]} must be below high {ends[1]}"
             elif ends[0] < lowest or ends[1] > highest or (open_ and ends[0] <= lowest):
                 yield f"{name} lies in {'(' if open_ else '['}{lowest:g}, {highest:g}], got {value}"
         if not self.free:

@@ -304,14 +304,14 @@ class Cluster(Frozen):
     """[cluster]: resources. Only `cpus_per_unit` (the thread count) can change numbers, so only it is decided."""
 
     cpus_per_unit: int = Field(
-        default=1, ge=1, description="CPU cores and torch threads of a unit; the only key here that can change numbers"
+        default=1, ge=1, description="CPU cores and torch threads of a trial; the only key here that can change numbers"
     )
-    gpus_per_unit: float = Field(default=0.0, ge=0, description="GPUs of a unit; a share lets units divide one")
-    memory_per_unit_gb: float | None = Field(default=None, gt=0, description="memory that a unit reserves, in GB")
+    gpus_per_unit: float = Field(default=0.0, ge=0, description="GPUs of a trial; a share lets trials divide one")
+    memory_per_unit_gb: float | None = Field(default=None, gt=0, description="memory that a trial reserves, in GB")
     max_concurrent: int | None = Field(
-        default=None, ge=1, description="at most so many units at once; as many as fit when left out"
+        default=None, ge=1, description="at most so many trials at once; as many as fit when left out"
     )
-    max_failures: int = Field(default=2, ge=0, description="how often a unit that raises is tried again")
+    max_failures: int = Field(default=2, ge=0, description="how often a trial that raises is tried again")
     device: str = Field(default="auto", description='"auto", "cpu", "cuda" or "cuda:N"')
     partial_seconds: float = Field(
         default=5.0, ge=0, description="least seconds between two partial states; 0 writes one after every epoch"

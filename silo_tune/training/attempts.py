@@ -24,7 +24,7 @@ def attempts(worker: Worker, unit: Unit, max_failures: int) -> Progress:
             reason = reason_of(error)
             log = worker.units.write_log(unit.key, traceback.format_exc())
             attempt = f"attempt {failures + 1} of {max_failures + 1}"
-            worker.notice(f"unit {unit.key[:12]} failed ({reason}); {attempt}, see {log}")
+            worker.notice(f"trial {unit.key[:12]} failed ({reason}); {attempt}, see {log}")
     return {"key": unit.key, "status": "failed", "error": f"{reason} (see {log})"}
 
 
@@ -39,6 +39,6 @@ def reason_of(error: Exception) -> str:
     if not memory:
         return words
     return (
-        f"out of memory ({words}); let each unit reserve more with cluster.memory_per_unit_gb, or train with a smaller "
-        f"retrain.batch"
+        f"out of memory ({words}); let each trial reserve more with cluster.memory_per_unit_gb, or train with a "
+        f"smaller retrain.batch"
     )

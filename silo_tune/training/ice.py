@@ -18,7 +18,7 @@ from silo_tune.data.batches import Feed
 from silo_tune.errors import Violation
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.criteria.scoring import Scoring
-from silo_tune.pruning.masks import Granules, Masks, prunable, top
+from silo_tune.pruning.masks import Masks, PrunableElements, prunable, top
 from silo_tune.pruning.prune_step import FeedImages, Pruner, parent_masks, scores
 from silo_tune.seeds import stream
 from silo_tune.training.trainer import EpochLog, Trainer, evaluate
@@ -32,7 +32,7 @@ def is_loop(unit: Unit) -> bool:
 
 
 def carries(unit: Unit) -> bool:
-    """Does the unit's training go on where its parent's stood, momentum included?"""
+    """Does the unit's training continue where its parent's stood, momentum included?"""
     return unit.pipeline is not None and unit.pipeline["name"] == "while-training"
 
 
@@ -50,7 +50,7 @@ class IceLoop:
 
     Attributes:
         unit, model, feed: as in training; the model holds the parent's weights.
-        granules, living: filters of each block, and which of them are alive; `living` shrinks.
+        elements, living: filters of each block, and which of them are alive; `living` shrinks.
         trainer: of all fine-tuning of this cycle.
         dense_accuracy: on validation, of the dense network.
         shape: (H, W, C) of an image.
@@ -59,7 +59,7 @@ class IceLoop:
     unit: Unit
     model: nn.Module
     feed: Feed
-    granules: Granules
+    elements: PrunableElements
     living: Masks
     trainer: Trainer
     dense_accuracy: float
@@ -77,14 +77,14 @@ class IceLoop:
         dense: float,
     ) -> IceLoop:
         """Stand ready to walk; the model holds the parent's weights."""
-        granules = pruner.granules(unit, model)
-        living = granules.alive(parent_masks(granules, parent.get("mask", {})))
+        elements = pruner.elements(unit, model)
+        living = elements.alive(parent_masks(elements, parent.get("mask", {})))
         assert unit.peak is not None
         # The network is trained already: every epoch is judged by the rule of divergence, as in a budget of one.
         trainer = Trainer(
-            replace(unit, epochs=1), model, granules.masks(living), feed, float(unit.peak["value"]), classes
+            replace(unit, epochs=1), model, elements.masks(living), feed, float(unit.peak["value"]), classes
         )
-        return cls(unit, model, feed, granules, living, trainer, dense, pruner.shape)
+        return cls(unit, model, feed, elements, living, trainer, dense, pruner.shape)
 
     def walk(self) -> Training:
         """Prune every block and fine-tune where it is needed.
@@ -111,15 +111,15 @@ class IceLoop:
         before = self.living[block]
         scored = self._scores()[block]
         self.living[block] = top(scored, before, left_of(int(before.sum()), ratio))
-        self.trainer.remask(self.granules.masks(self.living))
+        self.trainer.remask(self.elements.masks(self.living))
 
     def _scores(self) -> Mapping[str, Tensor]:
         assert self.unit.prune is not None
-        masks = self.granules.masks(self.living)
+        masks = self.elements.masks(self.living)
         generator = stream("criterion", self.unit.seed, self.unit.cycle, self.unit.repeat)
         images = FeedImages(self.feed, self.shape)
-        scoring = Scoring(self.granules.weights, masks, self.model, generator, images, None, self.granules.filters)
-        return scores(self.unit.prune.criterion, self.granules, scoring)
+        scoring = Scoring(self.elements.weights, masks, self.model, generator, images, None, self.elements.filters)
+        return scores(self.unit.prune.criterion, self.elements, scoring)
 
     def _freeze(self, share: float, ratio: float) -> Training:
         """Freeze the share of the layers that the probe changes least; without a share there is no probe."""
@@ -140,14 +140,14 @@ class IceLoop:
 
     def _copy(self) -> IceLoop:
         model = copy.deepcopy(self.model)
-        granules = Granules(
-            {name: dict(model.named_parameters())[name] for name in self.granules.weights},
-            self.granules.filters,
+        elements = PrunableElements(
+            {name: dict(model.named_parameters())[name] for name in self.elements.weights},
+            self.elements.filters,
             dict(model.named_parameters()),
         )
-        masks = granules.masks(self.living)
+        masks = elements.masks(self.living)
         trainer = Trainer(self.trainer.unit, model, masks, self.feed, self.trainer.max_lr, self.trainer.classes)
-        return replace(self, model=model, granules=granules, living=dict(self.living), trainer=trainer)
+        return replace(self, model=model, elements=elements, living=dict(self.living), trainer=trainer)
 
 
 def left_of(filters: int, ratio: float) -> int:

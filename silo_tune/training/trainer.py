@@ -59,7 +59,7 @@ def make_optimizer(parameters: list[nn.Parameter], settings: Mapping[str, Any], 
 
 
 def written_with() -> dict[str, str]:
-    """Who wrote a state. Other versions may round otherwise, so training goes on only where all of it is the same."""
+    """Who wrote a state. Other versions may round otherwise, so training resumes only where all of it is the same."""
     return {"format": STATE_FORMAT, "silo-tune": silo_tune.__version__, "torch": str(torch.__version__)}
 
 

@@ -57,7 +57,7 @@ class Worker:
     def run(self, unit: Unit) -> Progress:
         """Train one unit: yields after every epoch, returns the committed result.
 
-        A committed unit returns at once; a partial state goes on from its epoch.
+        A committed unit returns at once; a partial state resumes from its epoch.
 
         Raises:
             BadInput: the study asks for something that its data or model cannot give.
@@ -130,7 +130,7 @@ class Worker:
         if unit.prune is None:
             if unit.checkpoint is not None and self.workspace.checkpoint not in (None, "timm"):
                 load_pretrained(model, str(self.workspace.checkpoint))
-            masks = full_masks(self.pruner.granules(unit, model).weights)
+            masks = full_masks(self.pruner.elements(unit, model).weights)
             return model, masks, None if unit.peak is None else float(unit.peak["value"])
         assert unit.parent is not None
         masks, facts = self.pruner.prune(unit, model, self._state_of(unit.parent), self.feed(unit))
@@ -175,7 +175,7 @@ class Worker:
         while unit.parent is not None:
             result = self.units.result(unit.parent)
             if result is None:
-                raise RunFailed(f"unit {unit.parent[:12]} is gone; run the study again to train it anew")
+                raise RunFailed(f"trial {unit.parent[:12]} is gone; run the study again to train it anew")
             unit = unit_of(result)
         return unit
 
@@ -188,7 +188,7 @@ class Worker:
         """The state of a committed unit; one that is gone, or lacks what the criterion needs, is trained again."""
         result = self.units.result(key)
         if result is None:
-            raise RunFailed(f"the parent unit {key[:12]} is not committed; run the study again to train it anew")
+            raise RunFailed(f"the parent trial {key[:12]} is not committed; run the study again to train it anew")
         data = self.units.read_state(result)
         groups = {} if data is None else unpack(data)[0]
         # It may have been committed before the study had this criterion.
@@ -201,13 +201,13 @@ class Worker:
         compared = ("status", "val_accuracy", "val_loss", "test_accuracy", "train_loss")
         if any(result[name] != again[name] for name in compared):
             self.notice(
-                f"unit {result['key'][:12]} was trained again for its weights and differs from its row "
+                f"trial {result['key'][:12]} was trained again for its weights and differs from its row "
                 f"(validation accuracy {result['val_accuracy']} then, {again['val_accuracy']} now); the row stands"
             )
         if again["state"] is None:
             raise RunFailed(
-                f"unit {result['key'][:12]} was trained again for its weights, which its children need, and diverged "
-                f"this time ({again['error']}); go on with the machine and the versions that its row names"
+                f"trial {result['key'][:12]} was trained again for its weights, which its children need, and diverged "
+                f"this time ({again['error']}); resume with the machine and the versions that its row names"
             )
         self.units.restate(again)
         self.units.clear_partials(result["key"])
@@ -259,8 +259,8 @@ class Worker:
                 return trainer, max_lr
             except (KeyError, ValueError, RuntimeError) as error:
                 self.notice(
-                    f"a partial state of unit {unit.key[:12]} does not fit ({one_line(error)}); it is removed, and the "
-                    f"unit starts from its parent"
+                    f"a partial state of trial {unit.key[:12]} does not fit ({one_line(error)}); it is removed, and "
+                    f"the trial starts from its parent"
                 )
                 self.units.discard_partial(unit.key, data)
 

@@ -222,11 +222,11 @@ def require_slots(study: Study, patience: float, monitor: Monitor) -> int:
         wanted, have = _shown(amounts), _have(list(amounts))
         if time.monotonic() >= until:
             raise BadInput(
-                f"[cluster] cpus_per_unit, gpus_per_unit, memory_per_unit_gb: a unit wants {wanted}; the cluster has "
+                f"[cluster] cpus_per_unit, gpus_per_unit, memory_per_unit_gb: a trial wants {wanted}; the cluster has "
                 f"{have}"
             )
         if not told:
-            monitor.notice(f"waiting for a node on which a unit fits: it wants {wanted}, the cluster has {have}")
+            monitor.notice(f"waiting for a node on which a trial fits: it wants {wanted}, the cluster has {have}")
             told = True
         ask_autoscaler(study.cluster, 1)
         require_going(monitor)
@@ -274,7 +274,7 @@ def reason_of(said: str) -> str:
     """Why a worker died, in one sentence."""
     if "low on memory" in said or "OutOfMemoryError" in said:
         return (
-            "its worker was ended because the memory of its node was used up (cluster.memory_per_unit_gb keeps units "
+            "its worker was ended because the memory of its node was used up (cluster.memory_per_unit_gb keeps trials "
             "apart, a smaller cluster.max_concurrent or batch needs less)"
         )
     if "node has died" in said or "node was terminated" in said:

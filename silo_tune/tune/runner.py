@@ -71,5 +71,5 @@ class _RaySession:
             if search.error is not None:
                 raise search.error
             if search.cut_off or not search.suggested:
-                raise RunFailed("Tune ended before the study did; run the same command again, it goes on from here")
+                raise RunFailed("Tune ended before the study did; run the same command again: it resumes from here")
             search = search.next()

@@ -78,7 +78,7 @@ class ChainSearch(Searcher):
         return search
 
     def next(self) -> ChainSearch:
-        """The search that goes on in another Tuner."""
+        """The search that continues in another Tuner."""
         assert self._most is not None
         after = self.of(self.study, self._shared, self.planner, self._lease, self.monitor, self._most)
         after._deaths, after._epochs = self._deaths, self._epochs
@@ -227,7 +227,7 @@ class ChainSearch(Searcher):
             return
         deaths = self._deaths[unit.key] = self._deaths.get(unit.key, 0) + 1
         if deaths <= self.study.cluster.max_failures:
-            self.monitor.notice(f"unit {unit.key[:12]}: {reason}; it goes on elsewhere from its last partial state")
+            self.monitor.notice(f"trial {unit.key[:12]}: {reason}; it resumes elsewhere from its last partial state")
             self.planner.take_back(unit)
             return
         self._forget(unit.key)

@@ -152,7 +152,7 @@ class PruneRetrain(tune.Trainable):
             raise BadInput("dense.checkpoint: a pretrained cycle 0 is not trained; give a parent")
         if cycle >= study.cycles:
             raise BadInput(
-                f"unit {str(parent)[:12]} is of the last cycle of the study; raise `cycles` to go on from it"
+                f"trial {str(parent)[:12]} is of the last cycle of the study; raise `cycles` to continue from it"
             )
         unit = make_unit(study, study.settings(study.arms[name]), parent=parent, cycle=cycle, seed=seed, peak=None)
         workspace = Workspace.of(study, run.url)
@@ -205,12 +205,12 @@ def _parent(run: Run, study: Study, key: str) -> Unit:
     try:
         result = run.result(key)
     except ValueError:
-        raise BadInput(f"parent: {key!r} is no unit's key; take one from the column `key` of the table") from None
+        raise BadInput(f"parent: {key!r} is no trial's key; take one from the column `key` of the table") from None
     if result is None:
-        raise BadInput(f"parent: {run.url} has no unit {key[:12]}; take one from the column `key` of its table")
+        raise BadInput(f"parent: {run.url} has no trial {key[:12]}; take one from the column `key` of its table")
     if run.units.read_state(result) is None:
         raise BadInput(
-            f"parent: the weights of unit {key[:12]} are gone ({result['status']}, or swept when its chain was past "
+            f"parent: the weights of trial {key[:12]} are gone ({result['status']}, or swept when its chain was past "
             f'it); a run with cluster.keep = "all" keeps them'
         )
     return unit_of(result)

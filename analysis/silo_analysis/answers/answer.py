@@ -83,7 +83,7 @@ def absent(summary: Summary) -> str | None:
     if name not in summary.study.arms:
         return f"The study has no arm {name!r} to judge: add one, or name another in report.schedule."
     if not (summary.arms["arm"] == name).any():
-        return f"{name} has no results yet: let the run go on."
+        return f"{name} has no results yet: resume the run."
     return None
 
 

@@ -234,7 +234,7 @@ def _missing(summary: Summary, known_: pd.DataFrame) -> str | None:
     if summary.study.cycles <= FIRST_ENDPOINT_CYCLE:
         return f"The study has no cycle ≥ {FIRST_ENDPOINT_CYCLE}, so no overall difference: raise cycles."
     if not len(known_):
-        return "No seed has every cycle of two schedule arms: let the run go on."
+        return "No seed has every cycle of two schedule arms: resume the run."
     if (seeds := int(known_["n_seeds"].max())) < FEWEST_TOLD_APART:
         return f"{plural(seeds, 'seed')} of {FEWEST_TOLD_APART} that a test takes: add seeds to [replicates]."
     lacking = [arm for arm in others(summary.study) if arm not in set(known_["arm"])]

@@ -177,7 +177,7 @@ def _missing(summary: Summary) -> str:
         return f"The study has no Oracle, greedy or conditioned on {name}. {oracle_to_add(name)}"
     if name not in summary.study.tests_of(oracle):
         return f"{oracle} does not try the value of {name}: add {name} to its tests."
-    return f"{oracle} has closed no cycle of {name} yet: let the run go on."
+    return f"{oracle} has closed no cycle of {name} yet: resume the run."
 
 
 def _part_missing(summary: Summary, data: pd.DataFrame) -> str | None:

@@ -282,5 +282,5 @@ def _missing(found: list[Control], data: pd.DataFrame) -> str | None:
         arms = joined([f'{PRESETS[role]} = {{ preset = "{PRESETS[role]}" }}' for role in lacking])
         said.append(f"The study has no {joined(lacking, 'or')} with the same profile and budget: add {arms}.")
     if found and not data["difference"].notna().any():
-        said.append("No seed has every cycle ≥ 2 of the schedule and a control: let the run go on.")
+        said.append("No seed has every cycle ≥ 2 of the schedule and a control: resume the run.")
     return " ".join(said) or None

@@ -115,7 +115,7 @@ def response_from(groups: Sequence[OracleCycle], pruned: Sequence[float], oracle
     if len(cycles) < FEWEST_CYCLES:
         raise BadInput(
             f"Oracle {oracle!r} has {len(cycles)} cycles with results at {FEWEST_RATES} rates or more: a curve over "
-            f"cycles is fitted to at least {FEWEST_CYCLES}; let the run go on, or study more cycles"
+            f"cycles is fitted to at least {FEWEST_CYCLES}; resume the run, or study more cycles"
         )
     low, high = (max(usable[m].rates[0] for m in cycles), min(usable[m].rates[-1] for m in cycles))
     if low >= high:

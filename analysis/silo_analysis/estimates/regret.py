@@ -104,7 +104,7 @@ def _difference(cycle: OracleCycle, s: int, better: int, own: int) -> dict[str, 
 
 
 def chain_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The row that each chain goes on with, one per (arm, seed, cycle).
+    """The row that each chain continues with, one per (arm, seed, cycle).
 
     That is the continued row, else the winner; a schedule's only candidate stands even where it diverged.
     """

@@ -260,7 +260,7 @@ def _mean_and_spread(name: str, values: Any) -> dict[str, float | None]:
 
 
 def _with_winners(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The rows, in which an Oracle that goes on with another arm's weights stands with its own winners."""
+    """The rows, in which an Oracle that continues with another arm's weights stands with its own winners."""
     others = [name for name, arm in study.arms.items() if isinstance(arm, OracleArm) and arm.prefix != "own"]
     return rows.assign(continued=rows["continued"] & ~rows["arm"].isin(others))
 
