@@ -43,7 +43,7 @@ BREAKAGES = (
     Breakage(
         "The best candidate on validation wins",
         "the worst candidate wins",
-        "silo_tune/planner/chain.py",
+        "silo_tune/planner/winner.py",
         "best = min(again, key=",
         "best = max(again, key=",
         "tests/test_chains.py::test_the_winner_has_the_best_accuracy_then_loss_then_the_smaller_rate",
