@@ -106,7 +106,7 @@ def test_reasons_are_shown_in_full_and_counted(told: list[Snapshot]) -> None:
         update={"failures": failures, "failure_count": 33, "notices": (Note(at=0.0, message="a worker died"),)}
     )
     words = printed(lambda console: print_status(console, status(made)), width=80)
-    assert "failed units, the last 20 of 33:" in words
+    assert "failed trials, the last 20 of 33:" in words
     assert words.count("(see runs/tiny/units/ab/abc/failure-1.txt)") == 20
     assert f"  silo seed 3 cycle 2, max_lr 0.1: {reason}" in words.splitlines()
     assert "a worker died" in words

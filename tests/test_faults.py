@@ -248,7 +248,7 @@ def test_weights_that_cannot_be_made_again_end_the_run_and_say_why(
 ) -> None:
     bench, dense = dense_without_weights(tmp_path / "run")
     monkeypatch.setattr("silo_tune.training.trainer.DIVERGED_LOSS", 0.0)
-    why = rf"unit {dense.key[:12]} was trained again for its weights, .* and diverged this time \(mean training loss"
+    why = rf"trial {dense.key[:12]} was trained again for its weights, .* and diverged this time \(mean training loss"
     with pytest.raises(RunFailed, match=why):
         bench.train(bench.unit(1, dense))
 
@@ -426,7 +426,7 @@ def test_a_partial_state_of_another_version_is_removed_and_the_unit_starts_from_
     again = bench.fresh().run(unit)
     assert next(again).epoch == 1
     again.close()
-    message = f"a partial state of unit {unit.key[:12]} does not fit ("
+    message = f"a partial state of trial {unit.key[:12]} does not fit ("
     assert [message in note and why in note for note in bench.notices] == [True], bench.notices
     assert bench.notices[0].endswith("; it is removed, and the trial starts from its parent")
     rest = bench.fresh().run(unit)  # its own partial state is not hidden by the one that did not fit
@@ -459,7 +459,7 @@ def test_storage_that_stays_broken_is_one_clear_end_from_which_the_run_goes_on(
         fault = Flaky(0, share=0.0, broken_after=draws.randrange(20, 600))
         ended = drive(TABLE, folder, fault, patches=FAST_RETRIES)
         assert ended.error is not None
-        assert re.match(rf"storage failed at {folder}/.+; what is committed is safe: mend the storage", ended.error)
+        assert re.match(rf"storage failed at {folder}/.+; what is committed is safe: fix the storage", ended.error)
         assert ended.exit_code == 1
         after = committed(folder)
         assert {key: after[key] for key in kept} == kept
@@ -641,7 +641,7 @@ def failing_table(how: str, marker: Path) -> dict[str, Any]:
         (
             "memory",
             r"out of memory \(RuntimeError: .*can't allocate memory: you tried to allocate \d+ bytes.*\); let each "
-            r"unit reserve more with cluster\.memory_per_unit_gb, or train with a smaller retrain\.batch",
+            r"trial reserve more with cluster\.memory_per_unit_gb, or train with a smaller retrain\.batch",
         ),
     ],
 )

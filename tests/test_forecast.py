@@ -176,7 +176,7 @@ def test_the_seconds_are_those_of_the_units_that_are_done() -> None:
 def planned(file: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> int:
     """Units to train as the command shows them."""
     plan(str(file), str(run), None, False, False)
-    found = re.search(r"to train: (?:at most )?(\d+) units", capsys.readouterr().out)
+    found = re.search(r"to train: (?:at most )?(\d+) trials", capsys.readouterr().out)
     assert found is not None
     return int(found[1])
 

@@ -511,7 +511,7 @@ def ends(**table: str) -> dict[str, Any]:
 
 
 BAD = {
-    "upside down": ({"arms.own": guided(low=2.0)}, "bounds are upside down"),
+    "low above high": ({"arms.own": guided(low=2.0)}, "low 2.0 must be below high 1.0"),
     "few trials": ({"arms.own": guided(trials=2)}, "fewer than the 3 warm starts"),
     "both": ({"arms.own": {**GUIDED, "grid": {**RATES, "points": 3}}}, "give either grid"),
     "sampler": ({"arms.own": guided(sampler="bayes")}, "unknown value 'bayes'"),

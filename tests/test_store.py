@@ -275,7 +275,7 @@ def test_a_corrupt_decision_is_moved_aside_and_written_anew(run: Run, notices: N
         "cycle-003-round-1.json",
         "cycle-003-round-1.json.corrupt-1",
     ]
-    assert notices[-1].endswith("the decision is derived again from its units")
+    assert notices[-1].endswith("the decision is derived again from its trials")
 
 
 def test_a_corrupt_decision_of_a_finished_run_is_derived_again_and_nothing_is_trained(run: Run) -> None:

@@ -294,8 +294,8 @@ def test_what_cannot_be_a_parent_is_named(cluster: None, done: Outcome, tmp_path
     for message, changes in {
         "unknown arm 'slio'; choose from conditioned, flat, greedy, silo": {"arm": "slio"},
         "no run at": {"parent": "0" * 64, "out": str(tmp_path / "nowhere")},
-        "'first' is no unit's key": {"parent": "first"},
-        "has no unit 000000000000; take one from the column `key`": {"parent": "0" * 64},
+        "'first' is no trial's key": {"parent": "first"},
+        "has no trial 000000000000; take one from the column `key`": {"parent": "0" * 64},
         "is of the last cycle of the study; raise `cycles`": {"parent": row_of(done, "silo", 2).key},
     }.items():
         with pytest.raises(BadInput, match=message):
