@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from typer.core import TyperGroup
 
@@ -380,5 +381,6 @@ def _reading(entry: registry.DataEntry) -> str:
 
 def parameters(entry: registry.Entry) -> int:
     """Number of parameters of a registered network on ten classes of 32×32 colour images."""
-    built = registry.resolve(entry.target)(shape=IMAGE, classes=COUNTED_CLASSES)
+    with torch.device("meta"):
+        built = registry.resolve(entry.target)(shape=IMAGE, classes=COUNTED_CLASSES)
     return sum(parameter.numel() for parameter in built.parameters())

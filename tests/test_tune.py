@@ -67,6 +67,7 @@ def test_ray_gives_the_same_table_with_any_number_of_workers(
     assert on_ray(study, tmp_path / "run").counts.trained == 0
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_table_of_pipelines(cluster: None, tmp_path: Path) -> None:
     arms = {"ice": {"preset": "ice-pruning", "base": 0.05, "threshold": 0.0}, "while": {"preset": "while-training"}}
     study = small_study(prune={"granularity": "filter", "criterion": "l1-filter"}, arms=arms)
@@ -127,6 +128,7 @@ def test_a_unit_that_fits_nowhere_is_refused(cluster: None, tmp_path: Path) -> N
         on_ray(small_study(cluster={"cpus_per_unit": 64}), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_example_runs_in_a_tuner_of_its_own(cluster: None, tmp_path: Path) -> None:
     module = example("own_tuner")
     study = tmp_path / "small.toml"
@@ -191,7 +193,7 @@ def test_a_search_of_ones_own_tries_failed_units_again_on_wish_alone(cluster: No
     assert_same_table(frame, local(study, tmp_path / "expected").frame)  # where the marker is there from the start
 
 
-@pytest.mark.parametrize("where", ["--local", "on Ray"])
+@pytest.mark.parametrize("where", ["--local", pytest.param("on Ray", marks=pytest.mark.slow)])
 def test_a_run_below_home_has_its_rows_there(where: str, tmp_path: Path) -> None:
     """The shell leaves `~` alone where it is quoted; driver and workers fill it in alike."""
     home, here = tmp_path / "home", tmp_path / "here"

@@ -244,6 +244,7 @@ def oracle_numbers(done: Outcome) -> dict[float, dict[str, Any]]:
     return {row.max_lr: numbers(dict(row)) for _, row in rows.iterrows()}
 
 
+@pytest.mark.slow
 def test_asha_stops_the_poor_rates_and_changes_no_number(cluster: None, done: Outcome, tmp_path: Path) -> None:
     trainable = PruneRetrain.for_cycle(kept_study(), parent=row_of(done, "silo", 0).key, out=done.url)
     scheduler = ASHAScheduler(metric="val_accuracy", mode="max", max_t=EPOCHS, grace_period=1, reduction_factor=2)
@@ -307,6 +308,7 @@ def test_what_cannot_be_a_parent_is_named(cluster: None, done: Outcome, tmp_path
         PruneRetrain.for_cycle(small_study(), parent=row_of(swept, "silo", 1).key, out=swept.url)
 
 
+@pytest.mark.slow
 def test_the_example_runs(cluster: None, tmp_path: Path) -> None:
     module = example("asha")
     study = tmp_path / "small.toml"
