@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from silo_tune.machine import VERSION as __version__
+
 if TYPE_CHECKING:
     from silo_tune.api import run_study
     from silo_tune.data.sets import DataSet
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from silo_tune.tune.searcher import ChainSearch
     from silo_tune.tune.trainable import PruneRetrain
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "BadInput": "errors",

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+# Here, and not in the package itself: whoever needs it would otherwise import what stands on top of everything.
+VERSION = "0.1.0"
 
 
 def cpu_name() -> str:
@@ -24,6 +22,8 @@ def cpu_name() -> str:
 
 def environment() -> dict[str, str]:
     """Versions and machine, for the record."""
+    from importlib import metadata
+
     found = {"python": platform.python_version(), "machine": f"{cpu_name()}, {os.cpu_count()} cores"}
     for package in ("silo-tune", "torch", "ray", "numpy", "pandas", "optuna"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -198,6 +198,10 @@ def test_the_citation_and_the_automatic_check_are_those_of_this_version() -> Non
         assert {"name", "description", "body"} <= set(yaml.safe_load(form.read_text(encoding="utf-8"))), form.name
 
 
+def test_nobody_inside_imports_the_package_of_public_names() -> None:
+    assert [i.module for i in (*OURS, *ANALYSIS) if i.target in PACKAGES] == []
+
+
 def test_only_the_commands_import_the_analysis() -> None:
     assert users(OURS, {"silo_analysis"}) == {"cli"}
     assert all(i.lazy for i in OURS if i.target.split(".")[0] == "silo_analysis")

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import silo_tune
 from silo_tune.data.batches import Feed
 from silo_tune.data.load import facts, open_data
 from silo_tune.data.sets import split_rows
 from silo_tune.errors import BadInput, RunFailed, unknown
 from silo_tune.export.inference import Latency, latency, macs, non_zero, parameters
 from silo_tune.export.small import About, check_plain, pack_weights, shrunk
+from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights, unpack
 from silo_tune.planner.journal import decisions, winning_key
@@ -323,7 +323,7 @@ def _not_silent(masked: nn.Module, filters: Filters, stay: tuple[int, ...]) -> l
 
 
 def _about(unit: Unit, images: Images, kept: Mapping[str, tuple[int, ...]]) -> About:
-    versions = {"silo-tune": silo_tune.__version__, "torch": str(torch.__version__)}
+    versions = {"silo-tune": VERSION, "torch": str(torch.__version__)}
     return About(unit.model, images.shape, images.classes, kept, images.mean, images.std, unit.key, versions)
 
 

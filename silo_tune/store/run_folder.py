@@ -15,8 +15,8 @@ from typing import Any
 
 import tomli_w
 
-import silo_tune
 from silo_tune.errors import BadInput, StudyError
+from silo_tune.machine import VERSION
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.lease import Lease
 from silo_tune.store.storage import Storage, located, seal
@@ -365,9 +365,9 @@ def _known(table: Mapping[str, Any], ledger: Mapping[str, Any], file: str, seale
     try:
         return parse_study(table, recorded=True)
     except StudyError as error:
-        if sealed and _writer(ledger) not in ("?", silo_tune.__version__):
+        if sealed and _writer(ledger) not in ("?", VERSION):
             raise BadInput(
-                f"{file} was written by silo-tune {_writer(ledger)}, and this is {silo_tune.__version__}, which does "
+                f"{file} was written by silo-tune {_writer(ledger)}, and this is {VERSION}, which does "
                 f"not know all of it ({error}); resume with the version that wrote it"
             ) from None
         raise

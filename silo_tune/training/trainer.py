@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import silo_tune
 from silo_tune.data.batches import Feed, Part
 from silo_tune.errors import BadInput, Violation
+from silo_tune.machine import VERSION
 from silo_tune.models.checkpoint import copy_into, load_weights
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.masks import Masks, apply_masks, pruned_are_zero
@@ -60,7 +60,7 @@ def make_optimizer(parameters: list[nn.Parameter], settings: Mapping[str, Any], 
 
 def written_with() -> dict[str, str]:
     """Who wrote a state. Other versions may round otherwise, so training resumes only where all of it is the same."""
-    return {"format": STATE_FORMAT, "silo-tune": silo_tune.__version__, "torch": str(torch.__version__)}
+    return {"format": STATE_FORMAT, "silo-tune": VERSION, "torch": str(torch.__version__)}
 
 
 class Trainer:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-import silo_tune
 from silo_tune.data.batches import Feed, Part
 from silo_tune.data.sets import DataSet, Split, StreamedSet, split_rows
 from silo_tune.errors import BadInput, RunFailed, Violation
+from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model, init_seed
 from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, unpack
 from silo_tune.planner.unit import Unit
@@ -320,7 +320,7 @@ class Worker:
             **asdict(spreads),
             "device": device_name(self.device),
             "threads": self.workspace.threads,
-            "version": silo_tune.__version__,
+            "version": VERSION,
         }
 
 
