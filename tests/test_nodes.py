@@ -183,7 +183,7 @@ def test_a_node_that_dies_with_the_data_on_it_costs_nothing_that_was_committed(
     assert outcome.frame[TOLD].equals(expected(tmp_path, cycles=4).frame[TOLD])
     assert outcome.counts.failed == 0
     assert {key: at for key, at in committed(run).items() if key in kept} == kept
-    assert any("node died" in note and "goes on elsewhere" in note for note in notes.notes), notes.notes
+    assert any("node died" in note and "resumes elsewhere" in note for note in notes.notes), notes.notes
 
 
 def test_a_node_that_does_not_see_the_run_is_named(cluster: Cluster, tmp_path: Path) -> None:
