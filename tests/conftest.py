@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# The many processes of the tests read compiled modules: to compile the package takes each of them a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # One thread per worker, and no token: the clusters of the tests live on this machine for seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -24,6 +27,15 @@ from silo_tune.study.study_file import parse_study
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoded data of the tests stays out of the user's cache, and is shared by all tests of a session."""
     monkeypatch.setenv("SILO_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of the other kinds are empty, for tests of something else: half the time of a report."""
+    from silo_analysis.figures import axes
+
+    save = axes.image_bytes
+    monkeypatch.setattr(axes, "image_bytes", lambda *what: save(*what) if what[1] == "svg" else b"")
 
 
 def small_table(**changes: Any) -> dict[str, Any]:

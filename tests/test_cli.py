@@ -20,6 +20,8 @@ from silo_tune.cli import main
 from silo_tune.cli.catalogue import KINDS
 from tests.conftest import small_table
 
+pytestmark = pytest.mark.usefixtures("only_svg")
+
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 DIGITS = str(EXPERIMENTS / "digits.toml")
 PAPER = str(EXPERIMENTS / "paper" / "resnet20-cifar10.toml")
@@ -129,17 +131,17 @@ def test_list_of_an_unknown_kind_names_the_choices() -> None:
 
 
 def test_run_plan_report(study: str, tmp_path: Path) -> None:
-    before = silo_tune("plan", study, cwd=tmp_path)
+    before = in_process("plan", study, cwd=tmp_path)
     assert "to train: at most 15 trials, time unknown before a first trial has run" in before.stdout
     assert not (tmp_path / "runs").exists()  # a plan writes nothing
-    done = silo_tune("run", study, "--local", cwd=tmp_path)
+    done = in_process("run", study, "--local", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "15 trained, 11 shared, 0 skipped" in done.stdout
     assert done.stdout.splitlines()[-1] == "report: runs/small/report/report.html"
     assert "silo seed 0 cycle 2/2: max_lr 0.0501, validation" in done.stdout  # plain lines: there is no terminal
-    again = silo_tune("run", study, "--local", cwd=tmp_path)
+    again = in_process("run", study, "--local", cwd=tmp_path)
     assert "0 trained, 11 shared, 15 skipped" in again.stdout
-    after = silo_tune("plan", study, cwd=tmp_path)
+    after = in_process("plan", study, cwd=tmp_path)
     assert "to train: 0 trials, about 0:00" in after.stdout
     page = tmp_path / "runs" / "small" / "report" / "report.html"
     page.unlink()
@@ -152,7 +154,7 @@ def test_run_plan_report(study: str, tmp_path: Path) -> None:
 
 
 def test_smoke_and_set_and_out(tmp_path: Path) -> None:
-    done = silo_tune("run", DIGITS, "--smoke", "--local", "--set", "replicates.seeds=[7]", cwd=tmp_path)
+    done = in_process("run", DIGITS, "--smoke", "--local", "--set", "replicates.seeds=[7]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "report: runs/digits-smoke/report/report.html" in done.stdout
     assert "seed 7" in done.stdout

@@ -20,6 +20,8 @@ from tests.plain import study as tiny
 from tests.test_cli import in_process
 from tests.test_store import Simulated
 
+pytestmark = pytest.mark.usefixtures("only_svg")
+
 FEW = {name: ARMS[name] for name in ("silo", "high", "oracle")}
 WHOLE = make_study(FEW, seeds=3, cycles=3)
 FRAME = make_frame(WHOLE)

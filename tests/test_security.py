@@ -32,6 +32,8 @@ from silo_tune.study.study_file import parse_study
 from tests.conftest import merged, small_table
 from tests.servers import Fault, s3
 
+pytestmark = pytest.mark.usefixtures("only_svg")
+
 ROOT = Path(silo_tune.__file__).parent.parent
 GREEDY = {"mode": "oracle", "grid": {"low": 0.01, "high": 1.0, "points": 3}}
 

@@ -35,6 +35,7 @@ from silo_tune.study.model import Study
 from tests.conftest import small_study, small_table
 from tests.plain import Drive, MemoryJournal, World, on_disk, resolved, spread, study
 from tests.servers import s3
+from tests.test_cli import in_process
 from tests.test_run import driver, wait_for
 
 GUIDED = {"mode": "oracle", "guided": {"sampler": "random", "low": 0.01, "high": 1.0, "trials": 4}}
@@ -635,22 +636,22 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["with a snapshot", "without one"])
-def test_a_status_imports_nothing_heavy_and_nothing_of_the_users(tmp_path: Path, kept: bool) -> None:
+def test_a_status_imports_nothing_heavy_and_nothing_of_the_users(tmp_path: Path, only_svg: None) -> None:
     (tmp_path / "mine.py").write_text(USER)
     arm = {"mode": "schedule", "schedule": {"function": "mine:falling", "version": "1"}}
     (tmp_path / "theirs.toml").write_text(tomli_w.dumps(small_table(cycles=2, arms={"theirs": arm})))
-    run = [sys.executable, "-m", "silo_tune.cli", "run", "theirs.toml", "--local", "--out", "run"]
-    assert subprocess.run(run, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    assert in_process("run", "theirs.toml", "--local", "--out", "run", cwd=tmp_path).returncode == 0
+    sys.modules.pop("mine", None)
     (tmp_path / "seen").unlink()  # the driver did import it
-    if not kept:
-        (tmp_path / "run" / STATUS).unlink()
-    done = subprocess.run([sys.executable, "-c", PROBE], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "theirs" in done.stdout
-    loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert not loaded & {"mine", "torch", "ray", "optuna", "pandas", "matplotlib", "numpy"}
-    assert not (tmp_path / "seen").exists()
+    for kept in (True, False):
+        if not kept:
+            (tmp_path / "run" / STATUS).unlink()
+        done = subprocess.run([sys.executable, "-c", PROBE], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "theirs" in done.stdout
+        loaded = set(json.loads(done.stdout.splitlines()[-1]))
+        assert not loaded & {"mine", "torch", "ray", "optuna", "pandas", "matplotlib", "numpy"}
+        assert not (tmp_path / "seen").exists()
 
 
 @pytest.fixture(scope="module")

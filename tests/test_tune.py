@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -28,6 +29,7 @@ from silo_tune.study.study_file import parse_study
 from silo_tune.tune.runner import RayRunner
 from silo_tune.tune.searcher import ChainSearch
 from tests.conftest import example, small_study, small_table
+from tests.test_cli import in_process
 from tests.test_run import Notes, assert_same_table, committed, local, wait_for
 from tests.test_streaming import make_folder, study_of, with_
 
@@ -56,7 +58,7 @@ def on_ray(study: Study, folder: Path, notes: Notes | None = None) -> Outcome:
     return run_study(study, str(folder), runner=RayRunner(patience=0), monitor=notes)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_gives_the_same_table_with_any_number_of_workers(
     cluster: None, reference: Outcome, tmp_path: Path, workers: int
 ) -> None:
@@ -74,6 +76,7 @@ def test_ray_gives_the_same_table_of_pipelines(cluster: None, tmp_path: Path) ->
     assert_same_table(on_ray(study, tmp_path / "ray").frame, local(study, tmp_path / "here").frame)
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_table_of_a_streamed_set(cluster: None, tmp_path: Path) -> None:
     data = make_folder(tmp_path / "set")
     memory = local(study_of(data), tmp_path / "memory")
@@ -83,8 +86,13 @@ def test_ray_gives_the_same_table_of_a_streamed_set(cluster: None, tmp_path: Pat
 
 def killer_study(marker: Path) -> Study:
     model = {"function": "tests.users:killer", "version": "1", "marker": str(marker)}
-    table = small_table(retrain={"epochs": 6}, dense={"epochs": 3})
+    table = schedules_alone(small_table(retrain={"epochs": 6}, dense={"epochs": 3}))
     return parse_study({**table, "model": model})
+
+
+def schedules_alone(table: dict[str, Any]) -> dict[str, Any]:
+    """A study without its Oracles: five trials."""
+    return {**table, "arms": {name: arm for name, arm in table["arms"].items() if arm["mode"] == "schedule"}}
 
 
 def test_a_worker_killed_in_mid_cycle_resumes_bit_identically(cluster: None, tmp_path: Path) -> None:
@@ -177,6 +185,7 @@ def test_a_search_of_ones_own_leaves_the_files_of_a_run(cluster: None, tmp_path:
     assert not list((tmp_path / "run" / "lease").iterdir())
 
 
+@pytest.mark.slow
 def test_a_search_of_ones_own_tries_failed_units_again_on_wish_alone(cluster: None, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     table = small_table(cluster={"max_failures": 0})
@@ -194,12 +203,14 @@ def test_a_search_of_ones_own_tries_failed_units_again_on_wish_alone(cluster: No
 
 
 @pytest.mark.parametrize("where", ["--local", pytest.param("on Ray", marks=pytest.mark.slow)])
-def test_a_run_below_home_has_its_rows_there(where: str, tmp_path: Path) -> None:
+def test_a_run_below_home_has_its_rows_there(
+    where: str, tmp_path: Path, only_svg: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The shell leaves `~` alone where it is quoted; driver and workers fill it in alike."""
     home, here = tmp_path / "home", tmp_path / "here"
     for folder in (home, here):
         folder.mkdir()
-    (here / "small.toml").write_text(tomli_w.dumps(small_table()))
+    (here / "small.toml").write_text(tomli_w.dumps(schedules_alone(small_table())))
     program = [sys.executable, "-m", "silo_tune.cli"]
     command = [*program, "run", "small.toml", "--out", "~/x", *(["--local"] if where == "--local" else [])]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "analysis"), os.environ.get("PYTHONPATH", "")])
@@ -211,8 +222,8 @@ def test_a_run_below_home_has_its_rows_there(where: str, tmp_path: Path) -> None
     assert (frame.status == "ok").all()
     assert frame.val_accuracy.notna().all()
     assert len(committed(home / "x")) == frame.key.nunique()
-    again = subprocess.run([*command, "--local"], cwd=here, env=env, capture_output=True, text=True, check=False)
-    assert "trials: 0 trained" in again.stdout
+    monkeypatch.setenv("HOME", str(home))
+    assert "trials: 0 trained" in in_process(*command[3:], "--local", cwd=here).stdout
 
 
 @pytest.mark.slow
@@ -236,6 +247,7 @@ def test_an_address_that_does_not_answer_is_named(tmp_path: Path, address: str) 
         run_study(small_study(), str(tmp_path / "run"), address=address)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_terminated_on_ray_ends_cleanly(tmp_path: Path) -> None:
     file, folder = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table(replicates={"seeds": list(range(8))}, retrain={"epochs": 8})))

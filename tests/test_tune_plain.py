@@ -267,6 +267,7 @@ class Pauses(FIFOScheduler):
         return decision
 
 
+@pytest.mark.slow
 def test_trials_that_a_scheduler_pauses_end_with_the_same_numbers(cluster: None, done: Outcome, tmp_path: Path) -> None:
     trainable = PruneRetrain.for_cycle(kept_study(), parent=row_of(done, "silo", 0).key, out=done.url)
     expected = oracle_numbers(done)
@@ -275,6 +276,7 @@ def test_trials_that_a_scheduler_pauses_end_with_the_same_numbers(cluster: None,
     assert {rate: numbers(report) for rate, report in reports.items()} == expected
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(cluster: None, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     model = {"function": "tests.users:killer", "version": "1", "marker": str(marker)}

@@ -29,6 +29,8 @@ from tests.analysis.asking import text_of
 from tests.analysis.builder import ARMS, Response, Row, make_frame, make_search, make_study, peaked
 from tests.analysis.degenerate import CASES
 
+pytestmark = pytest.mark.usefixtures("only_svg")
+
 IDS = ["inside", "loses-and-saves", "baselines", "shape", "curve", "gradients", "two-oracles", "effort"]
 SCHEDULES = {name: ARMS[name] for name in ("silo", "low", "high", "ramp")}
 HOSTILE = '<img src=x onerror="alert(1)">'

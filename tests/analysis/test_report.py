@@ -17,9 +17,9 @@ from silo_analysis.answers.facts import facts
 from silo_analysis.answers.text_tables import trouble_table, verdict_table
 from silo_analysis.estimates.oracle import oracle_cycles
 from silo_analysis.estimates.summary import summarise
-from silo_analysis.figures import axes, palette
 from silo_analysis.figures import draw_fit as fit
 from silo_analysis.figures import draw_response as response_plot
+from silo_analysis.figures import palette
 from silo_analysis.report import inline
 from silo_analysis.report import page as report
 from silo_analysis.report.inline import csv_link, inline_svg
@@ -194,15 +194,8 @@ def test_the_same_run_gives_the_same_bytes(files: dict[str, bytes]) -> None:
     assert render(make_frame(study), study, LEDGER) == files
 
 
-def only_svg(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of the other kinds are empty: a third of the time."""
-    save = axes.image_bytes
-    monkeypatch.setattr(axes, "image_bytes", lambda *what: save(*what) if what[1] == "svg" else b"")
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_with_something_missing_still_has_a_report(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    only_svg(monkeypatch)
+def test_a_run_with_something_missing_still_has_a_report(case: str, only_svg: None) -> None:
     files = render(*CASES[case](), {})
     page = Page(files["report.html"].decode())
     text = files["report.html"].decode()
@@ -212,9 +205,7 @@ def test_a_run_with_something_missing_still_has_a_report(case: str, monkeypatch:
     assert not re.search(r"\bnan\b|&lt;NA&gt;|>None<", shown)
 
 
-def test_strings_of_the_study_and_the_data_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_svg(monkeypatch)
-
+def test_strings_of_the_study_and_the_data_are_escaped(only_svg: None) -> None:
     def spoil(row: Row) -> Row:
         return failed(HOSTILE) if row["max_lr"] > 0.9 else diverged(HOSTILE) if row["max_lr"] > 0.4 else {}
 
@@ -313,8 +304,7 @@ def test_a_link_to_data_gives_the_same_bytes() -> None:
     assert unquote_to_bytes(link.split(",", 1)[1]) == data
 
 
-def test_data_too_long_for_a_page_is_only_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_svg(monkeypatch)
+def test_data_too_long_for_a_page_is_only_named(only_svg: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline, "MOST_INLINE", 100)
     assert csv_link(b"1,2\n" * 50) is None
     text = render(*CASES["one-seed"](), {})["report.html"].decode()
@@ -360,8 +350,7 @@ def test_a_crowd_of_arms_has_a_row_each() -> None:
     assert all("inside" in row[1] or "outside" in row[1] or row[1] == "undetermined" for row in tested.rows)
 
 
-def test_hostile_words_stay_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_svg(monkeypatch)
+def test_hostile_words_stay_words(only_svg: None, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = "]]></style></script>{{7*7}}{% raw %}'\"><img src=x onerror=alert(1)>é漢" + "x" * 300
     model = {"function": "package.module:name", "version": "1", "args": {hostile: hostile}}
     study = make_study(seeds=1, cycles=2, title=hostile)

@@ -32,6 +32,8 @@ from silo_tune.study.study_file import parse_study
 from tests.analysis.asking import asked, said_of
 from tests.analysis.builder import ARMS, Row, diverged, make_frame, make_search, make_study
 
+pytestmark = pytest.mark.usefixtures("only_svg")
+
 PILOT = {"seeds": [100, 101], "chains": 3, "low": 0.01, "high": 1.0}
 OPEN = {
     "silo": {"mode": "schedule", "schedule": {"name": "silo"}},
