@@ -57,8 +57,8 @@ def seconds(value: Any) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 seed", "2 seeds"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """ "1 seed", "2 seeds", "2 classes"."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 # Beyond so many seeds a range says nothing that a study could act on (ours).

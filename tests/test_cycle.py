@@ -356,8 +356,11 @@ def test_a_users_criterion_scores_weights(bench: Bench) -> None:
     bench.train(dense)
     unit = bench.unit(1, dense)
     assert unit.prune is not None
-    theirs = replace(unit, prune=replace(unit.prune, criterion={"function": "tests.users:criterion", "version": "1"}))
-    assert bench.train(theirs)["val_accuracy"] == bench.train(unit)["val_accuracy"]  # w² ranks as |w| does
+    expected = bench.train(unit)["val_accuracy"]
+    for name in ("criterion", "destructive"):  # w² ranks as |w| does; the other works on a copy of the network
+        function = {"function": f"tests.users:{name}", "version": "1"}
+        theirs = replace(unit, prune=replace(unit.prune, criterion=function))
+        assert bench.train(theirs)["val_accuracy"] == expected
 
 
 @pytest.fixture(autouse=True)

@@ -107,6 +107,15 @@ def test_a_change_that_is_refused_leaves_no_trace(tmp_path: Path) -> None:
     assert local(small_study(cycles=2, arms=mended), folder).counts.failed == 0
 
 
+@pytest.mark.parametrize(
+    ("function", "said"), [("textual", "'0.1' at cycle 1 is not a rate above 0"), ("moody", "when it was asked again")]
+)
+def test_a_schedule_of_ones_own_gives_the_same_number_again(function: str, said: str, tmp_path: Path) -> None:
+    schedule = {"function": f"tests.users:{function}", "version": "1"}
+    with pytest.raises(BadInput, match=said):
+        local(small_study(arms={"mine": {"mode": "schedule", "schedule": schedule}}), tmp_path / "run")
+
+
 def test_a_decided_value_cannot_change(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     local(small_study(cycles=2), folder)

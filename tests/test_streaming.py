@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -444,7 +445,7 @@ def test_cifar_is_also_read_from_parquet_and_a_pool_has_no_test_part(tmp_path: P
 
 def test_files_that_another_package_groups_otherwise_are_refused(tmp_path: Path) -> None:
     data = with_(make_parquet(tmp_path / "set"), stream=True)
-    (tmp_path / "set" / "train-00000-of-00002.parquet").rename(tmp_path / "set" / "trainer.parquet")
+    shutil.copy(tmp_path / "set" / "train-00000-of-00002.parquet", tmp_path / "set" / "train_extra.parquet")
     with pytest.raises(BadInput, match=r"finds other parts below .*data\.stream = false"):
         open_data(data)
     assert len(load_data(data).train) == 150

@@ -156,6 +156,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"arms.greedy.grid": {"rates": []}}, "arms.greedy.grid.low", "missing"),
     ({"arms.greedy.grid.rates": [0.02, 0.1]}, "arms.greedy.grid", "both say the grid; give one"),
     ({"arms.greedy.grid.low": 2.0}, "arms.greedy.grid", "low 2.0 must be below high 1.0"),
+    ({"arms.greedy.grid.points": 1}, "arms.greedy.grid", "one point is no grid from low 0.01 to high 1.0"),
     ({"arms.greedy.grid.low": 0}, "arms.greedy.grid.low", "greater than 0"),
     ({"arms.greedy.grid.points": 0}, "arms.greedy.grid.points", "greater than or equal to 1"),
     ({"arms.greedy.grid.steps": 9}, "arms.greedy.grid.steps", "unknown key; choose from high, low, points"),

@@ -28,6 +28,14 @@ def schedule(cycle: int, pruned: Sequence[float], low: float = 0.02) -> float:
     return low * (1 + cycle)
 
 
+def textual(cycle: int, pruned: Sequence[float]) -> str:
+    return "0.1"
+
+
+def moody(cycle: int, pruned: Sequence[float]) -> float:
+    return float(np.random.default_rng().uniform(0.1, 0.2))
+
+
 class Net(nn.Module):
     def __init__(self, inputs: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -44,6 +52,15 @@ def model(shape: tuple[int, int, int], classes: int, dropout: float = 0.2) -> nn
 
 def criterion(scoring: Scoring) -> dict[str, Tensor]:
     return {name: weight.detach().square() for name, weight in scoring.weights.items()}
+
+
+def destructive(scoring: Scoring) -> dict[str, Tensor]:
+    """Scores by size, and ruins all that it is shown."""
+    found = {name: weight.detach().abs().clone() for name, weight in scoring.weights.items()}
+    with torch.no_grad():
+        for shown in (*scoring.model.parameters(), *scoring.masks.values()):
+            shown.zero_()
+    return found
 
 
 class Raises(nn.Module):

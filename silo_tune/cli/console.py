@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -90,6 +90,9 @@ class _Watch(Monitor):
 
     def __exit__(self, *exc: object) -> None:
         pass
+
+    def looked_at(self, lines: Sequence[str]) -> None:
+        _say(self.console, *lines)
 
 
 class PlainWatch(_Watch):

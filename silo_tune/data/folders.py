@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from silo_tune.data.images import SUFFIXES, Form
-from silo_tune.data.listed import Listed
+from silo_tune.data.listed import Listed, left_out, shortened
 from silo_tune.data.parquet import holds_parquet, is_directory, listed
 from silo_tune.data.stream import FileSource
 from silo_tune.errors import BadInput
+from silo_tune.formats import plural
 from silo_tune.study.data import Data
 
 
@@ -18,9 +20,7 @@ def folder(data: Data) -> Listed:
     root = _root(data)
     train = root / "train" if (root / "train").is_dir() else root
     test = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
-    classes = _classes(train)
-    form, tested = Form(data.size), None if test is None else _by_class(test, classes)
-    return Listed(_by_class(train, classes), tested, len(classes), form, _options("folder", form))
+    return _listed("folder", Form(data.size), _Part.of(train), None if test is None else _Part.of(test))
 
 
 def tiny_imagenet(data: Data) -> Listed:
@@ -32,9 +32,11 @@ def tiny_imagenet(data: Data) -> Listed:
     if not _holds_files(data):
         return listed(data, ("valid", "val"), form)
     root = _root(data)
-    classes = _classes(root / "train")
+    train = _Part.of(root / "train")
+    classes = train.classes
     test = FileSource.of(root / "val", list(_annotated(root / "val", classes)))
-    return Listed(_by_class(root / "train", classes), test, len(classes), form, _options("tiny-imagenet", form))
+    options = _options("tiny-imagenet", form)
+    return Listed(train.source(classes), test, len(classes), form, options, train.notices(classes))
 
 
 def imagenet(data: Data) -> Listed:
@@ -46,11 +48,18 @@ def imagenet(data: Data) -> Listed:
     if not _holds_files(data):
         return listed(data, ("validation", "val"), form)
     root = _root(data)
-    classes = _classes(root / "train")
-    if not (root / "val" / classes[0]).is_dir():
-        raise BadInput(f"no {str(root / 'val' / classes[0])!r}; the validation images too lie in one folder per class")
-    test = _by_class(root / "val", classes)
-    return Listed(_by_class(root / "train", classes), test, len(classes), form, _options("imagenet", form))
+    train = _Part.of(root / "train")
+    first = root / "val" / train.classes[0]
+    if not first.is_dir():
+        raise BadInput(f"no {str(first)!r}; the validation images too lie in one folder per class")
+    return _listed("imagenet", form, train, _Part.of(root / "val"))
+
+
+def _listed(kind: str, form: Form, train: _Part, test: _Part | None) -> Listed:
+    classes = train.classes
+    tested = None if test is None else test.source(classes)
+    notices = (*train.notices(classes), *(() if test is None else test.notices(classes)))
+    return Listed(train.source(classes), tested, len(classes), form, _options(kind, form), notices)
 
 
 def _options(kind: str, form: Form) -> dict[str, object]:
@@ -78,25 +87,72 @@ def _root(data: Data) -> Path:
     return Path(place)
 
 
-def _classes(train: Path) -> list[str]:
-    classes = sorted(path.name for path in train.iterdir() if path.is_dir())
-    if not classes:
-        raise BadInput(f"{str(train)!r} has no subfolders; a folder of images has one per class")
-    return classes
+@dataclass(frozen=True)
+class _Part:
+    """What lies in the folder of one part, listed once: a set may have a million files.
+
+    Attributes:
+        root: the folder.
+        images: class → its images, in order; a subfolder without files is no class.
+        others: files that are no image of a class.
+    """
+
+    root: Path
+    images: Mapping[str, Sequence[Path]]
+    others: Sequence[Path]
+
+    @classmethod
+    def of(cls, root: Path) -> _Part:
+        images: dict[str, list[Path]] = {}
+        others: list[Path] = []
+        for entry in sorted(root.iterdir()):
+            # A class may be a link to a folder; a link inside one is not followed.
+            for file in sorted(entry.rglob("*")) if entry.is_dir() else [entry]:
+                if file.is_dir():
+                    continue
+                shown = file != entry and not any(map(_hidden, file.relative_to(root).parts))
+                found = images.setdefault(entry.name, []) if shown else others
+                (found if file.suffix.lower() in SUFFIXES else others).append(file)
+        return cls(root, images, others)
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes of a training part. Raises BadInput for one without an image that can be read."""
+        for name, found in self.images.items():
+            if not found:
+                raise BadInput(
+                    f"class {name!r} of {str(self.root)!r} has files and no image that can be read "
+                    f"({', '.join(SUFFIXES)}); convert them, or take the folder away"
+                )
+        if not self.images:
+            raise BadInput(f"{str(self.root)!r} has no subfolders with images; a folder of images has one per class")
+        return sorted(self.images)
+
+    def source(self, classes: Sequence[str]) -> FileSource:
+        """The images, labelled by these classes. Raises BadInput for a class that is not one of them."""
+        strange = [name for name, found in self.images.items() if found and name not in set(classes)]
+        if strange:
+            raise BadInput(
+                f"{str(self.root)!r} has classes that the training part lacks: {shortened(strange)}; rename them, or "
+                f"take them away"
+            )
+        items = [(file, label) for label, name in enumerate(classes) for file in self.images.get(name, ())]
+        if not items:
+            raise BadInput(f"{str(self.root)!r} holds no images ({', '.join(SUFFIXES)})")
+        return FileSource.of(self.root, items)
+
+    def notices(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """What is left out, and which classes are not there."""
+        lacking = [name for name in classes if not self.images.get(name)]
+        if not lacking:
+            return left_out(self.root, self.others, "file")
+        told = f"{str(self.root)!r} has no images of {plural(len(lacking), 'class')}: {shortened(lacking)}"
+        return (*left_out(self.root, self.others, "file"), told)
 
 
-def _by_class(root: Path, classes: list[str]) -> FileSource:
-    items = list(_images_below(root, classes))
-    if not items:
-        raise BadInput(f"{str(root)!r} holds no images ({', '.join(SUFFIXES)})")
-    return FileSource.of(root, items)
-
-
-def _images_below(root: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
-    for label, name in enumerate(classes):
-        for file in sorted((root / name).rglob("*")):
-            if file.suffix.lower() in SUFFIXES:
-                yield file, label
+def _hidden(name: str) -> bool:
+    """Is this an entry that notebooks, editors and archives leave behind?"""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _annotated(val: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:

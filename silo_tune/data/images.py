@@ -45,7 +45,8 @@ class Form:
     def decode(self, name: str, data: bytes) -> Pixels:
         """Pixels (H, W, C) of an encoded image. Raises BadInput that names it when it cannot be read."""
         with _opened(name, data) as image:
-            picture = image if image.mode in ("L", "RGB") and not self.rgb else image.convert("RGB")
+            found = eight_bit(name, image)
+            picture = found if found.mode in ("L", "RGB") and not self.rgb else found.convert("RGB")
             return _array(self._resized(picture))
 
     def _resized(self, picture: Image) -> Image:
@@ -65,9 +66,32 @@ def random_resized_crop(name: str, data: bytes, shape: Shape, seed: int) -> Pixe
     It is a function of the image and the seed alone. Raises BadInput that names the image when it cannot be read.
     """
     with _opened(name, data) as image:
-        picture = image.convert("RGB" if shape[2] == 3 else "L")
+        picture = eight_bit(name, image).convert("RGB" if shape[2] == 3 else "L")
         with _drawn_from(seed):
             return _array(_cropper(shape[:2])(picture))
+
+
+# Modes of Pillow with at most 8 bits for each number, which its own conversion takes to grey or RGB as they are meant.
+_EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+
+
+def eight_bit(name: str, image: Image) -> Image:
+    """The image with 8 bits for each number. Of 16-bit grey the high byte counts: Pillow would cut it off at 255.
+
+    Raises:
+        BadInput: its pixels are of a kind that no rule makes 8-bit; it is named.
+    """
+    from PIL import Image
+
+    if image.mode in _EIGHT_BIT:
+        return image
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: I
+        values = np.asarray(image.convert("I"))
+        return Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
+    raise BadInput(
+        f"data: {name!r} has pixels of Pillow's mode {image.mode!r}, which have no fixed range; save it with 8 bits "
+        f"for each channel, or give the images by a function of yours"
+    )
 
 
 @contextmanager

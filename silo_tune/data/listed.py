@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,22 @@ from silo_tune.data.images import Form
 from silo_tune.data.sets import NO_POOL, DataSet, StreamedSet
 from silo_tune.data.stream import ImageSource, Stream, check_shape
 from silo_tune.errors import BadInput
+from silo_tune.formats import plural
+
+# Raise it when an image becomes other pixels than before.
+DECODER = 2
+MOST_NAMED = 5
+
+
+def left_out(root: Path, files: Iterable[Path], what: str) -> tuple[str, ...]:
+    """One sentence that counts what a listing leaves out and names the first few; none where it is nothing."""
+    names = sorted(str(file.relative_to(root)) for file in files)
+    return (f"{plural(len(names), what)} below {str(root)!r} left out: {shortened(names)}",) if names else ()
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first few names, with a sign that there are more."""
+    return ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,7 @@ class Listed:
         classes: number of classes.
         form: how an image becomes pixels.
         options: what else the decoded arrays depend on, for the cache.
+        notices: what was left out of it, in sentences.
     """
 
     train: ImageSource
@@ -34,6 +52,7 @@ class Listed:
     classes: int
     form: Form
     options: Mapping[str, Any]
+    notices: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, ImageSource]:
         """The parts that there are, by name."""
@@ -50,10 +69,10 @@ class Listed:
     def decoded(self) -> DataSet:
         """The set in memory."""
         files = [file for source in self.parts().values() for file in source.files()]
-        arrays = cached(files, self.options, self._decode)
+        arrays = cached(files, {**self.options, "decoder": DECODER}, self._decode)
         train, train_labels = arrays["train"], arrays["train_labels"]
         test, test_labels = arrays.get("test"), arrays.get("test_labels")
-        return DataSet(train, train_labels, test, test_labels, self.classes, self.listing())
+        return DataSet(train, train_labels, test, test_labels, self.classes, self.listing(), self.notices)
 
     def _decode(self) -> Arrays:
         arrays: Arrays = {}
@@ -69,12 +88,12 @@ class Listed:
             test = None if self.test is None else replace(empty, sources=(self.test,))
             labels = None if self.test is None else self.test.labels
             train = replace(empty, sources=(self.train,))
-            return StreamedSet(train, self.train.labels, test, labels, self.classes, listing)
+            return StreamedSet(train, self.train.labels, test, labels, self.classes, listing, self.notices)
         if self.test is None:
             raise BadInput(NO_POOL)
         both = replace(empty, sources=(self.train, self.test))
         labels = np.concatenate([self.train.labels, self.test.labels])
-        return StreamedSet(both, labels, None, None, self.classes, listing)
+        return StreamedSet(both, labels, None, None, self.classes, listing, self.notices)
 
 
 def _stacked(source: ImageSource, form: Form) -> Pixels:

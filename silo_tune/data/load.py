@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from silo_tune.data.duplicates import Repeated
 from silo_tune.data.listed import Listed
 from silo_tune.data.sets import DataSet, StreamedSet, split_rows
 from silo_tune.errors import BadInput
@@ -103,9 +104,13 @@ def _of_user(function: str, args: Mapping[str, Any]) -> DataSet:
 
 def facts(dataset: DataSet | StreamedSet, data: Data) -> dict[str, Any]:
     """What RUN/data.json records."""
-    split = split_rows(dataset, data, seed=0)
+    split, content = split_rows(dataset, data, seed=0), dataset.content()
+    repeated = None if isinstance(dataset, StreamedSet) else Repeated.of(dataset, split, content)
+    if repeated is not None and data.duplicates == "refuse":
+        repeated.require_few()
     return {
-        "content": dataset.content(),
+        "content": content,
+        "notices": [*dataset.notices, *(() if repeated is None else repeated.sentences())],
         "streamed": isinstance(dataset, StreamedSet),
         "listing": dataset.listing,
         "classes": dataset.classes,

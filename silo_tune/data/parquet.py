@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from silo_tune.data.arrays import Labels
 from silo_tune.data.images import Form
-from silo_tune.data.listed import Listed
+from silo_tune.data.listed import Listed, left_out
 from silo_tune.data.stream import ParquetSource
 from silo_tune.errors import BadInput
 from silo_tune.study.data import Data
@@ -34,17 +35,30 @@ def listed(data: Data, test: Sequence[str] = ("test",), form: Form | None = None
     """
     place = data.place()
     assert place is not None
-    root = _directory(place)
-    parts = {part: sorted(root.rglob(f"{part}*.parquet")) for part in ("train", *test)}
+    root = _directory(place) / (data.config or "")
+    parts = {part: _files_of(root, part) for part in ("train", *test)}
     if not parts["train"]:
-        raise BadInput(f"no train*.parquet below {place!r}; a Hugging Face directory has train-….parquet files")
+        raise BadInput(f"no train*.parquet below {str(root)!r}; a Hugging Face directory has train-….parquet files")
     of_test = next((parts[part] for part in test if parts[part]), None)
     train = _source(root, parts["train"], data.image_key, data.label_key)
     tested = None if of_test is None else _source(root, of_test, data.image_key, data.label_key)
     labels = [train.labels, *([] if tested is None else [tested.labels])]
     form = form or Form(data.size)
     options = {"kind": "huggingface", "columns": (data.image_key, data.label_key), "form": vars(form)}
-    return Listed(train, tested, int(max(part.max() for part in labels)) + 1, form, options)
+    used = {*parts["train"], *(of_test or ())}
+    notices = left_out(root, (file for file in root.rglob("*.parquet") if file not in used), "Parquet file")
+    return Listed(train, tested, int(max(part.max() for part in labels)) + 1, form, options, notices)
+
+
+def _files_of(root: Path, part: str) -> list[Path]:
+    """The files of one part, as `datasets` writes their names. Raises BadInput where several folders hold some."""
+    files = sorted(file for file in root.rglob(f"{part}*.parquet") if re.fullmatch(rf"{part}(-\d.*|\d*)", file.stem))
+    folders = sorted({str(file.parent.relative_to(root)) for file in files})
+    if len(folders) > 1:
+        raise BadInput(
+            f"several sets below {str(root)!r}, in {', '.join(folders)}: name one of these folders with data.config"
+        )
+    return files
 
 
 def holds_parquet(place: str | None) -> bool:

@@ -29,6 +29,7 @@ class DataSet:
         test_labels: (M,) int64, or None.
         classes: number of classes.
         listing: sha256 over the names, sizes and labels of the files that it was read from; None without files.
+        notices: what a listing of files left out, in sentences.
     """
 
     train: Pixels
@@ -37,6 +38,7 @@ class DataSet:
     test_labels: Labels | None
     classes: int
     listing: str | None = None
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.test is None) != (self.test_labels is None):
@@ -89,6 +91,7 @@ class StreamedSet:
         train_labels, test_labels: (N,) int64.
         classes: number of classes.
         listing: sha256 over the names, sizes and labels of the files.
+        notices: what the listing left out, in sentences.
     """
 
     train: Stream
@@ -97,6 +100,7 @@ class StreamedSet:
     test_labels: Labels | None
     classes: int
     listing: str
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_labels(self.classes, self.train_labels, self.test_labels)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 from silo_tune.errors import BadInput
@@ -83,17 +85,21 @@ def peak_of(schedule: Schedule | AdaptiveSchedule, cycle: int, pruned: Sequence[
     Raises:
         BadInput: a user's schedule failed, or gave something that is not a rate above 0.
     """
-    known = pruned[: cycle + 1]
     if isinstance(schedule, AdaptiveSchedule):
-        rule, args = schedule.rule(cycle, known)
+        rule, args = schedule.rule(cycle, pruned[: cycle + 1])
         return {"rule": rule, "args": canonical(args)}
     try:
-        rate = schedule.peak(cycle, known)
+        rate, again = (schedule.peak(cycle, list(pruned[: cycle + 1])) for _ in range(2))
     except Exception as error:  # a user's function may raise anything
         raise BadInput(f"arms.{name}.schedule: {type(error).__name__} at cycle {cycle}: {error}") from error
-    if not 0 < rate < float("inf"):
-        raise BadInput(f"arms.{name}.schedule: max_lr {rate} at cycle {cycle} is not a rate above 0")
-    return value_of(rate)
+    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate < math.inf:
+        raise BadInput(f"arms.{name}.schedule: max_lr {rate!r} at cycle {cycle} is not a rate above 0")
+    if rate != again:
+        raise BadInput(
+            f"arms.{name}.schedule: it gave max_lr {rate!r} at cycle {cycle}, and {again!r} when it was asked again; "
+            f"a schedule is a function of cycle and pruned alone"
+        )
+    return value_of(float(rate))
 
 
 def grid_source(rates: Sequence[float], tested: Mapping[str, float]) -> OneRound:

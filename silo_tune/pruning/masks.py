@@ -8,7 +8,7 @@ of parameters, then row-major order).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -60,7 +60,19 @@ def left_by(skip: tuple[str, ...], found: Mapping[str, Tensor]) -> dict[str, Ten
     kept = {name: weight for name, weight in found.items() if not any(fnmatchcase(name, pattern) for pattern in skip)}
     if not kept:
         raise BadInput("nothing to prune: the model has no prunable layer that prune.skip leaves")
+    made = [name for name, weight in kept.items() if not isinstance(weight, nn.Parameter)]
+    if made:
+        raise BadInput(computed(made, "a mask would not last"))
     return kept
+
+
+def computed(names: Sequence[str], why: str) -> str:
+    """The message for layers whose stored weight is not the one that they use."""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"model: {shown}: computed from what is stored (weight standardisation, weight norm, spectral norm or another "
+        f"parametrization), and {why}; leave these layers out with prune.skip, or take a network without"
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import PruneSpec, Unit, canonical_json
 from silo_tune.pruning.criteria.scoring import Scoring
 from silo_tune.pruning.filters import Filters, removable
+from silo_tune.pruning.in_effect import require_in_effect
 from silo_tune.pruning.masks import Masks, PrunableElements, alive, apply_masks, by_percentile, full_masks, shrink
 from silo_tune.schedules.peaks import PruneFacts
 from silo_tune.seeds import stream
@@ -88,8 +89,16 @@ class Pruner:
             Scoring(elements.weights, before, model, generator, images, parent.get("previous"), elements.filters),
         )
         apply_masks(elements.parameters, after)
+        require_in_effect(model, elements.counted(after), few_images(feed))
         share = 1.0 - alive(elements.counted(after)) / alive(before)
         return after, PruneFacts(norm_before, weight_norm(model), share, unit.epochs)
+
+
+def few_images(feed: Feed) -> Tensor:
+    """Two training images (2, C, H, W), or the one there is: enough for a forward pass."""
+    part = feed.train
+    images, _ = next(feed.batches(replace(part, rows=part.rows[:2]), 2))
+    return images
 
 
 def weight_norm(model: nn.Module) -> float:
@@ -125,6 +134,8 @@ def next_masks(prune: PruneSpec, elements: PrunableElements, scoring: Scoring) -
 def scores(criterion: Mapping[str, object], elements: PrunableElements, scoring: Scoring) -> dict[str, Tensor]:
     """The criterion's scores on the CPU. Raises BadInput when they are not one finite number for each element."""
     score = registry.resolve(registry.target_of(registry.CRITERIA, criterion))
+    if "function" in criterion:
+        scoring = scoring.copied()
     args = {key: value for key, value in criterion.items() if key not in ("name", "function", "version")}
     found = {name: values.detach().cpu() for name, values in score(scoring, **args).items()}
     for name in elements.weights:

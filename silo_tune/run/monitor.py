@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from silo_tune.errors import RunFailed
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Planner
@@ -19,6 +21,9 @@ class Monitor:
 
     stop_requested: bool = False
     progress: Progress | None = None
+
+    def looked_at(self, lines: Sequence[str]) -> None:
+        """What was found before the training: the data and what is odd about it, in one sentence each."""
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
         """The planner is ready; training begins on so many slots."""
@@ -42,6 +47,9 @@ class Recorder(Monitor):
     @property
     def stop_requested(self) -> bool:  # type: ignore[override]
         return self._to.stop_requested
+
+    def looked_at(self, lines: Sequence[str]) -> None:
+        self._to.looked_at(lines)
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
         self.progress.begin(planner, slots)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from silo_tune.errors import BadInput
+from silo_tune.formats import plural
 from silo_tune.machine import environment
 from silo_tune.planner.planner import Counts, Planner
 from silo_tune.planner.points import TunePlan, plan_of
@@ -129,6 +130,7 @@ def open_run(
                 progress.begin(planner, 0)
             else:
                 session = stack.enter_context(runner.open(study, Workspace.of(study, run.url), monitor))
+                monitor.looked_at(data_lines(session.facts))
                 check_tolerance(study, session.facts)
                 run.check_data(session.facts)
                 run.accept(study, environment())
@@ -170,6 +172,13 @@ def weigh_parameters(run: Run, study: Study) -> None:
 def default_run(study: Study) -> str:
     """runs/NAME."""
     return f"runs/{study.name}"
+
+
+def data_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What is known of the data, for the start of a run."""
+    sizes = f"{facts['n_train']:,} training, {facts['n_val']:,} validation and {facts['n_test']:,} test images"
+    shape = "×".join(map(str, facts["shape"]))
+    return [f"data: {sizes} {shape} of {plural(facts['classes'], 'class')}", *(f"data: {n}" for n in facts["notices"])]
 
 
 def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:

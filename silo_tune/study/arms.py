@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
 from silo_tune.schedules.peaks import constants_at, rounded
 from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct, whole
@@ -41,12 +41,14 @@ class Grid(Frozen):
         return {**value, "low": rates[0], "high": rates[-1], "points": len(rates)}
 
     @model_validator(mode="after")
-    def _check(self) -> Grid:
+    def _check(self, info: ValidationInfo) -> Grid:
         if self.rates is not None:
             if list(self.rates) != sorted(set(self.rates)):
                 raise ValueError("rates rise, each given once")
             if (self.rates[0], self.rates[-1], len(self.rates)) != (self.low, self.high, self.points):
                 raise ValueError("rates and low, high, points both say the grid; give one")
+        elif self.points == 1 and self.low != self.high and not (info.context or {}).get("recorded"):
+            raise ValueError(f"one point is no grid from low {self.low} to high {self.high}; give rates = [{self.low}]")
         elif self.points > 1 and self.low >= self.high:
             raise ValueError(f"low {self.low} must be below high {self.high}")
         return self

@@ -39,6 +39,14 @@ class Data(Frozen):
     workers: int = Field(default=0, ge=0, description="processes that read a streamed set; 0 reads in the trainer")
     image_key: str | None = Field(default=None, description="column of the images in Parquet; found when left out")
     label_key: str | None = Field(default=None, description="column of the labels in Parquet; found when left out")
+    config: str | None = Field(
+        default=None, description="folder below path that holds the Parquet files, where there are several sets"
+    )
+    duplicates: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="may more than 1 % of the validation or test images be training images too? They are counted "
+        "either way",
+    )
     size: int | None = Field(
         default=None, ge=1, description="side in pixels that images are resized to; the set's own when left out"
     )
@@ -82,7 +90,7 @@ class Data(Frozen):
         default=None, description="standard deviation of each channel in (0, 1), given together with mean"
     )
 
-    PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers")
+    PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers", "duplicates")
     SPLIT: ClassVar[tuple[str, ...]] = (
         "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool",
     )  # fmt: skip
@@ -90,7 +98,7 @@ class Data(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        given = {key: getattr(self, key) for key in ("image_key", "label_key", "size")}
+        given = {key: getattr(self, key) for key in ("config", "image_key", "label_key", "size")}
         given = {key: value for key, value in given.items() if value is not None}
         if (self.name is None) == (self.function is None):
             raise ValueError("give either name or function")

@@ -124,14 +124,14 @@ DATA: dict[str, DataEntry] = {
     "tiny-imagenet": DataEntry(
         "silo_tune.data.folders:tiny_imagenet",
         "Tiny-ImageNet (ImageNet-200), 64×64 (path: the folder tiny-imagenet-200, Parquet or a Hub id)",
-        ("size", "image_key", "label_key"),
+        ("size", "config", "image_key", "label_key"),
         needs_path=True,
         streams=True,
     ),
     "imagenet": DataEntry(
         "silo_tune.data.folders:imagenet",
         "ImageNet, streamed, 224×224 (path: a folder with train/CLASS and val/CLASS, Parquet or a Hub id)",
-        ("size", "image_key", "label_key"),
+        ("size", "config", "image_key", "label_key"),
         needs_path=True,
         streams=True,
         stream=True,
@@ -140,7 +140,7 @@ DATA: dict[str, DataEntry] = {
     "huggingface": DataEntry(
         "silo_tune.data.parquet:huggingface",
         "Parquet in Hugging Face layout (path: a local directory or a Hub id)",
-        ("size", "image_key", "label_key"),
+        ("size", "config", "image_key", "label_key"),
         needs_path=True,
         streams=True,
     ),

@@ -66,7 +66,7 @@ def parse_study(table: Mapping[str, Any], source: str = "study", recorded: bool 
         table = _whole(table, source)
     filled, problems = (dict(table), []) if recorded else expand_presets(table)
     try:
-        study = Study.model_validate(filled)
+        study = Study.model_validate(filled, context={"recorded": recorded})
     except ValidationError as error:
         problems += _readable(error, filled)
         # Checks between sections need a whole study; those of names that arms give each other do not.

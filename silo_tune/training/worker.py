@@ -18,8 +18,9 @@ from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model, init_seed
 from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, unpack
 from silo_tune.planner.unit import Unit
+from silo_tune.pruning.in_effect import require_in_effect
 from silo_tune.pruning.masks import Masks, alive, apply_masks, full_masks
-from silo_tune.pruning.prune_step import Pruner
+from silo_tune.pruning.prune_step import Pruner, few_images
 from silo_tune.schedules.peaks import RULES, PruneFacts, rounded
 from silo_tune.schedules.shapes import maximum_of
 from silo_tune.seeds import stream
@@ -113,6 +114,7 @@ class Worker:
         loop = IceLoop.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
         yield from loop.walk()
         loop.trainer.thaw()
+        require_in_effect(model, self.pruner.counted(unit, model, loop.trainer.masks), few_images(feed))
         return loop.trainer, loop.trainer.max_lr
 
     def start(self, unit: Unit) -> Trainer:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -57,6 +58,18 @@ class Scoring:
     images: TrainingImages | None = None
     previous: Mapping[str, Tensor] | None = None
     filters: Mapping[str, Filters] = field(default_factory=dict)
+
+    def copied(self) -> Scoring:
+        """The same on a copy of the network: whatever a user's function does to it, the network stays as it is."""
+        model = copy.deepcopy(self.model)
+        parameters = dict(model.named_parameters())
+        return replace(
+            self,
+            weights={name: parameters[name] for name in self.weights},
+            masks={name: mask.clone() for name, mask in self.masks.items()},
+            model=model,
+            previous=None if self.previous is None else {n: tensor.clone() for n, tensor in self.previous.items()},
+        )
 
     @property
     def training(self) -> TrainingImages:

@@ -1,0 +1,114 @@
+"""What is pruned is what the forward pass uses, or the layer is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+from silo_tune.errors import BadInput
+from silo_tune.models.build import build_model
+from silo_tune.pruning.in_effect import require_in_effect, used_zeros
+from silo_tune.pruning.masks import Masks, apply_masks, prunable
+
+SHAPE = (32, 32, 3)
+
+
+class Standardised(nn.Conv2d):
+    """A layer of a user's own: its weight has mean 0 and deviation 1 when it is used."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        return F.conv2d(images, weight / weight.std(), self.bias, padding=1)
+
+
+class Tied(nn.Module):
+    """One weight in two places, used by the functions of torch and by no layer's own forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 32, bias=False)
+        self.norm = nn.LayerNorm(32)
+        self.heads = nn.MultiheadAttention(32, 2, batch_first=True)
+        self.last = nn.Linear(32, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(F.linear(images.flatten(2).transpose(1, 2)[:, :16], self.first.weight))
+        tokens = self.heads(tokens, tokens, tokens)[0] @ self.first.weight
+        return self.last(F.pad(tokens.mean(1), (0, 29)))  # type: ignore[no-any-return]
+
+
+def body(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+def halved(model: nn.Module) -> Masks:
+    """Every second prunable weight goes."""
+    masks = {name: torch.arange(w.numel()).view(w.shape) % 2 == 0 for name, w in prunable(model).items()}
+    apply_masks(dict(model.named_parameters()), masks)
+    return masks
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *({"name": name, "width": 4} for name in ("resnet8", "vgg19")),
+        {"name": "vit", "patch": 8, "size": "tiny", "depth": 1},
+        {"name": "timm:mobilenetv3_small_050"},
+        {"name": "timm:convnext_atto"},
+    ],
+    ids=lambda model: str(model["name"]),
+)
+def test_ordinary_layers_use_what_is_pruned(model: dict[str, object]) -> None:
+    network = build_model(model, SHAPE, 10, seed=0)
+    masks = halved(network)
+    before, noise = {n: t.clone() for n, t in network.state_dict().items()}, torch.get_rng_state()
+    require_in_effect(network, masks, images())
+    assert used_zeros(network, prunable(network), images()).keys() == masks.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), noise)
+    assert network.training
+
+
+def test_weights_that_no_layer_of_their_own_uses_are_found_too() -> None:
+    network = Tied()
+    masks = halved(network)
+    assert set(masks) == {"first.weight", "heads.in_proj_weight", "heads.out_proj.weight", "last.weight"}
+    require_in_effect(network, masks, images())
+    assert used_zeros(network, prunable(network), images()).keys() == masks.keys()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: body(Standardised(3, 8, 3)),
+        lambda: timm.create_model("nf_regnet_b0", num_classes=10),
+        lambda: timm.create_model("resnetv2_50x1_bit", num_classes=10),
+    ],
+    ids=["own", "nf_regnet", "bit"],
+)
+def test_a_layer_that_standardises_its_weight_is_refused_by_name(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    with pytest.raises(BadInput, match=r"model: (0|stem\.conv)\.weight.*\d+% of the weights pruned .*prune\.skip"):
+        require_in_effect(network, halved(network), images())
+
+
+@pytest.mark.parametrize(
+    "norm", [weight_norm, spectral_norm, parametrizations.weight_norm, parametrizations.orthogonal]
+)
+def test_a_weight_that_is_made_of_others_is_refused_before_anything_is_trained(
+    norm: Callable[[nn.Module], nn.Module],
+) -> None:
+    network = body(norm(nn.Conv2d(3, 8, 3)))
+    with pytest.raises(BadInput, match=r"model: 0\.weight: computed .*prune\.skip"):
+        prunable(network)
+    assert list(prunable(network, skip=("0.weight",))) == ["4.weight"]
