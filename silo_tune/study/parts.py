@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -171,7 +172,8 @@ class _UserSchedule:
         self.function, self.args = function, args
 
     def peak(self, cycle: int, pruned: Sequence[float]) -> float:
-        return float(self.function(cycle, pruned, **self.args))
+        # What it gives is checked where it is asked.
+        return self.function(cycle, pruned, **copy.deepcopy(self.args))  # type: ignore[no-any-return]
 
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
