@@ -102,6 +102,8 @@ def deviations() -> str:
 
 # "section.key" → a line, for keys that no study of experiments/ writes on a line of their own.
 EXAMPLES = {
+    "data.config": 'config = "full"',
+    "data.duplicates": 'duplicates = "allow"',
     ".model": 'model = { name = "resnet20", width = 32 }',
     "preset.name": 'name = "authors-2023"',
     "data.function": 'function = "mine:images"',

@@ -17,6 +17,7 @@ def run_study(
     local: bool = False,
     monitor: Monitor | None = None,
     retry_failed: bool = False,
+    preflight: bool = True,
 ) -> Outcome:
     """Run a study, or resume it, to its table.
 
@@ -28,6 +29,7 @@ def run_study(
         local: train in this process, without Ray.
         monitor: hears how it goes.
         retry_failed: train failed units again where a chain ended for want of them.
+        preflight: look at functions, data, one step and one prune before the training.
 
     Returns:
         The outcome; RUN/table.parquet holds its table.
@@ -40,8 +42,8 @@ def run_study(
     if runner is None and not local and address is not None and address.startswith("ray://"):
         from silo_tune.tune.client import drive_from_client
 
-        return drive_from_client(study, out, address, monitor, retry_failed)
-    return drive(study, out, runner or _runner(local, address), monitor, retry_failed)
+        return drive_from_client(study, out, address, monitor, retry_failed, preflight)
+    return drive(study, out, runner or _runner(local, address), monitor, retry_failed, preflight)
 
 
 def _runner(local: bool, address: str | None) -> Runner:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 
 
 class SiloTuneError(Exception):
@@ -26,13 +27,28 @@ class Violation(Exception):
 
 
 class StudyError(BadInput):
-    """Everything that is wrong with one study file, as (key path, message) pairs."""
+    """Everything that is wrong with one study.
 
-    def __init__(self, source: str, problems: Sequence[tuple[str, str]]) -> None:
+    Args:
+        source: the file that it is from; "" where nobody knows.
+        problems: (key path, message) pairs.
+        line: gives the line of the file that a key stands on, or None.
+    """
+
+    def __init__(
+        self, source: str, problems: Sequence[tuple[str, str]], line: Callable[[str], int | None] = lambda key: None
+    ) -> None:
         self.source = source
         self.problems = list(problems)
-        lines = [f"{path}: {message}" if path else message for path, message in self.problems]
-        super().__init__("\n".join(f"{source}: {line}" for line in lines))
+        super().__init__("\n".join(_told(source, line(path), path, message) for path, message in self.problems))
+
+    def __reduce__(self) -> tuple[type[StudyError], tuple[str, list[tuple[str, str]]]]:
+        return StudyError, (self.source, self.problems)  # between processes; lines are added where the file is
+
+
+def _told(source: str, line: int | None, path: str, message: str) -> str:
+    place = source if line is None else f"{source}:{line}"
+    return ": ".join(part for part in (place if source else "", path, message) if part)
 
 
 class Problems(ValueError):
@@ -45,4 +61,11 @@ class Problems(ValueError):
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     """The one sentence for a name that does not resolve."""
-    return f"unknown {kind} {name!r}; choose from {', '.join(sorted(choices))}"
+    return f"unknown {kind} {name!r}; {choose(name, choices)}"
+
+
+def choose(name: str, choices: Iterable[str]) -> str:
+    """What to write instead of a wrong name: all that there is, and one that is nearly the same."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"choose from {', '.join(known)}{f' (did you mean {close[0]!r}?)' if close else ''}"

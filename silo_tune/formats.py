@@ -86,6 +86,11 @@ def percent_sign(value: Any) -> str:
     return f"{percent(value, 2)} %" if known(value) else DASH
 
 
+def size(count: float) -> str:
+    """A number of bytes as MB or GB (of 2^20 and 2^30)."""
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
+
+
 def clock(seconds: float) -> str:
     """h:mm:ss, or m:ss below an hour."""
     minutes, rest = divmod(round(seconds), 60)

@@ -167,8 +167,13 @@ def test_a_run_tells_every_closed_cycle_once_in_plain_lines(tmp_path: Path) -> N
     with watch(Console(file=file, width=200)) as monitor:
         assert isinstance(monitor, PlainWatch)
         run_study(small_study(), str(tmp_path / "run"), local=True, monitor=monitor)
-    first, *lines = file.getvalue().splitlines()
-    assert first == "data: 128 training, 100 validation and 100 test images 8×8×1 of 10 classes"
+    *found, memory = file.getvalue().splitlines()[:3]
+    lines = file.getvalue().splitlines()[3:]
+    assert found == [
+        "data: 128 training, 100 validation and 100 test images 8×8×1 of 10 classes",
+        "network: 50,610 weights, 50,200 prunable (99.2 %)",
+    ]
+    assert re.fullmatch(r"memory: \d+ MB for one trial's process, \d+ MB for 1 at once", memory)
     assert re.fullmatch(r"\[0:00\] 0 of at most 15 trials on 1 slot, ETA unknown", lines[0])
     closed = [line.partition("] ")[2].partition(":")[0] for line in lines[1:]]
     arms = ("silo", "flat", "greedy", "conditioned")

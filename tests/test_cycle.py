@@ -213,7 +213,7 @@ def test_keep_rewind_and_reinit_start_from_what_they_say(bench: Bench, monkeypat
         unit = make_unit(
             study, study.settings(study.arms["silo"]), parent=dense.key, cycle=1, seed=0, peak={"value": 0.1}
         )
-        model, masks, _ = bench.worker._prepared(unit)
+        model, masks, _ = bench.worker.prepared(unit)
         starts[after] = {name: value.clone() for name, value in model.state_dict().items()}
         for name, mask in masks.items():
             assert not starts[after][name][~mask].any()

@@ -307,7 +307,8 @@ def test_a_studys_functions_are_imported_where_they_are_needed_and_nowhere_else(
     changed["cycles"] = 4  # a fit wants responses of three
     changed["prune"] = {"criterion": reference("users_criterion")}
     (home / "study.toml").write_text(tomli_w.dumps(changed))
-    assert imported_by("plan", "study.toml") == {"users_schedule"}
+    assert imported_by("plan", "study.toml", "--no-preflight") == {"users_schedule"}
+    assert imported_by("plan", "study.toml") == set(FUNCTIONS)
     assert imported_by("run", "study.toml", "--local") == set(FUNCTIONS)
     for words in READERS:
         assert imported_by(*words) == set(), words

@@ -589,7 +589,7 @@ def test_the_log_of_a_failed_unit_is_named(tmp_path: Path) -> None:
     table = {**small_table(cluster={"max_failures": 1}), "model": {k: v for k, v in fragile.items() if v is not None}}
     from silo_tune.study.study_file import parse_study
 
-    run_study(parse_study(table), str(tmp_path / "run"), local=True)
+    run_study(parse_study(table), str(tmp_path / "run"), local=True, preflight=False)
     found = read_status(str(tmp_path / "run")).snapshot
     assert found is not None
     assert found.failure_count == 1

@@ -18,6 +18,7 @@ from silo_tune.store.lease import Lease
 from silo_tune.store.run_folder import Run
 from silo_tune.store.storage import seal
 from silo_tune.store.unit_store import UnitStore, unit_of
+from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
 from tests.plain import TABLE, Drive, on_disk, study
@@ -567,8 +568,15 @@ def test_a_run_whose_study_file_is_moved_away_finds_its_units_again(run: Run) ->
 
 
 # --- the data ---
-
-FACTS = {"content": "a" * 64, "classes": 10, "n_train": 800, "n_val": 400, "n_test": 300}
+FACTS = {
+    "content": "a" * 64,
+    "notices": [],
+    "shape": [8, 8, 1],
+    "classes": 10,
+    "n_train": 800,
+    "n_val": 400,
+    "n_test": 300,
+}
 
 
 def test_the_data_of_a_run_may_not_change(run: Run) -> None:
@@ -610,6 +618,9 @@ class Simulated:
     @contextlib.contextmanager
     def open(self, made: Study, workspace: Workspace, monitor: Monitor) -> Iterator[Simulated]:
         yield self
+
+    def look(self, study: Study) -> Findings:
+        return Findings()
 
     def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
         assert isinstance(planner.journal, Run)

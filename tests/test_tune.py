@@ -54,8 +54,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return local(small_study(replicates=SEEDS), tmp_path_factory.mktemp("reference") / "run")
 
 
-def on_ray(study: Study, folder: Path, notes: Notes | None = None) -> Outcome:
-    return run_study(study, str(folder), runner=RayRunner(patience=0), monitor=notes)
+def on_ray(study: Study, folder: Path, notes: Notes | None = None, preflight: bool = True) -> Outcome:
+    return run_study(study, str(folder), runner=RayRunner(patience=0), monitor=notes, preflight=preflight)
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -115,7 +115,7 @@ def test_a_unit_that_fails_is_a_row_and_the_study_goes_on(cluster: None, tmp_pat
     }
     model = {"function": "tests.users:fragile", "version": "1", "marker": "always"}
     notes = Notes()
-    outcome = on_ray(parse_study({**table, "model": model}), tmp_path / "run", notes)
+    outcome = on_ray(parse_study({**table, "model": model}), tmp_path / "run", notes, preflight=False)
     assert set(outcome.frame.status) == {"failed"}
     assert outcome.frame.error.str.contains("this network never trains").all()
     assert len(outcome.ended) == 5

@@ -63,6 +63,68 @@ def destructive(scoring: Scoring) -> dict[str, Tensor]:
     return found
 
 
+class Mixed(nn.Module):
+    """A frozen backbone, a layer that nothing uses, a parameter of whole numbers, two layers of one weight."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(inputs, 16).requires_grad_(False)
+        self.spare = nn.Linear(3, 3)
+        self.seen = nn.Parameter(torch.zeros(3, dtype=torch.int64), requires_grad=False)
+        self.one, self.other = nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False)
+        self.other.weight = self.one.weight
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = torch.relu(self.backbone(images.flatten(1)))
+        logits: Tensor = self.head(torch.relu(self.other(torch.relu(self.one(hidden)))))
+        return logits
+
+
+def mixed(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Mixed(shape[0] * shape[1] * shape[2], classes)
+
+
+class Pair(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images), 1  # type: ignore[return-value]
+
+
+def pair(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Pair(shape[0] * shape[1] * shape[2], classes, 0.0)
+
+
+def lazy(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def normed(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    inner = nn.utils.parametrizations.weight_norm(nn.Linear(shape[0] * shape[1] * shape[2], 16))
+    return nn.Sequential(nn.Flatten(), inner, nn.Linear(16, classes))
+
+
+def recurrent(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.LSTM(shape[1] * shape[2], 32, batch_first=True)
+            self.head = nn.Linear(32, classes)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.rows(images.movedim(1, 3).flatten(2))[0][:, -1])
+            return logits
+
+    return Reader()
+
+
+def broken(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    raise KeyError("no such layer")
+
+
+def flat_scores(scoring: Scoring) -> dict[str, Tensor]:
+    return {name: weight.detach().flatten() for name, weight in scoring.weights.items()}
+
+
 class Raises(nn.Module):
     """Fails in training once in a file's life, or always."""
 

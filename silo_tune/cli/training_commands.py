@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from silo_tune.cli.app import Debug, Out, RunFolder, Sets, Smoke, StudyFile, app
+from silo_tune.cli.app import Debug, Out, Preflight, RunFolder, Sets, Smoke, StudyFile, app
 from silo_tune.cli.stopping import Stopped, monitors, stops
 from silo_tune.cli.writing import write_report
-from silo_tune.errors import BadInput, RunFailed
+from silo_tune.errors import BadInput, RunFailed, StudyError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +40,7 @@ def run(
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Ray's dashboard for the cluster that is started here.")
     ] = False,
+    preflight: Preflight = True,
     debug: Debug = False,
 ) -> None:
     """Run a study, or resume it, to its table and report."""
@@ -52,11 +55,11 @@ def run(
         raise BadInput("--local and --address exclude each other")
     if dashboard and (local or address is not None):
         raise BadInput("--dashboard is of a cluster that is started here: leave --local and --address out")
-    loaded = load_study(study, sets or (), smoke)
     see_functions(study)
+    loaded = load_study(study, sets or (), smoke, outside=preflight)
     console = Console()
     _print_lines(console, coincidences(loaded))
-    with watch(console) as monitor:
+    with _lines_told(study, sets), watch(console) as monitor:
         monitors.append(monitor)
         outcome = run_study(
             loaded,
@@ -66,6 +69,7 @@ def run(
             local=local,
             monitor=monitor,
             retry_failed=retry_failed,
+            preflight=preflight,
         )
     _finish(console, outcome)
 
@@ -79,6 +83,17 @@ def _with_dashboard() -> Runner:
 def see_functions(study: str) -> None:
     """A user's functions are imported from the current folder and from that of the study file."""
     sys.path.extend(path for path in (os.getcwd(), os.path.dirname(os.path.abspath(study))) if path not in sys.path)
+
+
+@contextlib.contextmanager
+def _lines_told(study: str, sets: list[str] | None) -> Iterator[None]:
+    """What is found wrong with a study later on has its line of the file too."""
+    from silo_tune.study.study_file import located
+
+    try:
+        yield
+    except StudyError as error:
+        raise (error if error.source else located(study, error.problems, sets or ())) from None
 
 
 def _print_lines(console: Console, lines: list[str]) -> None:
@@ -108,37 +123,47 @@ def _finish(console: Console, outcome: Outcome) -> None:
 
 
 @app.command()
-def plan(study: StudyFile, out: Out = None, sets: Sets = None, smoke: Smoke = False, debug: Debug = False) -> None:
-    """Show what a study has to train: units to train, shared and done. Trains nothing."""
+def plan(
+    study: StudyFile,
+    out: Out = None,
+    sets: Sets = None,
+    smoke: Smoke = False,
+    preflight: Preflight = True,
+    debug: Debug = False,
+) -> None:
+    """Show what a study has to train, after a look at all that can be wrong with it. Trains nothing."""
     from rich.console import Console
     from rich.table import Table
 
     from silo_tune.planner.coincidences import coincidences
     from silo_tune.planner.forecast import forecast
     from silo_tune.planner.layout import Layout
-    from silo_tune.run.session import checkpoint_hash, default_run
+    from silo_tune.run.session import checkpoint_hash, default_run, look_here
     from silo_tune.store.run_folder import Run
     from silo_tune.study.study_file import load_study
 
-    loaded = load_study(study, sets or (), smoke)
     see_functions(study)
+    loaded = load_study(study, sets or (), smoke, outside=preflight)
     run_ = Run(out or default_run(loaded))
     run_.check(loaded)
     arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
+    to_train = sum(arm.to_train for arm in arms.values())
+    console = Console()
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "trials", "done", "shared", "to train"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for name, arm in arms.items():
         most = "" if arm.exact else "≤ "
         table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
-    console = Console()
     console.print(table)
     _print_lines(console, coincidences(loaded))
     exact = all(arm.exact for arm in arms.values())
-    to_train = sum(arm.to_train for arm in arms.values())
     console.print(
         f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(to_train, seconds)}", highlight=False
     )
+    if preflight and to_train:
+        with _lines_told(study, sets):
+            _print_lines(console, look_here(loaded, run_.url))
 
 
 def _expected(to_train: int, seconds: list[float]) -> str:

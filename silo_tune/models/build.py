@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from silo_tune.errors import BadInput
 from silo_tune.models.initialise import INITIALISATIONS
@@ -41,6 +42,12 @@ def build_model(
             built = registry.resolve(registry.MODELS[model["name"]].target)(shape=shape, classes=classes, **args)
         if init is not None:
             INITIALISATIONS[init](built)
+    lazy = [name for name, tensor in built.named_parameters() if is_lazy(tensor)]
+    if lazy:
+        raise BadInput(
+            f"model: {', '.join(lazy[:3])} has no shape yet (LazyLinear and its like); call the network once in your "
+            f"function, before you return it"
+        )
     return laid_out(built)
 
 

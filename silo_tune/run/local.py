@@ -10,6 +10,7 @@ from typing import Any
 from silo_tune.planner.planner import Planner
 from silo_tune.run.monitor import Monitor, require_going
 from silo_tune.store.lease import Lease
+from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
 
@@ -19,12 +20,11 @@ class LocalRunner:
 
     @contextlib.contextmanager
     def open(self, study: Study, workspace: Workspace, monitor: Monitor) -> Iterator[_LocalSession]:
-        from silo_tune.data.load import facts, open_data
+        from silo_tune.training.preflight import opened
         from silo_tune.training.worker import Worker
 
-        dataset = open_data(study.data)
-        worker = Worker(workspace, dataset)
-        yield _LocalSession(facts(dataset, study.data), worker, workspace.max_failures)
+        facts, dataset = opened(study, workspace)
+        yield _LocalSession(facts, Worker(workspace, dataset), workspace.max_failures)
 
 
 @dataclass
@@ -33,6 +33,11 @@ class _LocalSession:
     worker: Any
     max_failures: int
     slots: int = 1
+
+    def look(self, study: Study) -> Findings:
+        from silo_tune.training.preflight import preflight
+
+        return preflight(study, self.worker.workspace, self.worker.dataset, self.slots)
 
     def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
         from silo_tune.training.attempts import attempts

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import plural
 from silo_tune.machine import environment
 from silo_tune.planner.planner import Counts, Planner
@@ -24,6 +24,8 @@ from silo_tune.run.progress import Progress
 from silo_tune.run.status import recorded
 from silo_tune.store.lease import Lease
 from silo_tune.store.run_folder import Run
+from silo_tune.study import registry
+from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
 
@@ -56,6 +58,10 @@ class Session(Protocol):
 
     @property
     def slots(self) -> int: ...
+
+    def look(self, study: Study) -> Findings:
+        """Look at all that can be found out before the training: see `training.preflight`."""
+        ...
 
     def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
         """Train until the planner has no more."""
@@ -104,7 +110,12 @@ class OpenRun:
 
 @contextlib.contextmanager
 def open_run(
-    study: Study, out: str | None, runner: Runner, monitor: Monitor, retry_failed: bool = False
+    study: Study,
+    out: str | None,
+    runner: Runner,
+    monitor: Monitor,
+    retry_failed: bool = False,
+    preflight: bool = True,
 ) -> Iterator[OpenRun]:
     """Hold a run: every way to train a study goes through here.
 
@@ -130,9 +141,9 @@ def open_run(
                 progress.begin(planner, 0)
             else:
                 session = stack.enter_context(runner.open(study, Workspace.of(study, run.url), monitor))
-                monitor.looked_at(data_lines(session.facts))
-                check_tolerance(study, session.facts)
+                monitor.looked_at(look(study, session, preflight))
                 run.check_data(session.facts)
+                run.check_functions(registry.sources(study.functions))
                 run.accept(study, environment())
                 monitor.started(study, planner, session.slots)
                 opened.session = session
@@ -142,14 +153,51 @@ def open_run(
         write_table(run, opened.frame)
 
 
-def drive(study: Study, out: str | None, runner: Runner, monitor: Monitor, retry_failed: bool = False) -> Outcome:
+def look_here(study: Study, url: str) -> list[str]:
+    """What a run of this study would tell of its data and network before the training, looked at in this process.
+
+    Raises:
+        StudyError: with every problem.
+    """
+    from silo_tune.run.local import LocalRunner
+
+    with LocalRunner().open(study, Workspace.of(study, url), Monitor()) as session:
+        return look(study, session, preflight=True)
+
+
+def look(study: Study, session: Session, preflight: bool) -> list[str]:
+    """What to tell of the data and the network; refuses a study for all that is found wrong before the training.
+
+    Raises:
+        StudyError: with every problem.
+    """
+    findings = Findings()
+    with findings.about("report.tolerance"):
+        check_tolerance(study, session.facts)
+    if preflight:
+        found = session.look(study)
+        findings.problems += found.problems
+        findings.lines += found.lines
+    if findings.problems:
+        raise StudyError("", findings.problems)
+    return [*data_lines(session.facts), *findings.lines]
+
+
+def drive(
+    study: Study,
+    out: str | None,
+    runner: Runner,
+    monitor: Monitor,
+    retry_failed: bool = False,
+    preflight: bool = True,
+) -> Outcome:
     """Open a run, train until its planner has no more, close it; see `silo_tune.run_study`.
 
     Raises:
         BadInput, RunFailed: as `open_run`.
     """
     began = time.monotonic()
-    with open_run(study, out, runner, monitor, retry_failed) as opened:
+    with open_run(study, out, runner, monitor, retry_failed, preflight) as opened:
         if opened.session is not None:
             opened.session.train(opened.planner, opened.lease, opened.monitor)
     assert opened.frame is not None

@@ -323,6 +323,22 @@ class Run:
                 f"as a change too: remove the folder that SILO_TUNE_CACHE names, ~/.cache/silo-tune if it names none)"
             )
 
+    def check_functions(self, sources: Mapping[str, str]) -> None:
+        """Record the files of the user's functions, and tell of one that changed while its version did not.
+
+        Args:
+            sources: key of the study → sha256 of the file; see `registry.sources`.
+        """
+        known = self.units._sealed("functions.json", "it is written anew") or {}
+        for key, source in sources.items():
+            if known.get(key, source) != source:
+                self.notice(
+                    f"{key}: the file of this function changed since the run began, and its version did not; trials "
+                    f"that are done stay as they are: where it gives other numbers now, raise its version in a new run"
+                )
+        if known != sources and sources:
+            self.storage.replace("functions.json", seal({**known, **sources}))
+
     def data_facts(self) -> dict[str, Any] | None:
         """What is recorded of the data, or None before its first use."""
         return self.units._sealed("data.json", "it is written anew at the next run")

@@ -100,6 +100,21 @@ class Study(Frozen):
         """The schedule of an arm, with what the study fills in and what a pilot found for it."""
         return arm.schedule.make(self.dense.epochs, found)
 
+    @property
+    def functions(self) -> dict[str, str]:
+        """The user's functions that are named, "module:function", by key."""
+        named = {
+            "data.function": self.data.function,
+            "model.function": self.model.function,
+            "prune.criterion.function": self.prune.criterion.function,
+            **{
+                f"arms.{n}.schedule.function": a.schedule.function
+                for n, a in self.arms.items()
+                if isinstance(a, ScheduleArm)
+            },
+        }
+        return {key: function for key, function in named.items() if function is not None}
+
     def searched(self, name: str) -> bool:
         """Does a search over whole chains (a pilot, or the arm's own) decide this arm's constants?"""
         arm = self.arms[name]

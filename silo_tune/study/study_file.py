@@ -11,24 +11,40 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from silo_tune.errors import BadInput, Problems, StudyError, unknown
+from silo_tune.errors import BadInput, Problems, StudyError, choose, unknown
 from silo_tune.study import registry
 from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
 from silo_tune.study.authors import fill_preset
-from silo_tune.study.data import Data
+from silo_tune.study.data import Data, expand
+from silo_tune.study.key_lines import key_lines, line_of
 from silo_tune.study.model import Study
-from silo_tune.study.parts import SGD, AdamW, Cluster, Dense, Evaluate, Replicates, Report, Retrain, StudyPreset
+from silo_tune.study.parts import (
+    FUNCTION,
+    SGD,
+    AdamW,
+    Cluster,
+    Dense,
+    Evaluate,
+    Replicates,
+    Report,
+    Retrain,
+    StudyPreset,
+)
 from silo_tune.study.preset_filling import expand_presets
 from silo_tune.study.prune import Prune
 
 
-def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bool = False) -> Study:
+def load_study(
+    path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bool = False, outside: bool = False
+) -> Study:
     """Read and check one study file.
 
     Args:
         path: the TOML file.
         sets: "key.path=value" changes, the value written as in TOML (a bare word is a string).
         smoke: shrink the study to seconds first (see `smoke_table`).
+        outside: of a study that is refused, tell of what it names and is not there too: functions, which are
+            imported for it, a data folder, a checkpoint.
 
     Raises:
         BadInput: no such file, or not TOML.
@@ -36,7 +52,8 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
     """
     file = Path(path)
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8-sig")  # an editor's mark at its start is no mistake
+        table = tomllib.loads(text)
     except FileNotFoundError:
         raise BadInput(
             f"no study file {str(file)!r}; `ls experiments/*.toml` shows those that come with the project"
@@ -48,12 +65,59 @@ def load_study(path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bo
     for change in sets:
         if change.startswith(("preset", "model")):  # before what it fills in, or this network, can be shrunk
             _apply_set(table, change)
-    table = _whole(table, str(file))
-    if smoke:
-        table = smoke_table(table)
-    for change in sets:  # last: what is asked for by name wins over --smoke
-        _apply_set(table, change)
-    return parse_study(table, str(file))
+    try:
+        table = _whole(table, str(file))
+        if smoke:
+            table = smoke_table(table)
+        for change in sets:  # last: what is asked for by name wins over --smoke
+            _apply_set(table, change)
+        return parse_study(table, str(file))
+    except StudyError as error:
+        more = _missing_outside(table) if outside else ()
+        raise located(file, [*error.problems, *more], sets) from None
+
+
+def located(file: str | os.PathLike[str], problems: Sequence[tuple[str, str]], sets: Sequence[str] = ()) -> StudyError:
+    """Problems of a study that was read from a file, each with its line; a key that --set wrote has none."""
+    lines = key_lines(Path(file).read_text(encoding="utf-8-sig"))
+    written = {change.partition("=")[0].strip() for change in sets}
+
+    def line(key: str) -> int | None:
+        return None if any(f"{key}.".startswith(f"{name}.") for name in written) else line_of(lines, key)
+
+    return StudyError(str(file), sorted(problems, key=lambda problem: line(problem[0]) or len(lines)), line)
+
+
+def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a study that is wrong elsewhere names and is not there."""
+    for key, function in _functions(table, ""):
+        if isinstance(function, str) and FUNCTION.fullmatch(function):
+            try:
+                registry.resolve(function)
+            except BadInput as error:
+                yield key, str(error)
+            except Exception as error:  # a user's module may raise anything
+                yield key, f"cannot import {function!r}: {type(error).__name__}: {error}"
+    data, dense = table.get("data"), table.get("dense")
+    path = data.get("path") if isinstance(data, Mapping) else None
+    if isinstance(path, str) and path.startswith((".", "/", "~", "$")):
+        try:
+            if not os.path.exists(expand(path)):
+                yield "data.path", f"no data directory {path!r}"
+        except BadInput as error:
+            yield "data.path", str(error).removeprefix("data.path: ")
+    checkpoint = dense.get("checkpoint") if isinstance(dense, Mapping) else None
+    if isinstance(checkpoint, str) and checkpoint != "timm" and not os.path.isfile(os.path.expanduser(checkpoint)):
+        yield "dense.checkpoint", f"no file {checkpoint!r}"
+
+
+def _functions(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    """Every key named `function`, and what it says."""
+    for key, value in table.items():
+        if key == "function":
+            yield f"{above}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _functions(value, f"{above}{key}.")
 
 
 def parse_study(table: Mapping[str, Any], source: str = "study", recorded: bool = False) -> Study:
@@ -309,7 +373,7 @@ def _sentence(item: Any, cause: Exception | None, model: type[BaseModel] | None)
         return str(cause)
     if kind == "extra_forbidden":
         fields = sorted(model.model_fields) if model else []
-        return f"unknown key; choose from {', '.join(fields)}" if fields else "unknown key"
+        return f"unknown key; {choose(str(item['loc'][-1]), fields)}" if fields else "unknown key"
     if kind == "missing":
         return "missing; the study must give it"
     if kind == "union_tag_invalid":
@@ -318,7 +382,7 @@ def _sentence(item: Any, cause: Exception | None, model: type[BaseModel] | None)
     if kind == "union_tag_not_found":
         return f"missing {item['ctx']['discriminator']}; every such table names it"
     if kind == "literal_error":
-        return f"unknown value {value!r}; choose from {', '.join(sorted(_words(item['ctx']['expected'])))}"
+        return f"unknown value {value!r}; {choose(str(value), _words(item['ctx']['expected']))}"
     return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {value!r}"
 
 

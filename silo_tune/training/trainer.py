@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ from silo_tune.seeds import stream, stream_seed
 DIVERGED_LOSS = 1.5
 
 # The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
-STATE_FORMAT = "2"
+STATE_FORMAT = "3"
 # Tensors that an optimizer keeps for each weight once it has made a step.
 STANDING = ("epoch", "step", "seconds", "peak", "train_loss", "best_test")
 BUFFERS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", "step"}}
@@ -56,6 +57,21 @@ def make_optimizer(parameters: list[nn.Parameter], settings: Mapping[str, Any], 
         return torch.optim.SGD(parameters, lr=lr, fused=True, **args)
     args["betas"] = tuple(args["betas"])
     return torch.optim.AdamW(parameters, lr=lr, fused=True, **args)
+
+
+def require_logits(found: Any, images: int, classes: int) -> None:
+    """Raises BadInput unless a network gave one number for each image and class."""
+    if not isinstance(found, Tensor) or found.shape != (images, classes):
+        given = f"{tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise BadInput(
+            f"model: gives {given} for a batch of {images} images; it must give a tensor ({images}, {classes}), one "
+            f"number for each class"
+        )
+
+
+def names_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Stands for the names of an optimizer's buffers: which weights have moved is not known before the training."""
+    return hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()
 
 
 def written_with() -> dict[str, str]:
@@ -91,7 +107,12 @@ class Trainer:
     ) -> None:
         self.unit, self.model, self.masks, self.feed, self.max_lr = unit, model, masks, feed, max_lr
         self.parameters = dict(model.named_parameters())
-        self.optimizer = make_optimizer(list(self.parameters.values()), unit.optimizer, max_lr)
+        moving = [p for p in self.parameters.values() if p.requires_grad]
+        if not moving:
+            raise BadInput(
+                "model: all of its parameters are frozen (requires_grad is false); there is nothing to train"
+            )
+        self.optimizer = make_optimizer(moving, unit.optimizer, max_lr)
         self.profile = profile_of(unit)
         self.steps_per_epoch = feed.steps(unit.batch)
         self.total = self.steps_per_epoch * unit.epochs
@@ -137,6 +158,15 @@ class Trainer:
         self._judge()
         return EpochLog(self.epoch, self.train_loss, seconds)
 
+    def one_step(self) -> float:
+        """Train on the first batch of the first epoch alone; its loss."""
+        where = (self.unit.seed, self.unit.cycle, self.unit.repeat, 0)
+        self.model.train()
+        images, labels = next(
+            iter(self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)))
+        )
+        return float(self._one_step(images, labels))
+
     def _one_step(self, images: Tensor, labels: Tensor) -> Tensor:
         lr = self.max_lr * self.profile(self.step, self.total)
         for group in self.optimizer.param_groups:
@@ -144,11 +174,8 @@ class Trainer:
         self.peak = max(self.peak, lr)
         with self._autocast:
             logits = self.model(images)
-            if self.step == 0 and logits.shape != (len(labels), self.classes):
-                raise BadInput(
-                    f"model: gives {tuple(logits.shape)} for a batch of {len(labels)} images; "
-                    f"it must give one number for each of the {self.classes} classes"
-                )
+            if self.step == 0:
+                require_logits(logits, len(labels), self.classes)
             loss = F.cross_entropy(logits.float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
@@ -212,6 +239,7 @@ class Trainer:
         }
         groups = {"weights": self.model.state_dict(), "mask": self.masks, "optim": buffers}
         meta = {name: repr(getattr(self, name)) for name in STANDING}
+        meta["buffers"] = names_hash(buffers)
         return groups, {**meta, **written_with(), "threads": str(torch.get_num_threads())}
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str]) -> None:
@@ -220,6 +248,8 @@ class Trainer:
         if meta["threads"] != str(torch.get_num_threads()):
             raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
         self._check_layout(groups, int(meta["epoch"]), int(meta["step"]))
+        if meta["buffers"] != names_hash(groups.get("optim", {})):
+            raise ValueError("some of the optimizer's buffers are missing")
         load_weights(self.model, groups["weights"])
         self.carry_on(groups.get("optim", {}))
         self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
@@ -232,7 +262,7 @@ class Trainer:
         if theirs != here:
             other = (f"{name} {theirs[name]}, not {here[name]}" for name in here if theirs[name] != here[name])
             raise ValueError(f"saved with {'; '.join(other)}")
-        missing = [name for name in (*STANDING, "threads") if name not in meta]
+        missing = [name for name in (*STANDING, "threads", "buffers") if name not in meta]
         if missing:
             raise ValueError(f"it does not say its {', '.join(missing)}")
 
@@ -253,12 +283,9 @@ class Trainer:
         if wrong:
             raise ValueError(f"{wrong[0]} has another shape or type than the network's")
         kept = BUFFERS[self.unit.optimizer["name"]] if self.unit.optimizer.get("momentum") != 0 else set()
-        if step > 0 and (set(found) != kept or any(names != set(self.parameters) for names in found.values())):
-            counted = ", ".join(f"{buffer} of {len(names)} weights" for buffer, names in sorted(found.items()))
-            wanted = ", ".join(sorted(kept)) or "none"
-            raise ValueError(
-                f"the optimizer's buffers are {counted or 'missing'}, not {wanted} of {len(self.parameters)}"
-            )
+        if step > 0 and found and set(found) != kept:
+            counted, wanted = (", ".join(sorted(names)) or "none" for names in (found, kept))
+            raise ValueError(f"the optimizer's buffers are {counted}, not {wanted}")
 
 
 @torch.inference_mode()

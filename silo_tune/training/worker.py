@@ -108,7 +108,7 @@ class Worker:
         assert unit.parent is not None
         dense = self.units.result(self._dense_of(unit).key)
         assert dense is not None
-        parent, model = self._state_of(unit.parent), self._fresh(unit, init_seed(unit.seed))
+        parent, model = self._state_of(unit.parent), self.fresh(unit, init_seed(unit.seed))
         load_weights(model, parent["weights"])
         feed, classes = self.feed(unit), self.dataset.classes
         loop = IceLoop.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
@@ -121,14 +121,14 @@ class Worker:
         """A trainer at the first step of a unit with a fixed peak, whatever was saved or committed of it."""
         if is_loop(unit) or carries(unit):
             raise BadInput("a cycle of a pipeline cannot be trained by itself; run its study")
-        model, masks, max_lr = self._prepared(unit)
-        return self._trainer(unit, model, masks, max_lr or 0.0, snapshots=frozenset())
+        model, masks, max_lr = self.prepared(unit)
+        return self.trainer_of(unit, model, masks, max_lr or 0.0, snapshots=frozenset())
 
     # --- the network before training ---
 
-    def _prepared(self, unit: Unit) -> tuple[nn.Module, Masks, float | None]:
+    def prepared(self, unit: Unit) -> tuple[nn.Module, Masks, float | None]:
         """The network as training finds it, its masks, and the resolved peak."""
-        model = self._fresh(unit, init_seed(unit.seed))
+        model = self.fresh(unit, init_seed(unit.seed))
         if unit.prune is None:
             if unit.checkpoint is not None and self.workspace.checkpoint not in (None, "timm"):
                 load_pretrained(model, str(self.workspace.checkpoint))
@@ -140,7 +140,8 @@ class Worker:
         apply_masks(dict(model.named_parameters()), masks)
         return model, masks, resolve_peak(unit, facts)
 
-    def _fresh(self, unit: Unit, seed: int) -> nn.Module:
+    def fresh(self, unit: Unit, seed: int) -> nn.Module:
+        """The unit's network, newly initialised."""
         pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
         model = build_model(unit.model, self.dataset.shape, self.dataset.classes, seed, pretrained)
         return model.to(self.device)
@@ -148,7 +149,7 @@ class Worker:
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
         assert unit.prune is not None
         if unit.prune.after_prune == "reinit":
-            fresh = self._fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict()
+            fresh = self.fresh(unit, init_seed(unit.seed, unit.cycle, unit.repeat)).state_dict()
             kept = dict(model.named_buffers()) if unit.prune.keep_statistics else {}
             load_weights(model, {**fresh, **kept})
         elif unit.prune.after_prune == "rewind":
@@ -160,11 +161,11 @@ class Worker:
         point = unit.prune.rewind_to
         assert point is not None
         if point == "init":
-            return self._fresh(unit, init_seed(unit.seed)).state_dict()
+            return self.fresh(unit, init_seed(unit.seed)).state_dict()
         dense = self._dense_of(unit)
         data = self.units.read_rewind(dense.key, point)
         if data is None:
-            trainer = self._trainer(dense, *self._dense_start(dense), frozenset({self._steps_at(dense, point)}))
+            trainer = self.trainer_of(dense, *self._dense_start(dense), frozenset({self._steps_at(dense, point)}))
             while not trainer.taken and not trainer.finished:
                 trainer.run_epoch()
             self._keep_snapshots(dense, trainer)
@@ -182,7 +183,7 @@ class Worker:
         return unit
 
     def _dense_start(self, dense: Unit) -> tuple[nn.Module, Masks, float]:
-        model, masks, max_lr = self._prepared(dense)
+        model, masks, max_lr = self.prepared(dense)
         assert max_lr is not None
         return model, masks, max_lr
 
@@ -217,7 +218,7 @@ class Worker:
 
     # --- training and its state ---
 
-    def _trainer(
+    def trainer_of(
         self, unit: Unit, model: nn.Module, masks: Masks, max_lr: float, snapshots: frozenset[int] | None = None
     ) -> Trainer:
         if snapshots is None:
@@ -249,8 +250,8 @@ class Worker:
     def _resumed(self, unit: Unit) -> tuple[Trainer, float | None]:
         """A trainer that stands where the last partial state stood, or at the start; and the resolved peak."""
         while True:
-            model, masks, max_lr = self._prepared(unit)
-            trainer = self._trainer(unit, model, masks, max_lr or 0.0)
+            model, masks, max_lr = self.prepared(unit)
+            trainer = self.trainer_of(unit, model, masks, max_lr or 0.0)
             data = self.units.read_partial(unit.key)
             if data is None:
                 if carries(unit) and unit.parent is not None:

@@ -31,9 +31,9 @@ class _Driver:
     def __init__(self) -> None:
         self._monitor = _News()
 
-    def run(self, study: Study, url: str, retry_failed: bool) -> Outcome | SiloTuneError:
+    def run(self, study: Study, url: str, retry_failed: bool, preflight: bool) -> Outcome | SiloTuneError:
         try:
-            return drive(study, url, RayRunner(), self._monitor, retry_failed)
+            return drive(study, url, RayRunner(), self._monitor, retry_failed, preflight)
         except SiloTuneError as error:
             return error
 
@@ -76,7 +76,12 @@ class _Seen(Progress):
 
 
 def drive_from_client(
-    study: Study, out: str | None, address: str, monitor: Monitor, retry_failed: bool = False
+    study: Study,
+    out: str | None,
+    address: str,
+    monitor: Monitor,
+    retry_failed: bool = False,
+    preflight: bool = True,
 ) -> Outcome:
     """`run_study` on a cluster that is reached by `ray://HOST:PORT`; the driver runs on the cluster's head.
 
@@ -93,7 +98,7 @@ def drive_from_client(
             pass
         made: Any = ray.remote(num_cpus=0)(_Driver)
         driver = made.options(max_concurrency=2).remote()
-        outcome = driver.run.remote(study, url, retry_failed)
+        outcome = driver.run.remote(study, url, retry_failed, preflight)
         done: list[Any] = []
         seen = monitor.progress = _Seen(study, url)
         try:

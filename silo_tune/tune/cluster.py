@@ -19,13 +19,14 @@ import ray
 from ray._private import ray_constants
 from ray._private.utils import read_ray_address
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.run.monitor import Monitor, require_going
 from silo_tune.store.lease import is_running
 from silo_tune.store.storage import Storage, StorageError
+from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.parts import Cluster
 from silo_tune.study.workspace import Workspace
@@ -191,10 +192,13 @@ def is_connected() -> bool:
 
 
 def start_if_none() -> None:
-    """Start a cluster on this machine where this process is connected to none; it ends with the process."""
+    """Start a cluster on this machine where this process is connected to none; it ends with the process.
+
+    Left to itself Ray would take whatever cluster was started last on this machine, a stranger's or a dying one too.
+    """
     if not ray.is_initialized():
         with _own_signals(), _on_loopback():
-            ray.init(**QUIET)
+            ray.init(address=os.environ.get("RAY_ADDRESS") or "local", **QUIET)
 
 
 # --- what fits on it ---
@@ -374,14 +378,11 @@ def load_everywhere(study: Study, workspace: Workspace) -> tuple[Mapping[str, An
     A task does it: the driver imports neither torch nor the user's functions.
     """
 
-    def load(place: Workspace) -> tuple[Any, Any]:
-        from silo_tune.data.load import facts, open_data
-        from silo_tune.training.process import enter
+    def load(study: Study, place: Workspace) -> tuple[Any, Any]:
+        from silo_tune.training.preflight import opened
 
-        enter(place)
         try:
-            dataset = open_data(place.data)
-            return facts(dataset, place.data), dataset
+            return opened(study, place)
         except SiloTuneError as error:
             return error, None
 
@@ -391,9 +392,11 @@ def load_everywhere(study: Study, workspace: Workspace) -> tuple[Mapping[str, An
     task: Any = ray.remote(num_cpus=0, num_returns=2, max_retries=3)(load)
     if node is not None:
         task = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
-    found, dataset = task.remote(workspace)
+    found, dataset = task.remote(study, workspace)
     try:
         known = ray.get(found)
+    except RayTaskError as error:  # what it raised, not a death
+        raise RunFailed(f"the data could not be loaded on the cluster: {_last_line(error)}") from error
     except RayError as error:
         raise RunFailed(
             f"the data could not be loaded on the cluster: {reason_of(str(error))}; see that it fits into a node's "
@@ -402,3 +405,29 @@ def load_everywhere(study: Study, workspace: Workspace) -> tuple[Mapping[str, An
     if isinstance(known, SiloTuneError):
         raise known
     return known, dataset
+
+
+def look_from(study: Study, workspace: Workspace, dataset: Any, slots: int) -> Findings:
+    """A look at the study before the training, where a unit would train: see `training.preflight`.
+
+    Raises:
+        RunFailed: the process that looked died.
+    """
+
+    def look(study: Study, place: Workspace, dataset: Any, slots: int) -> Findings:
+        from silo_tune.training.preflight import preflight
+
+        return preflight(study, place, dataset, slots)
+
+    node = next((node for node in _alive() if _fit(study.cluster, node["Resources"])), None)
+    task: Any = ray.remote(num_cpus=study.cluster.cpus_per_unit, num_gpus=study.cluster.gpus_per_unit, max_retries=1)
+    here = 1 if node is None else min(slots, _fit(study.cluster, node["Resources"]))
+    try:
+        found: Findings = ray.get(task(look).remote(study, workspace, dataset, here))
+    except RayTaskError as error:
+        raise RunFailed(f"a first look at the study's network failed: {_last_line(error)}") from error
+    except RayError as error:
+        raise RunFailed(
+            f"a first look at the study's network did not end: {reason_of(str(error))}; --no-preflight trains without"
+        ) from error
+    return found

@@ -15,6 +15,7 @@ from silo_tune.errors import RunFailed
 from silo_tune.planner.planner import Planner
 from silo_tune.run.monitor import Monitor
 from silo_tune.store.lease import Lease
+from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
 from silo_tune.tune import cluster
@@ -54,6 +55,9 @@ class _RaySession:
     @property
     def slots(self) -> int:
         return self.ready.slots
+
+    def look(self, study: Study) -> Findings:
+        return cluster.look_from(study, self.ready.shared.workspace, self.ready.shared.dataset, self.slots)
 
     def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # deaths are told in our own words

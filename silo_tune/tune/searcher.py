@@ -19,9 +19,10 @@ from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.run.monitor import Monitor, require_going
 from silo_tune.run.session import open_run
 from silo_tune.store.lease import Lease
+from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
-from silo_tune.tune.cluster import ask_autoscaler, reason_of, slots
+from silo_tune.tune.cluster import ask_autoscaler, look_from, reason_of, slots
 from silo_tune.tune.ready import Ready, Wanted, stand_ready
 from silo_tune.tune.trainable import Shared, TrainUnit, with_study
 
@@ -267,6 +268,9 @@ class _Standing:
     @property
     def slots(self) -> int:
         return self.ready.slots
+
+    def look(self, study: Study) -> Findings:
+        return look_from(study, self.ready.shared.workspace, self.ready.shared.dataset, self.slots)
 
     def train(self, planner: Planner, lease: Lease, monitor: Monitor) -> None:
         raise NotImplementedError("the caller's Tuner trains")

@@ -31,7 +31,7 @@ def gradient(scoring: Scoring, images: int = 512) -> dict[str, Tensor]:
     """
     total = {name: torch.zeros_like(weight) for name, weight in scoring.weights.items()}
     count = 0
-    with in_mode(scoring.model, training=False):
+    with in_mode(scoring.model, training=False), _movable(scoring.weights):
         for batch, labels in scoring.batches(images):
             loss = F.cross_entropy(scoring.model(batch), labels, reduction="sum")
             for name, grad in gradients(loss, scoring.weights).items():
@@ -64,7 +64,12 @@ def snip(scoring: Scoring, per_class: int = 10) -> dict[str, Tensor]:
     statistics are put back; dropout draws from this prune's stream.
     """
     batch, labels = scoring.balanced(per_class)
-    with in_mode(scoring.model, training=True), _buffers_kept(scoring.model), torch.random.fork_rng(devices=[]):
+    with (
+        in_mode(scoring.model, training=True),
+        _movable(scoring.weights),
+        _buffers_kept(scoring.model),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(int(torch.randint(2**62, (), generator=scoring.generator)))
         grads = gradients(F.cross_entropy(scoring.model(batch), labels), scoring.weights)
     sensitivity = {name: (weight.detach() * grads[name]).abs() for name, weight in scoring.weights.items()}
@@ -91,7 +96,8 @@ def synflow(scoring: Scoring) -> dict[str, Tensor]:
     ones = torch.ones(1, channels, height, width, dtype=torch.float64, device=next(linear.parameters()).device)
     parameters = dict(linear.named_parameters())
     weights = {name: parameters[name] for name in scoring.weights}
-    grads = gradients(linear(ones).sum(), weights)
+    with _movable(weights):
+        grads = gradients(linear(ones).sum(), weights)
     return {name: (weight.detach() * grads[name]).abs() for name, weight in weights.items()}
 
 
@@ -119,6 +125,19 @@ def gradients(value: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]
     """Gradient of a number by each weight; zero for one that it does not depend on."""
     found = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
     return {name: grad.detach() for name, grad in zip(weights, found, strict=True)}
+
+
+@contextmanager
+def _movable(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """A frozen weight has a score as any other: it too is pruned."""
+    frozen = [weight for weight in weights.values() if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""What a look at a study finds before anything is trained: problems by key, and sentences. Plain Python."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from silo_tune.errors import SiloTuneError, StudyError
+from silo_tune.study.model import Study
+
+
+@dataclass
+class Findings:
+    """What a look at a study found.
+
+    Attributes:
+        problems: (key, message) of what would end the run, or make its numbers wrong.
+        lines: what to tell of a study that can run, in one sentence each.
+    """
+
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def about(self, key: str) -> Iterator[None]:
+        """A check: whatever it raises is a problem of that key, and the next check goes on."""
+        try:
+            yield
+        except StudyError as error:
+            self.problems += error.problems
+        except SiloTuneError as error:
+            self.problems.append(split_key(str(error), key))
+        except Exception as error:  # a user's function may raise anything
+            self.problems.append((key, _raised(error)))
+
+
+def split_key(message: str, key: str) -> tuple[str, str]:
+    """The key that a message begins with, and the rest of it; `key` where it names none."""
+    head, colon, rest = message.partition(": ")
+    named = colon and head.split(".")[0].split(",")[0] in Study.model_fields
+    return (head, rest) if named else (key, message)
+
+
+def _raised(error: Exception) -> str:
+    """An exception in one line, with the last place in a file that is neither ours nor of a package."""
+    words = " ".join(str(error).split())[:500]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    theirs = [f for f in frames if f"{os.sep}silo_tune{os.sep}" not in f.filename]
+    place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+    return f"{type(error).__name__}: {words}{place}"

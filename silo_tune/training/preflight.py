@@ -1,0 +1,276 @@
+"""All that can be found out before anything is trained: functions, data, one step, one prune, memory and disk.
+
+Every check goes on where another failed, so that a user hears of everything at once. Nothing is written into a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from silo_tune.data.cache import cache_root
+from silo_tune.data.load import facts, open_data
+from silo_tune.data.sets import DataSet, StreamedSet, split_rows
+from silo_tune.errors import BadInput, StudyError
+from silo_tune.formats import percent, plural, size
+from silo_tune.machine import VERSION
+from silo_tune.models.build import init_seed
+from silo_tune.models.checkpoint import pack, unpack
+from silo_tune.planner.unit import Unit, canonical_json, make_unit
+from silo_tune.pruning.in_effect import used_zeros
+from silo_tune.pruning.masks import Masks
+from silo_tune.pruning.prune_step import few_images
+from silo_tune.study import registry
+from silo_tune.study.arms import Arm, OracleArm
+from silo_tune.study.findings import Findings
+from silo_tune.study.model import Study
+from silo_tune.study.workspace import Workspace
+from silo_tune.training.process import enter
+from silo_tune.training.trainer import Trainer, evaluate
+from silo_tune.training.worker import Worker
+
+# More of a network than this is prunable, or a line says which layers are not.
+ALMOST_ALL = 0.9
+
+
+def opened(study: Study, workspace: Workspace) -> tuple[dict[str, Any], DataSet | StreamedSet]:
+    """The study's data and what is recorded of it.
+
+    Raises:
+        StudyError: the data is not there, or not in the shape that its name promises; with all else that can be found
+            out without it.
+    """
+    enter(workspace)
+    found = Findings()
+    with found.about("data"):
+        dataset = open_data(study.data)
+        return facts(dataset, study.data), dataset
+    _functions(study, found)
+    _checkpoint(study, found)
+    raise StudyError("", found.problems)
+
+
+def preflight(study: Study, workspace: Workspace, dataset: DataSet | StreamedSet, slots: int) -> Findings:
+    """A look at a study whose data is there.
+
+    Args:
+        study: the study.
+        workspace: of its run; nothing is written there.
+        dataset: its data.
+        slots: units that would train at once on this machine.
+
+    Returns:
+        Problems and lines. Of a study that was looked at before, on this machine and with the same functions, data and
+        versions, the lines are read from the cache.
+    """
+    place = Path(cache_root()) / "preflight" / f"{_identity(study, dataset)}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(place.read_text(encoding="utf-8"))
+        return _with_room(Findings(lines=list(known["lines"])), Needs(**known["needs"]), study, workspace, slots)
+    found, needs = Findings(), Needs()
+    _functions(study, found)
+    _checkpoint(study, found)
+    with found.about("data"):
+        for seed in study.replicates.seeds:
+            split_rows(dataset, study.data, seed)
+    if not found.problems:
+        with found.about("model"), torch.random.fork_rng(devices=[]):
+            needs = _Network(study, workspace, dataset, found).look()
+    if not found.problems:
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps({"lines": found.lines, "needs": vars(needs)}), encoding="utf-8")
+    return _with_room(found, needs, study, workspace, slots)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a unit takes: memory of its process, and weights on disk."""
+
+    memory: int = 0
+    state: int = 0
+
+
+def _with_room(found: Findings, needs: Needs, study: Study, workspace: Workspace, slots: int) -> Findings:
+    """What the machine has now against what the units need, which is looked at every time."""
+    if found.problems:
+        return found
+    need, have = slots * needs.memory, _available()
+    found.lines.append(f"memory: {size(needs.memory)} for one trial's process, {size(need)} for {slots} at once")
+    if have is not None and need > have:
+        told = f"{plural(slots, 'trial')} at once: about {size(need)} of memory, and {size(have)} are free"
+        found.problems.append(("cluster", f"{told}; set max_concurrent, or memory_per_unit_gb"))
+    most, place = needs.state * _states(study), Path(workspace.run)
+    while "://" not in workspace.run and not place.exists():
+        place = place.parent
+    free = math.inf if "://" in workspace.run else shutil.disk_usage(place).free
+    if most > free:
+        told = f"weights that are kept at once: up to {size(most)} ({size(needs.state)} each), and {str(place)!r} has"
+        found.problems.append(("cluster.keep", f"{told} {size(free)} free; make room, or choose another --out"))
+    return found
+
+
+def _states(study: Study) -> int:
+    """Weights that stand at once: one for each chain, and the candidates of its open cycle."""
+    cycles = study.cycles if study.cluster.keep == "all" else 1
+    widest = max((_candidates(arm) for arm in study.arms.values()), default=1)
+    return len(study.replicates.seeds) * len(study.arms) * (cycles + widest)
+
+
+def _identity(study: Study, dataset: DataSet | StreamedSet) -> str:
+    """Everything that the outcome of a look depends on, but the machine."""
+    table = study.model_dump(mode="json")
+    table.pop("name")
+    checkpoint = study.dense.checkpoint
+    stamp = os.stat(checkpoint).st_mtime_ns if checkpoint and os.path.exists(checkpoint) else None
+    known = [table, dataset.content(), registry.sources(study.functions), stamp, VERSION, torch.__version__]
+    return hashlib.sha256(canonical_json(known).encode()).hexdigest()
+
+
+def _functions(study: Study, found: Findings) -> None:
+    for key, function in study.functions.items():
+        with found.about(key):
+            registry.resolve(function)
+
+
+def _checkpoint(study: Study, found: Findings) -> None:
+    path = study.dense.checkpoint
+    if path not in (None, "timm") and not os.path.isfile(os.path.expanduser(path)):
+        found.problems.append(("dense.checkpoint", f"no file {path!r}"))
+
+
+class _Network:
+    """One step, one evaluation, one state and one prune of the study's network at its real shapes."""
+
+    def __init__(self, study: Study, workspace: Workspace, dataset: DataSet | StreamedSet, found: Findings) -> None:
+        self.study, self.found = study, found
+        self.worker = Worker(workspace, dataset)
+        self.dataset = dataset
+
+    def unit(self, cycle: int) -> Unit:
+        study = self.study
+        settings = next((s for arm in study.arms.values() if not (s := study.settings(arm)).pipeline), None)
+        settings = settings or study.settings(next(iter(study.arms.values())))
+        checkpoint = "looked at" if study.dense.checkpoint is not None and cycle == 0 else None
+        rate = study.dense.max_lr or 0.01
+        parent = None if cycle == 0 else "0" * 64
+        peak = None if checkpoint else {"value": rate}
+        return make_unit(
+            study,
+            settings,
+            parent=parent,
+            cycle=cycle,
+            seed=study.replicates.seeds[0],
+            peak=peak,
+            checkpoint=checkpoint,
+        )
+
+    def look(self) -> Needs:
+        dense = self.unit(0)
+        model, masks, max_lr = self._start(dense)
+        self._sizes(model, masks)
+        with self.found.about("model"):
+            trainer = self.worker.trainer_of(dense, model, masks, max_lr, frozenset())
+            self._step(trainer)
+            self._state(dense, trainer)
+        memory, data = _resident(), pack({"weights": model.state_dict(), "mask": masks})
+        if self.study.cycles > 1 and not self.found.problems:
+            with self.found.about("prune"):
+                self._prune(unpack(data)[0], model)
+        return Needs(memory, len(data))
+
+    def _sizes(self, model: nn.Module, masks: Masks) -> None:
+        total = sum(parameter.numel() for parameter in model.parameters())
+        prunable = sum(mask.numel() for mask in masks.values())
+        line = f"network: {total:,} weights, {prunable:,} prunable ({percent(prunable / total)} %)"
+        others = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if name not in masks and parameter.ndim > 1
+        ]
+        if others and prunable < ALMOST_ALL * total:
+            largest = sorted(others, key=lambda item: -item[1].numel())[:3]
+            shown = ", ".join(f"{name} ({parameter.numel():,})" for name, parameter in largest)
+            line += f"; never pruned: {shown}{', …' if len(others) > 3 else ''}"
+        self.found.lines.append(line)
+        unused = sorted(set(masks) - set(used_zeros(model, _named(model, masks), few_images(self._feed()))))
+        if unused:
+            self.found.lines.append(
+                f"network: its forward pass does not use {', '.join(unused[:5])}{', …' if len(unused) > 5 else ''}, "
+                f"which count among the prunable weights; leave them out with prune.skip"
+            )
+
+    def _feed(self) -> Any:
+        return self.worker.feed(self.unit(0))
+
+    def _step(self, trainer: Trainer) -> None:
+        """One batch forward and backward, and one evaluated."""
+        loss = trainer.one_step()
+        if not math.isfinite(loss):
+            raise BadInput(f"model: the loss of its first batch is {loss}; it must give a finite number for each class")
+        feed = trainer.feed
+        evaluate(trainer.model, feed, replace(feed.val, rows=feed.val.rows[: trainer.unit.batch]))
+
+    def _state(self, unit: Unit, trainer: Trainer) -> None:
+        """Does a preempted unit find its state again?"""
+        groups, meta = unpack(pack(*trainer.state()))
+        again = self.worker.trainer_of(unit, *self._start(unit), frozenset())
+        again.restore(groups, {**meta, "epoch": "1", "step": str(trainer.steps_per_epoch)})
+
+    def _start(self, unit: Unit) -> tuple[nn.Module, Masks, float]:
+        model, masks, max_lr = self.worker.prepared(unit)
+        return model, masks, max_lr or 0.0
+
+    def _prune(self, parent: Mapping[str, Mapping[str, Tensor]], model: nn.Module) -> None:
+        """The first prune, and the last one from there, as the study's criterion does them."""
+        feed, needed = self._feed(), {}
+        if "previous" in self.study.prune.criterion.needs:
+            needed["previous"] = {name: p.detach() * 1.01 for name, p in model.named_parameters()}
+        unit = self.unit(1)
+        assert unit.prune is not None
+        for target in dict.fromkeys((self.study.remaining[1], self.study.remaining[-1])):
+            fresh = self.worker.fresh(unit, init_seed(unit.seed))
+            masks, _ = self.worker.pruner.prune(
+                replace(unit, prune=replace(unit.prune, target=target)), fresh, {**parent, **needed}, feed
+            )
+            parent = {"weights": fresh.state_dict(), "mask": masks}
+
+
+def _candidates(arm: Arm) -> int:
+    """Rates of an open cycle, but for tested values."""
+    if not isinstance(arm, OracleArm):
+        return 1
+    return arm.grid.points if arm.grid is not None else arm.guided.trials if arm.guided is not None else 1
+
+
+def _named(model: nn.Module, masks: Masks) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name] for name in masks}
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds for itself; 0 where the system does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split())
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _available() -> int | None:
+    """Bytes of memory that are free on this machine; None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,210 @@
+"""All that can be found before the training is found there, at once, with its line; and nothing of it is paid twice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from silo_tune.api import run_study
+from silo_tune.errors import StudyError
+from silo_tune.models.checkpoint import unpack
+from silo_tune.run.session import look_here
+from silo_tune.study.key_lines import key_lines, line_of
+from silo_tune.study.study_file import parse_study
+from silo_tune.training import preflight
+from silo_tune.training.worker import drain
+from tests.conftest import small_study, small_table
+from tests.test_cli import in_process
+from tests.test_cycle import Bench, stable
+from tests.test_run import Notes, local
+
+TEN_MISTAKES = """\
+name = "mine"
+cycles = 3
+data = { name = "folder", path = "/no/such" }
+dense = { epoch = 2, max_lr = 0.1, checkpoint = "/none.safetensors" }
+retrain = { epochs = 2 }
+
+[model]
+function = "tests.users:nothere"
+version = "1"
+
+[replicates]
+seeds = [0, 0]
+
+[prune]
+criterion = "magnitud"
+
+[arms.silo]
+mode = "schedule"
+schedule = { name = "silo", eps = -0.1, delta = 0.2 }
+
+[arms.oracle]
+mode = "oracle"
+grid = { low = 1.0, high = 0.1, points = 5 }
+tests = ["sillo"]
+
+[arms.mine]
+mode = "schedule"
+schedule = { function = "nofile:f", version = "1" }
+"""
+TOLD = {
+    "data.path": (3, "no data directory '/no/such'"),
+    "dense.epoch": (4, "(did you mean 'epochs'?)"),
+    "dense.checkpoint": (4, "no file '/none.safetensors'"),
+    "model.function": (8, "tests.users has no function 'nothere'"),
+    "replicates.seeds": (12, "each once"),
+    "prune.criterion": (15, "(did you mean 'magnitude'?)"),
+    "arms.silo.schedule": (19, "eps must be above 0"),
+    "arms.oracle.grid": (23, "low 1.0 must be below high 0.1"),
+    "arms.oracle.tests": (24, "(did you mean 'silo'?)"),
+    "arms.mine.schedule.function": (28, "cannot import 'nofile:f'"),
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_ten_mistakes_of_ten_kinds_are_told_at_once_each_with_its_line(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(TEN_MISTAKES)
+    done = in_process(command, str(file), "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    lines = done.stderr.removeprefix("silo-tune: ").splitlines()
+    assert [line.removeprefix(f"{file}:").split(": ")[:2] for line in lines] == [
+        [str(number), key] for key, (number, _) in TOLD.items()
+    ]
+    assert all(words in line for line, (_, words) in zip(lines, TOLD.values(), strict=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_key_that_the_command_line_wrote_has_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text(tomli_w.dumps(small_table()))
+    done = in_process("plan", str(file), "--set", "dense.epochs=0")
+    assert done.stderr.startswith(f"silo-tune: {file}: dense.epochs: ")
+
+
+def test_the_line_of_a_key_is_its_own_or_that_of_the_table_around_it() -> None:
+    lines = key_lines('a = 1\n[b]\n"c.d" = { e = 2 }\n[b.f]\n  g.h = 3\n[[i]]\nj = """\n[k]\n"""\n')
+    assert (lines["a"], lines["b"], lines["b.f.g.h"], lines["i.j"]) == (1, 2, 5, 7)
+    assert [line_of(lines, key) for key in ("b.f.g.h", "b.f.x", "b.y.z", "nowhere")] == [5, 4, 2, None]
+
+
+def table(**model: Any) -> dict[str, Any]:
+    return {**small_table(), "model": {"version": "1", **model}}
+
+
+WRONG = {
+    "pair": r"model: gives a tuple for a batch of 32 images; it must give a tensor \(32, 10\)",
+    "lazy": r"model: 1\.weight, 1\.bias has no shape yet \(LazyLinear .* call the network once",
+    "normed": r"model: 1\.weight: computed from what is stored",
+    "broken": r"model: KeyError: 'no such layer' \(.*users\.py, line \d+\)",
+    "nothere": r"model\.function: tests\.users has no function 'nothere'",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_network_that_cannot_work_is_told_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+    made = parse_study(table(function=f"tests.users:{name}"))
+    with pytest.raises(StudyError, match=WRONG[name]):
+        local(made, tmp_path / "run")
+    assert not (tmp_path / "run" / "units").exists()
+    assert not (tmp_path / "run" / "study.toml").exists()
+
+
+def test_what_is_wrong_with_the_network_the_criterion_and_the_tolerance_is_told_together(tmp_path: Path) -> None:
+    made = small_study(
+        prune={"criterion": {"function": "tests.users:flat_scores", "version": "1"}}, report={"tolerance": 0.001}
+    )
+    with pytest.raises(StudyError) as caught:
+        local(made, tmp_path / "run")
+    assert [key for key, _ in caught.value.problems] == ["report.tolerance", "prune.criterion"]
+
+
+def test_prunable_weights_are_told_with_their_whole() -> None:
+    lines = look_here(parse_study(table(function="tests.users:recurrent")), "none")
+    assert re.search(r"network: [\d,]+ weights, 320 prunable \(\d\.\d %\); never pruned: rows\.weight_hh_l0", lines[1])
+
+
+def test_a_mixed_network_trains_resumes_and_is_scored_by_every_criterion(tmp_path: Path) -> None:
+    """Frozen, unused, whole-number and tied parameters."""
+    made = parse_study(table(function="tests.users:mixed"))
+    assert "does not use spare.weight" in look_here(made, "none")[2]
+    straight, bench = (Bench(tmp_path / name, made) for name in "ab")
+    unit = bench.unit(0, None)
+    expected = straight.train(unit)
+    progress = bench.worker.run(unit)
+    assert next(progress).epoch == 1
+    progress.close()
+    again = bench.fresh().run(unit)
+    assert next(again).epoch == 2  # from its partial state
+    assert stable(drain(again)) == stable(expected)
+    frozen = unpack(straight.worker.units.read_state(expected) or b"")[0]["weights"]["backbone.weight"]
+    assert frozen.equal(bench.worker.prepared(unit)[0].state_dict()["backbone.weight"])
+    for criterion in ("magnitude", "gradient", "snip", "synflow", "lamp"):
+        outcome = local(
+            parse_study({**table(function="tests.users:mixed"), "prune": {"criterion": criterion}}),
+            tmp_path / criterion,
+        )
+        assert (outcome.frame.status != "failed").all()
+
+
+def test_a_look_is_paid_once_and_again_when_a_function_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "theirs.py"
+    code = "from tests.users import model\ndef net(shape, classes):\n    return model(shape, classes)\n"
+    file.write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = parse_study(table(function="theirs:net"))
+    looks: list[bool] = []
+    sizes = preflight._Network._sizes
+
+    def counted(*what: Any) -> None:
+        looks.append(True)
+        sizes(*what)
+
+    monkeypatch.setattr(preflight._Network, "_sizes", counted)
+    first = look_here(made, str(tmp_path / "run"))
+    assert look_here(made, str(tmp_path / "run")) == first
+    assert len(looks) == 1
+    file.write_text(code + "# changed\n")
+    look_here(made, str(tmp_path / "run"))
+    assert len(looks) == 2
+
+
+def test_a_function_that_changed_under_its_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "once.py"
+    code = "def rate(cycle, pruned):\n    return 0.1\n"
+    file.write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arm = {"mode": "schedule", "schedule": {"function": "once:rate", "version": "1"}}
+    grown = [small_study(cycles=cycles, arms={"mine": arm}) for cycles in (2, 3)]
+    local(grown[0], tmp_path / "run")
+    file.write_text(code + "# changed\n")
+    notes = Notes()
+    local(grown[1], tmp_path / "run", notes)
+    assert any(
+        note.startswith("arms.mine.schedule.function: the file of this function changed") for note in notes.notes
+    )
+
+
+def test_too_little_memory_or_disk_is_told_with_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_available", lambda: 0)
+    monkeypatch.setattr(preflight, "_resident", lambda: 3 * 2**30)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 1000}))
+    with pytest.raises(StudyError) as caught:
+        look_here(small_study(dense={"epochs": 5}), str(tmp_path / "run"))
+    told = dict(caught.value.problems)
+    assert told["cluster"].startswith("1 trial at once: about 3.0 GB of memory, and 0 MB are free")
+    assert re.match(
+        r"weights that are kept at once: up to \d+ MB \(\d+ MB each\), and .* has 0 MB free", told["cluster.keep"]
+    )
+
+
+def test_without_a_look_a_run_trains(tmp_path: Path) -> None:
+    made = parse_study(table(function="tests.users:fragile", marker="always"))
+    with pytest.raises(StudyError, match="this network never trains"):
+        run_study(made, str(tmp_path / "run"), local=True)
+    assert run_study(made, str(tmp_path / "run"), local=True, preflight=False).counts.failed == 1
