@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BadInput": "errors",
-    "ChainSearch": "tune",  # its package sets what Ray reads when it is imported
+    "ChainSearch": "tune.searcher",
     "DataSet": "data.sets",
     "LocalRunner": "run.local",
     "Monitor": "run.monitor",
     "Outcome": "run.session",
-    "PruneRetrain": "tune",
-    "RayRunner": "tune",
+    "PruneRetrain": "tune.trainable",
+    "RayRunner": "tune.runner",
     "RunFailed": "errors",
     "Scoring": "pruning.criteria.scoring",
     "Silo": "schedules.peaks",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
 # Commands register themselves where they are imported; `--help` keeps this order.
 from silo_tune.cli import report_commands, show_command, shrink_command, training_commands  # noqa: F401
 from silo_tune.cli.app import app
+from silo_tune.cli.degrade import degrade
 from silo_tune.cli.stopping import LAST_WORDS, Stopped, listen, stops
 from silo_tune.errors import SiloTuneError
 
@@ -17,6 +19,9 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Entry point: errors become one message on stderr and an exit code."""
     listen()
+    for stream in (sys.stdout, sys.stderr):
+        degrade(stream)
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's is not here, and nothing is shown on a screen
     debug = "--debug" in sys.argv
     try:
         app()

@@ -6,12 +6,30 @@ from typing import Annotated
 
 import typer
 
+from silo_tune.machine import VERSION
+
 app = typer.Typer(
     help="Find, check and apply learning rates for iterative pruning.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"silo-tune {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Find, check and apply learning rates for iterative pruning."""
+
 
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")]
 GridOracle = Annotated[

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ Arrays = dict[str, NDArray[Any]]
 
 def cache_root() -> str:
     """The folder that SILO_TUNE_CACHE names, or the user's own."""
-    default = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "silo-tune")
-    return os.environ.get("SILO_TUNE_CACHE", default)
+    if named := os.environ.get("SILO_TUNE_CACHE") or os.environ.get("XDG_CACHE_HOME"):
+        return named if "SILO_TUNE_CACHE" in os.environ else os.path.join(named, "silo-tune")
+    home = os.path.expanduser("~")
+    # A user without a home (a container's, say) is left as "~".
+    return os.path.join(tempfile.gettempdir() if home == "~" else os.path.join(home, ".cache"), "silo-tune")
 
 
 def cached(files: Iterable[Path], options: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:

@@ -101,6 +101,10 @@ def _opened(name: str, data: bytes) -> Iterator[Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             yield image
+    except Image.DecompressionBombError as error:
+        raise BadInput(
+            f"data: {name!r} is too large to be decoded safely ({error}); make it smaller, or leave it out"
+        ) from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow calls some broken files a syntax error
         raise BadInput(f"data: {name!r} is not a readable image: {error}") from error
 

@@ -116,6 +116,11 @@ def _labels(file: Path, image: str, label: str) -> Labels:
     found = pq.read_table(file, columns=[label]).column(label)
     if found.null_count:
         raise BadInput(f"{file.name}: {found.null_count} of its {len(found)} labels ({label!r}) are missing")
+    if not types.is_integer(found.type):
+        raise BadInput(
+            f"{file.name}: labels ({label!r}) are {found.type}; they are the numbers of classes, 0, 1, 2 …: name "
+            f"another column with data.label_key, or number the classes"
+        )
     return np.asarray(found.to_pylist(), dtype=np.int64)
 
 

@@ -122,7 +122,14 @@ class ParquetSource:
 
         for path in self.paths:
             for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=[self.image_key]):
-                yield from (item["bytes"] for item in batch.column(0).to_pylist())
+                for item in batch.column(0).to_pylist():
+                    if item is None or item["bytes"] is None:
+                        where = "" if item is None else f" (its path is {item.get('path')!r})"
+                        raise BadInput(
+                            f"{os.path.basename(path)}: an image has no bytes{where}; write the files with their "
+                            f"images inside, as `datasets` does after Dataset.cast_column(…, Image()) and embedding"
+                        )
+                    yield item["bytes"]
 
     def opened(self) -> Callable[[int], bytes]:
         require_seen(self.root)

@@ -56,17 +56,53 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def load_pretrained(model: nn.Module, path: str) -> None:
-    """Load a safetensors file of plain weights into a model.
+    """Load the weights of a file into a model: safetensors, or a state dict of torch.save, which is read without code.
+
+    What is tied in the model may be there once. Of a state dict the usual wrappings ("state_dict", "model", "module.")
+    are taken off.
 
     Raises:
-        BadInput: no such file, not safetensors, or weights that do not fit the model; they are named.
+        BadInput: no such file, one that cannot be read so, or weights that do not fit the model; they are named.
     """
-    file = Path(path).expanduser()
+    file = Path(path)
     if not file.is_file():
         raise BadInput(f"dense.checkpoint: no file {path!r}")
+    weights = _read_weights(file)
+    own = model.state_dict()
+    tied: dict[int, list[str]] = {}
+    for name, tensor in own.items():
+        tied.setdefault(tensor.data_ptr(), []).append(name)
+    for names in tied.values():
+        known = next((name for name in names if name in weights), None)
+        if known is not None and len(names) > 1:
+            weights |= dict.fromkeys(names, weights[known])
     try:
-        model.load_state_dict(safetensors.torch.load_file(file), strict=True)
-    except (SafetensorError, ValueError) as error:
-        raise BadInput(f"dense.checkpoint: {path!r} is not a safetensors file: {error}") from error
+        model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise BadInput(f"dense.checkpoint: {path!r} does not fit the model: {error}") from error
+
+
+def _read_weights(file: Path) -> Tensors:
+    if file.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle and zip raise many kinds
+            raise BadInput(
+                f"dense.checkpoint: {str(file)!r} holds more than tensors, or is damaged ({type(error).__name__}); "
+                f"save its state dict alone: torch.save(model.state_dict(), file)"
+            ) from error
+        for wrapping in ("state_dict", "model_state_dict", "model"):
+            if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
+                found = found[wrapping]
+        if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+            raise BadInput(f"dense.checkpoint: {str(file)!r} holds no state dict, a name and a tensor for each weight")
+        if found and all(name.startswith("module.") for name in found):
+            found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+        return dict(found)
+    try:
+        return dict(safetensors.torch.load_file(file))
+    except (SafetensorError, ValueError) as error:
+        raise BadInput(
+            f"dense.checkpoint: {str(file)!r} is not a safetensors file ({error}); those of torch.save end in .pt, "
+            f".pth, .bin or .ckpt"
+        ) from error

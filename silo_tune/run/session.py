@@ -25,6 +25,7 @@ from silo_tune.run.status import recorded
 from silo_tune.store.lease import Lease
 from silo_tune.store.run_folder import Run
 from silo_tune.study import registry
+from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
@@ -254,6 +255,6 @@ def checkpoint_hash(study: Study) -> str | None:
     if path == "timm":
         return f"{study.model.name} pretrained"
     try:
-        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+        return hashlib.sha256(Path(expand(path)).read_bytes()).hexdigest()
     except OSError as error:
         raise BadInput(f"dense.checkpoint: cannot read {path!r}: {error.strerror}") from None

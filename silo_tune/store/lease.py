@@ -28,7 +28,8 @@ def _process_start(pid: int) -> str | None:
     """When a process of this machine started, as the kernel counts; None when it is gone. Tells a reused pid apart."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rsplit(")", 1)[1].split()[19]
+            state, *fields = file.read().rsplit(")", 1)[1].split()
+            return None if state == "Z" else fields[18]  # a zombie is dead, and waits for a parent that may never look
     except OSError:
         pass
     try:

@@ -179,6 +179,16 @@ class Data(Frozen):
         return None if self.path is None else expand(self.path)
 
 
+def absolute(path: str) -> str:
+    """`expand`, and a path that is there as an absolute one: a worker may stand in another folder.
+
+    Raises:
+        BadInput: as `expand`.
+    """
+    filled = expand(path)
+    return os.path.abspath(filled) if "://" not in filled and os.path.exists(filled) else filled
+
+
 def expand(path: str) -> str:
     """Fill in `${VAR}`, `${VAR:-default}` and a leading `~`. Raises BadInput for a variable that is not set."""
 

@@ -71,10 +71,22 @@ def load_study(
             table = smoke_table(table)
         for change in sets:  # last: what is asked for by name wins over --smoke
             _apply_set(table, change)
-        return parse_study(table, str(file))
+        return parse_study(_from_folder(table, file.parent), str(file))
     except StudyError as error:
         more = _missing_outside(table) if outside else ()
         raise located(file, [*error.problems, *more], sets) from None
+
+
+def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The table with its paths as they are reached from here: they are meant from the study's folder first."""
+    found = dict(table)
+    for section, key in (("data", "path"), ("dense", "checkpoint")):
+        part = table.get(section)
+        if not isinstance(part, Mapping) or not isinstance(path := part.get(key), str):
+            continue
+        if not path.startswith(("~", "$")) and (folder / path).exists():
+            found[section] = {**part, key: str(folder / path)}
+    return found
 
 
 def located(file: str | os.PathLike[str], problems: Sequence[tuple[str, str]], sets: Sequence[str] = ()) -> StudyError:
@@ -107,7 +119,7 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         except BadInput as error:
             yield "data.path", str(error).removeprefix("data.path: ")
     checkpoint = dense.get("checkpoint") if isinstance(dense, Mapping) else None
-    if isinstance(checkpoint, str) and checkpoint != "timm" and not os.path.isfile(os.path.expanduser(checkpoint)):
+    if isinstance(checkpoint, str) and checkpoint != "timm" and not os.path.isfile(expand(checkpoint)):
         yield "dense.checkpoint", f"no file {checkpoint!r}"
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from silo_tune.study.data import Data
+from silo_tune.study.data import Data, absolute
 from silo_tune.study.model import Study
 
 
@@ -51,7 +51,7 @@ class Workspace:
         cluster = study.cluster
         return cls(
             run=run_url if "://" in run_url else os.path.abspath(run_url),
-            data=study.data,
+            data=study.data.model_copy(update={"path": study.data.path and absolute(study.data.path)}),
             threads=cluster.cpus_per_unit,
             device=cluster.device,
             partial_seconds=cluster.partial_seconds,
@@ -62,6 +62,6 @@ class Workspace:
             norm_scales=study.prune.norm_scales,
             needs=study.prune.criterion.needs,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
-            checkpoint=study.dense.checkpoint,
+            checkpoint=study.dense.checkpoint and absolute(study.dense.checkpoint),
             sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),
         )

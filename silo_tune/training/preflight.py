@@ -33,6 +33,7 @@ from silo_tune.pruning.masks import Masks
 from silo_tune.pruning.prune_step import few_images
 from silo_tune.study import registry
 from silo_tune.study.arms import Arm, OracleArm
+from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
@@ -54,7 +55,7 @@ def opened(study: Study, workspace: Workspace) -> tuple[dict[str, Any], DataSet 
     enter(workspace)
     found = Findings()
     with found.about("data"):
-        dataset = open_data(study.data)
+        dataset = open_data(workspace.data)
         return facts(dataset, study.data), dataset
     _functions(study, found)
     _checkpoint(study, found)
@@ -133,7 +134,7 @@ def _identity(study: Study, dataset: DataSet | StreamedSet) -> str:
     table = study.model_dump(mode="json")
     table.pop("name")
     checkpoint = study.dense.checkpoint
-    stamp = os.stat(checkpoint).st_mtime_ns if checkpoint and os.path.exists(checkpoint) else None
+    stamp = os.stat(expand(checkpoint)).st_mtime_ns if checkpoint and os.path.exists(expand(checkpoint)) else None
     known = [table, dataset.content(), registry.sources(study.functions), stamp, VERSION, torch.__version__]
     return hashlib.sha256(canonical_json(known).encode()).hexdigest()
 
@@ -146,7 +147,7 @@ def _functions(study: Study, found: Findings) -> None:
 
 def _checkpoint(study: Study, found: Findings) -> None:
     path = study.dense.checkpoint
-    if path not in (None, "timm") and not os.path.isfile(os.path.expanduser(path)):
+    if path not in (None, "timm") and not os.path.isfile(expand(path)):
         found.problems.append(("dense.checkpoint", f"no file {path!r}"))
 
 

@@ -6,15 +6,6 @@ part of the project imports Ray.
 
 from __future__ import annotations
 
-import os
-
-# Read by Ray when it is imported.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-
 from silo_tune.tune.client import drive_from_client
 from silo_tune.tune.runner import RayRunner
 from silo_tune.tune.searcher import ChainSearch

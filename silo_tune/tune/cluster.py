@@ -37,6 +37,8 @@ LOOK_SECONDS = 60.0
 # An autoscaler may need minutes to bring the first node.
 PATIENCE_SECONDS = 900.0
 SCRATCH = "silo-ray-"
+# Characters of the folder that scratch folders are in: what Ray adds makes 91 of the 107 of a socket's path.
+SHORT = 16
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
 
 
@@ -157,13 +159,30 @@ def _own_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[str]:
     """A folder for Ray's sockets and logs. It never cleans up; the folders of drivers that were killed go here."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+    place = _short_folder()
+    for folder in Path(place).glob(f"{SCRATCH}*-*"):
         pid = folder.name.removeprefix(SCRATCH).split("-")[0]
         if pid.isdigit() and not is_running(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
-    prefix = f"{SCRATCH}{os.getpid()}-"  # short: the path of a socket has at most 107 characters
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as scratch:
+    prefix = f"{SCRATCH}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as scratch:
         yield scratch
+
+
+def _short_folder() -> str:
+    """Where scratch folders go: TMPDIR, unless Ray's sockets below it would have longer paths than sockets can have.
+
+    Raises:
+        RunFailed: no short folder can be written to.
+    """
+    usual = tempfile.gettempdir()
+    for place in (usual, "/tmp", "/var/tmp", "/dev/shm"):
+        if len(os.path.realpath(place)) <= SHORT and os.access(place, os.W_OK | os.X_OK):
+            return place
+    raise RunFailed(
+        f"Ray needs a folder for its sockets whose path has at most {SHORT} characters, and TMPDIR is {usual!r}; set "
+        f"TMPDIR to a short folder that can be written to, or train without Ray by --local"
+    )
 
 
 def _probe(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,28 @@ from silo_tune.tune.searcher import ChainSearch
 
 # Tune keeps every trial it ever had, some 30 KB each; so many, and the next Tuner takes over.
 TRIALS_PER_TUNER = 2000
+
+
+# Read by Ray while a Tuner runs. They are for ours alone: another Tuner of this process keeps its logs.
+_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@contextlib.contextmanager
+def _own_settings() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _SETTINGS}
+    os.environ.update({name: value for name, value in _SETTINGS.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name in _SETTINGS:
+            if before[name] is None:
+                os.environ.pop(name, None)
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,8 @@ class _RaySession:
                 search.trainable(), tune_config=search.tune_config(), run_config=search.run_config(self.ready.scratch)
             )
             try:
-                tuner.fit()
+                with _own_settings():
+                    tuner.fit()
             except RuntimeError as error:  # Tune knows not all deaths, and ends at that of a worker out of memory
                 if not isinstance(error.__cause__, RayError):
                     raise

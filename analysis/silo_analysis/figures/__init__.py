@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -30,7 +29,7 @@ from silo_analysis.figures.draw_oracles import oracles_figure
 from silo_analysis.figures.draw_response import response_figure
 from silo_analysis.figures.draw_search import search_figures
 from silo_analysis.figures.figure_data import figure_data
-from silo_analysis.figures.palette import STYLE
+from silo_analysis.figures.palette import our_style
 
 __all__ = ["draw_figures", "save_figures"]
 
@@ -39,7 +38,7 @@ def save_figures(frame: pd.DataFrame, summary: Summary, fit: Comparison | None =
     """Every figure that the run can show: name → {"svg": …, "pdf": …, "png": …, "csv": …}, the last its numbers."""
     groups = oracle.oracle_cycles(frame, summary.study)
     data = figure_data(groups, summary, fit)
-    with matplotlib.rc_context(STYLE):
+    with our_style():
         return {
             name: save_figure(figure, name) | ({"csv": csv_bytes(data[name])} if name in data else {})
             for name, figure in draw_figures(groups, summary, fit).items()
@@ -56,7 +55,7 @@ def draw_figures(
         summary: of the same run.
         fit: curves fitted to its responses.
     """
-    with matplotlib.rc_context(STYLE):
+    with our_style():
         drawn = {
             "max-lr": max_lr_figure(summary),
             "oracles": oracles_figure(summary),

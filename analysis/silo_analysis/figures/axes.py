@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from silo_analysis.estimates.response import rate_ticks
 from silo_analysis.estimates.summary import Summary
+from silo_analysis.figures.palette import our_style
 
 WIDTH = 7.6  # inches: the width of the report's column
 DPI = 110
@@ -48,7 +49,8 @@ def image_bytes(figure: Figure, kind: str, name: str) -> bytes:
     buffer = io.BytesIO()
     figure.set_dpi(DPI)  # those of vectors leave it at 72
     canvas: Any = _CANVASES[kind](figure)
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with our_style():
+        matplotlib.rcParams["svg.hashsalt"] = name
         getattr(canvas, f"print_{kind}")(buffer, metadata=UNDATED[kind])
     return buffer.getvalue()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +16,7 @@ from silo_analysis.curve_fit.families import NOMINAL_BETA
 from silo_analysis.curve_fit.fitted_response import Response, read
 from silo_analysis.estimates.stats import FloatArray, paired_interval
 from silo_analysis.figures.axes import WIDTH, mark_weights, rate_axis, save_figure
-from silo_analysis.figures.palette import CURVES, FAINT, GRID, INK, STYLE
+from silo_analysis.figures.palette import CURVES, FAINT, GRID, INK, our_style
 
 # How far below the cycle's best, in tolerances, and how dark.
 BANDS = ((4.0, "#eef1f5"), (2.0, "#d5dce6"), (1.0, "#b3bfcf"))
@@ -26,7 +25,7 @@ HALF_GAP = 0.44  # half the width of a cycle's column, in steps between cycles
 
 def save_fit(comparison: Comparison, tolerance: float) -> dict[str, bytes]:
     """The figure as {"svg": …, "png": …}."""
-    with matplotlib.rc_context(STYLE):
+    with our_style():
         return save_figure(fit_figure(comparison, tolerance), "fit")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from silo_analysis.figures.axes import floats, new_figure, save_figure
-from silo_analysis.figures.palette import FAINT, INK, STYLE, Look
+from silo_analysis.figures.palette import FAINT, INK, Look, our_style
 from silo_analysis.replay.landscape import RecordedGrid
 from silo_analysis.replay.strategies import GRID
 from silo_tune.formats import plural
@@ -26,7 +25,7 @@ TICKS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100)
 
 def save_replay(table: pd.DataFrame, recorded: RecordedGrid, tolerance: float) -> dict[str, bytes]:
     """The figure as {"svg": …, "png": …}."""
-    with matplotlib.rc_context(STYLE):
+    with our_style():
         return save_figure(replay_figure(table, recorded, tolerance), "replay")
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from silo_analysis.figures.axes import WIDTH, image_bytes, mark_weights
-from silo_analysis.figures.palette import SHADES, STYLE
+from silo_analysis.figures.palette import SHADES, our_style
 from silo_tune.planner.curves import Curves
 
 
 def draw_curves(curves: Curves, kind: str) -> bytes:
     """The picture of an arm as a file of that kind ("png" or "svg")."""
-    with matplotlib.rc_context(STYLE):
+    with our_style():
         return image_bytes(curves_figure(curves), kind, curves.arm)
 
 

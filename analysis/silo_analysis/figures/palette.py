@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from itertools import cycle
 from typing import Any, NamedTuple
+
+import matplotlib
 
 from silo_analysis.answers.text_tables import CROWD
 from silo_analysis.estimates.oracle import oracles, prefix_of
@@ -23,6 +27,17 @@ STYLE: Any = {
     "xtick.color": INK, "xtick.labelsize": 8.5,
     "xtick.major.size": 3, "ytick.color": INK, "ytick.labelsize": 8.5, "ytick.major.size": 3,
 }  # fmt: skip
+
+
+@contextlib.contextmanager
+def our_style() -> Iterator[None]:
+    """Figures as we draw them, whatever the user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
 VERDICT_MARKS = {"inside": "o", "outside": "X", "undetermined": "D", "not tested": "."}
 
 _SCHEDULE = "#D55E00"
