@@ -22,6 +22,25 @@ class RunFailed(SiloTuneError):
     """The run could not continue. Exit code 1; nothing committed is lost."""
 
 
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would answer in its own way."""
+
+
+# What ends a run whatever code it is raised in; any other exception of a user's function fails that unit alone.
+ENDS = (Stopped, KeyboardInterrupt)
+
+
+def words(error: BaseException) -> str:
+    """An exception in one line: its kind and what it says."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, without line breaks and letters that no file could hold; a long text is cut."""
+    text = " ".join(str(error).encode(errors="backslashreplace").decode().split())
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
 class Violation(Exception):
     """A truth of the engine does not hold; the unit fails with this message."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -89,6 +90,11 @@ def percent_sign(value: Any) -> str:
 def size(count: float) -> str:
     """A number of bytes as MB or GB (of 2^20 and 2^30)."""
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
+
+
+def printable(text: str) -> str:
+    """A text that is not ours, for a terminal: control characters, which could move its cursor, are written out."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in text)
 
 
 def clock(seconds: float) -> str:

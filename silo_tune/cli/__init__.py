@@ -10,8 +10,9 @@ import traceback
 from silo_tune.cli import report_commands, show_command, shrink_command, training_commands  # noqa: F401
 from silo_tune.cli.app import app
 from silo_tune.cli.degrade import degrade
-from silo_tune.cli.stopping import LAST_WORDS, Stopped, listen, stops
-from silo_tune.errors import SiloTuneError
+from silo_tune.cli.stopping import LAST_WORDS, listen, stops
+from silo_tune.errors import SiloTuneError, Stopped
+from silo_tune.formats import printable
 
 __all__ = ["app", "main"]
 
@@ -29,7 +30,7 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         message, code = _last_words(error)
-        sys.stderr.write(f"silo-tune: {message}\n")
+        sys.stderr.write(f"silo-tune: {printable(message)}\n")
         sys.exit(code)
 
 

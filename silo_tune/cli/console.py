@@ -23,7 +23,7 @@ from silo_tune.cli.view import (
     table_and_pace,
     tail_lines,
 )
-from silo_tune.formats import clock, moment, percent_sign, rate
+from silo_tune.formats import clock, moment, percent_sign, printable, rate
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Planner
 from silo_tune.run.monitor import Monitor
@@ -35,7 +35,7 @@ from silo_tune.study.model import Study
 
 def _say(console: Console, *lines: str) -> None:
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_status(console: Console, status: Status) -> None:

@@ -9,6 +9,8 @@ import threading
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from silo_tune.errors import Stopped
+
 if TYPE_CHECKING:
     from silo_tune.run.monitor import Monitor
 
@@ -16,10 +18,6 @@ if TYPE_CHECKING:
 # A Ray cluster that went away at the same moment keeps its driver waiting: so long, and the command ends without it.
 TIDY_SECONDS = 20.0
 LAST_WORDS = "stopped; nothing committed is lost, the same command resumes from here"
-
-
-class Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would answer in its own way."""
 
 
 stops: list[int] = []  # signals received; Ray may turn the exception of the first into one of its own

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silo_tune.cli.app import Debug, Out, Preflight, RunFolder, Sets, Smoke, StudyFile, app
-from silo_tune.cli.stopping import Stopped, monitors, stops
+from silo_tune.cli.stopping import monitors, stops
 from silo_tune.cli.writing import write_report
-from silo_tune.errors import BadInput, RunFailed, StudyError
+from silo_tune.errors import BadInput, RunFailed, Stopped, StudyError
+from silo_tune.formats import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +99,7 @@ def _lines_told(study: str, sets: list[str] | None) -> Iterator[None]:
 
 def _print_lines(console: Console, lines: list[str]) -> None:
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _finish(console: Console, outcome: Outcome) -> None:

@@ -19,6 +19,7 @@ from silo_tune.results.table import table, to_parquet
 from silo_tune.store.run_folder import TABLE, Run
 from silo_tune.store.snapshot import snapshot_of
 from silo_tune.store.storage import seal
+from silo_tune.store.unit_store import Notice, silent
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import load_study
 
@@ -47,13 +48,17 @@ class Recorded:
     is_record: bool = False
 
 
-def read(url: str) -> Recorded:
+def read(url: str, notice: Notice = silent) -> Recorded:
     """A run or a record, from its files.
+
+    Args:
+        url: of the run or record.
+        notice: told of damaged files, which are moved aside.
 
     Raises:
         BadInput: there is neither at that place, its study is damaged, or the table of a record is not right.
     """
-    run = Run(url)
+    run = Run(url, notice)
     if run.storage.local and Path(run.storage.root).is_file():
         raise BadInput(f"{url} is a file; name the folder of a run or a record, as runs/NAME")
     study = run.study()

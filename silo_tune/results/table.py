@@ -43,6 +43,24 @@ def write_table(run: Run, frame: pd.DataFrame) -> None:
         run.storage.replace(TABLE, to_parquet(frame))
 
 
+def lost_rows(run: Run, frame: pd.DataFrame) -> int:
+    """Trained rows of the table that stands which the files of the run do not give any more."""
+    import pandas as pd
+
+    columns = ["arm", "seed", "trial", "cycle", "candidate", "repeat"]
+    try:
+        file = io.BytesIO(run.storage.read(TABLE))
+        before = pd.read_parquet(file, columns=[*columns, "steps"], dtype_backend="numpy_nullable")
+    except (OSError, ValueError, KeyError):  # there is none, or none that can be read
+        return 0
+    # Steps are those of the trial's own file; a decision, which may still be there, does not tell them.
+    stood, known = (
+        set(found.loc[found["steps"].notna(), columns].astype("string").fillna("").agg("/".join, axis=1))
+        for found in (before, frame)
+    )
+    return len(stood - known)
+
+
 def to_parquet(frame: pd.DataFrame) -> bytes:
     """The file of a table, with the version of its columns in its metadata."""
     import pyarrow as pa

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tomli_w
@@ -19,7 +19,7 @@ from silo_tune.errors import BadInput, StudyError
 from silo_tune.machine import VERSION
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.lease import Lease
-from silo_tune.store.storage import Storage, located, seal
+from silo_tune.store.storage import Corrupt, Storage, located, seal
 from silo_tune.store.unit_store import Notice, UnitStore, silent
 from silo_tune.study.arms import OracleArm, TuneArm
 from silo_tune.study.data import Data
@@ -30,6 +30,17 @@ FORMAT = 1
 
 
 TABLE = "table.parquet"
+
+
+def of_place(place: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
+    """A check that a sealed file is of the place where it lies: one that was moved is as good as damaged."""
+
+    def check(body: Mapping[str, Any]) -> None:
+        for key, value in place.items():
+            if body.get(key) != value:
+                raise Corrupt(f"it says {key} {body.get(key)!r} and lies at that of {value!r}")
+
+    return check
 
 
 class Run:
@@ -57,7 +68,8 @@ class Run:
     def decision(self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> dict[str, Any] | None:
         """The decision of a round, or None while it is open. A corrupt one is moved aside and derived again."""
         name = self.decision_name(arm, seed, cycle, number, trial)
-        return self.units._sealed(name, "the decision is derived again from its trials")
+        place = {"arm": arm, "seed": seed, "cycle": cycle, "round": number, "trial": trial}
+        return self.units._sealed(name, "the decision is derived again from its trials", of_place(place))
 
     def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write a round's decision once; returns the one that stands."""
@@ -75,7 +87,10 @@ class Run:
 
     def search_round(self, arm: str, number: int) -> dict[str, Any] | None:
         """A closed round of a search, or None while it is open."""
-        return self.units._sealed(self.search_name(arm, number), "the round is derived again from its chains")
+        place = {"arm": arm, "round": number}
+        return self.units._sealed(
+            self.search_name(arm, number), "the round is derived again from its chains", of_place(place)
+        )
 
     def decide_search(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write a search's round once; returns the one that stands."""

@@ -160,7 +160,7 @@ class UnitStore:
     def write_log(self, key: str, text: str) -> str:
         """Keep the traceback of a failed attempt; returns where."""
         name = f"{self.folder(key)}/failure-{new_attempt()}.txt"
-        self.storage.replace(name, text.encode())
+        self.storage.replace(name, text.encode(errors="backslashreplace"))
         return self.storage.shown(name)
 
     def clear_partials(self, key: str, keep: Collection[str] | None = None) -> None:

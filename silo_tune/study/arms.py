@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
 from silo_tune.schedules.peaks import constants_at, rounded
-from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, ProfileRef, Rate, ScheduleRef, Seeds, distinct, whole
+from silo_tune.study.parts import (
+    LISTED,
+    MOST,
+    REWIND_POINT,
+    Frozen,
+    ProfileRef,
+    Rate,
+    ScheduleRef,
+    Seeds,
+    distinct,
+    whole,
+)
 from silo_tune.study.pipelines import Ice, Pipeline
 from silo_tune.study.prune import Prune
 
@@ -79,7 +90,10 @@ class Guided(Frozen):
         description="asked rates per cycle, 3 warm starts included; tested arms' values are trained in addition",
     )
     batch: int = Field(
-        default=1, ge=1, description="rates per round after the first; 1 is the most frugal, more keeps slots busy"
+        default=1,
+        ge=1,
+        le=1000,
+        description="rates per round after the first; 1 is the most frugal, more keeps slots busy",
     )
     repeat_top: int = Field(
         default=0,
@@ -110,7 +124,9 @@ class ArmBase(Frozen):
     profile: ProfileRef | None = Field(
         default=None, description="learning rate inside a cycle; that of [retrain] when left out"
     )
-    epochs: int | None = Field(default=None, ge=1, description="epochs of a cycle; those of [retrain] when left out")
+    epochs: int | None = Field(
+        default=None, ge=1, le=MOST, description="epochs of a cycle; those of [retrain] when left out"
+    )
     after_prune: Literal["keep", "rewind", "reinit"] | None = Field(
         default=None,
         description='weights that stay after a prune, "keep", "rewind" or "reinit"; as in [prune] when left out',
@@ -253,7 +269,7 @@ class TuneArm(ArmBase):
     mode: Literal["tune"] = Field(description="a search of the S-curve's own parameters over whole chains")
     sampler: Sampler = Field(default="tpe", description="what proposes points")
     trials: int = Field(ge=2, le=10_000, description="points that are tried, each a chain per seed")
-    batch: int = Field(default=4, ge=1, description="points per round")
+    batch: int = Field(default=4, ge=1, le=10_000, description="points per round")
     seeds: Seeds | None = Field(default=None, description="seeds of the chains; those of [replicates] when left out")
     eps: Parameter = Field(description="ε, max_lr of the first cycles: a number, or [low, high] to search it")
     delta: Parameter = Field(description="δ, range of the S: a number, or [low, high] to search it")

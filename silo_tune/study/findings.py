@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from silo_tune.errors import SiloTuneError, StudyError
+from silo_tune.errors import ENDS, SiloTuneError, StudyError, words
 from silo_tune.study.model import Study
 
 
@@ -33,7 +33,9 @@ class Findings:
             self.problems += error.problems
         except SiloTuneError as error:
             self.problems.append(split_key(str(error), key))
-        except Exception as error:  # a user's function may raise anything
+        except ENDS:
+            raise
+        except BaseException as error:  # a user's function may raise anything
             self.problems.append((key, _raised(error)))
 
 
@@ -44,10 +46,9 @@ def split_key(message: str, key: str) -> tuple[str, str]:
     return (head, rest) if named else (key, message)
 
 
-def _raised(error: Exception) -> str:
+def _raised(error: BaseException) -> str:
     """An exception in one line, with the last place in a file that is neither ours nor of a package."""
-    words = " ".join(str(error).split())[:500]
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
     theirs = [f for f in frames if f"{os.sep}silo_tune{os.sep}" not in f.filename]
     place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
-    return f"{type(error).__name__}: {words}{place}"
+    return f"{words(error)}{place}"

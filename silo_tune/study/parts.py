@@ -14,7 +14,10 @@ from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, make_schedule,
 from silo_tune.schedules.shapes import make_profile, resolve_profile
 from silo_tune.study import registry
 
-ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+# A name is part of a file's name, whose length systems limit.
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+# More of anything that is counted (epochs, images of a batch, cores) is a slip of the hand.
+MOST = 1_000_000
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 REWIND_POINT = re.compile(r"init|[1-9]\d* (ep|it)")
 
@@ -209,7 +212,7 @@ class Dense(Frozen):
     `checkpoint` is a safetensors file, or "timm" for the pretrained weights of a `timm:` model.
     """
 
-    epochs: int | None = Field(default=None, ge=1, description="epochs of the dense training")
+    epochs: int | None = Field(default=None, ge=1, le=MOST, description="epochs of the dense training")
     max_lr: Rate | None = Field(default=None, description="peak learning rate of the dense training")
     profile: ProfileRef = Field(
         default=ProfileRef(name="warmup-drop"), description="learning rate inside the dense training"
@@ -230,8 +233,8 @@ class Dense(Frozen):
 class Retrain(Frozen):
     """[retrain]: the training of one cycle; batch, optimizer and precision also hold for the dense cycle."""
 
-    epochs: int = Field(ge=1, description="epochs of a cycle")
-    batch: int = Field(default=64, ge=1, description="images per step, in the dense cycle too")
+    epochs: int = Field(ge=1, le=MOST, description="epochs of a cycle")
+    batch: int = Field(default=64, ge=1, le=MOST, description="images per step, in the dense cycle too")
     profile: ProfileRef = Field(
         default=ProfileRef(name="warmup-drop"), description="learning rate inside a cycle, as a share of max_lr"
     )
@@ -306,7 +309,10 @@ class Cluster(Frozen):
     """[cluster]: resources. Only `cpus_per_unit` (the thread count) can change numbers, so only it is decided."""
 
     cpus_per_unit: int = Field(
-        default=1, ge=1, description="CPU cores and torch threads of a trial; the only key here that can change numbers"
+        default=1,
+        ge=1,
+        le=MOST,
+        description="CPU cores and torch threads of a trial; the only key here that can change numbers",
     )
     gpus_per_unit: float = Field(default=0.0, ge=0, description="GPUs of a trial; a share lets trials divide one")
     memory_per_unit_gb: float | None = Field(default=None, gt=0, description="memory that a trial reserves, in GB")

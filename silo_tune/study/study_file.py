@@ -60,8 +60,9 @@ def load_study(
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{file}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, tables within thousands of others
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise BadInput(f"{file}: not valid TOML: {why}") from None
     for change in sets:
         if change.startswith(("preset", "model")):  # before what it fills in, or this network, can be shrunk
             _apply_set(table, change)
@@ -394,8 +395,12 @@ def _sentence(item: Any, cause: Exception | None, model: type[BaseModel] | None)
     if kind == "union_tag_not_found":
         return f"missing {item['ctx']['discriminator']}; every such table names it"
     if kind == "literal_error":
-        return f"unknown value {value!r}; {choose(str(value), _words(item['ctx']['expected']))}"
-    return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {value!r}"
+        return f"unknown value {_cut(repr(value))}; {choose(str(value), _words(item['ctx']['expected']))}"
+    return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {_cut(repr(value))}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _words(expected: str) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from silo_tune.data.batches import Feed, Part
 from silo_tune.data.sets import DataSet, Split, StreamedSet, split_rows
-from silo_tune.errors import BadInput, RunFailed, Violation
+from silo_tune.errors import BadInput, RunFailed, Violation, one_line
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model, init_seed
 from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, unpack
@@ -353,9 +353,3 @@ def drain(progress: Generator[Any, None, T]) -> T:
             next(progress)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error without its line breaks; a long one is cut, for its log has it all."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:299]}…"

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from silo_tune.errors import BadInput, RunFailed, SiloTuneError
+from silo_tune.errors import ENDS, BadInput, RunFailed, SiloTuneError
 from silo_tune.run.monitor import Monitor, require_going
 from silo_tune.store.lease import is_running
 from silo_tune.store.storage import Storage, StorageError
@@ -59,6 +58,9 @@ def started_here(num_cpus: int | None, dashboard: bool, scratch: str) -> Iterato
             context = ray.init(
                 address="local", num_cpus=num_cpus, include_dashboard=dashboard, _temp_dir=scratch, **QUIET
             )
+    except ENDS:
+        ray.shutdown()
+        raise
     except Exception as error:  # a machine that is too busy or too full: Ray raises many kinds
         ray.shutdown()
         raise RunFailed(
@@ -145,15 +147,17 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray puts a SIGTERM handler of its own over the caller's; put the caller's back."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    """Leave the caller's handlers in force: Ray puts one over SIGTERM while it starts, and ends without a word."""
+    numbers, install = (signal.SIGINT, signal.SIGTERM), signal.signal
+
+    def guarded(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in numbers else install(number, handler)
+
+    signal.signal = guarded  # type: ignore[assignment]
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        signal.signal = install
 
 
 @contextlib.contextmanager
