@@ -287,3 +287,11 @@ def test_timm_names_work_and_ours_are_registered_there() -> None:
 def test_a_users_function_builds_the_model() -> None:
     model = build_model({"function": "tests.users:model", "version": "1", "dropout": 0.1}, (8, 8, 1), 3, 0)
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_the_authors_resnet20_has_as_many_weights_as_their_script() -> None:
+    """272,474 of the public script, with projections; 269,722 without, as He et al. 2016 have it for CIFAR-10."""
+    for shortcut, weights in {"identity": 269_722, "projection": 272_474}.items():
+        network = build_model({"name": "resnet20", "shortcut": shortcut}, CIFAR, 10, seed=0)
+        assert sum(parameter.numel() for parameter in network.parameters()) == weights
+        assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)

@@ -268,4 +268,8 @@ DEVIATIONS: dict[str, Deviation] = {
         "VGG-19 carries the classifier of the ImageNet network",
         lambda script, run: {"model.head": "imagenet"} if script.model == "vgg19" else {},
     ),
+    "projection-shortcuts": Deviation(
+        "ResNet-20 projects its shortcuts (272,474 weights), where the network of He et al. for CIFAR-10 adds none",
+        lambda script, run: {"model.shortcut": "projection"} if script.model == "resnet20" else {},
+    ),
 }  # fmt: skip

@@ -67,14 +67,26 @@ class DataEntry(Entry):
 
 
 _NARROW = {"width": 4}  # ours: enough to see that a study runs
+
+
+def _cifar_resnet(name: str, n: int) -> Entry:
+    return Entry(
+        f"silo_tune.models.cifar_resnet:{name}",
+        f"CIFAR ResNet, n = {n}, 32×32 (shortcut: identity or projection)",
+        ("width", "shortcut"),
+        _NARROW,
+        {"shortcut": ("identity", "projection")},
+    )
+
+
 MODELS: dict[str, Entry] = {
     "lenet-300-100": Entry(
         "silo_tune.models.lenet:lenet_300_100", "two hidden layers of 300 and 100 units (any image size)"
     ),
-    "resnet8": Entry("silo_tune.models.cifar_resnet:resnet8", "CIFAR ResNet, n = 1, 32×32", ("width",), _NARROW),
-    "resnet20": Entry("silo_tune.models.cifar_resnet:resnet20", "CIFAR ResNet, n = 3, 32×32", ("width",), _NARROW),
-    "resnet32": Entry("silo_tune.models.cifar_resnet:resnet32", "CIFAR ResNet, n = 5, 32×32", ("width",), _NARROW),
-    "resnet56": Entry("silo_tune.models.cifar_resnet:resnet56", "CIFAR ResNet, n = 9, 32×32", ("width",), _NARROW),
+    "resnet8": _cifar_resnet("resnet8", 1),
+    "resnet20": _cifar_resnet("resnet20", 3),
+    "resnet32": _cifar_resnet("resnet32", 5),
+    "resnet56": _cifar_resnet("resnet56", 9),
     "vgg19": Entry(
         "silo_tune.models.vgg:vgg19",
         "VGG-19 with batch norm, 32×32 and up (head: one linear layer, or the three of the ImageNet network)",
