@@ -93,8 +93,9 @@ ANALYSIS = list(imports("silo_analysis"))
 
 
 def room(module: str) -> str:
-    """The package below the top, or the module there; "" for the front doors."""
-    return module.split(".")[1] if "." in module else ""
+    """The package below the top, or the module there; "" for the front doors, `__init__` and `__main__`."""
+    found = module.split(".")[1] if "." in module else ""
+    return "" if found == "__main__" else found
 
 
 def floor(module: str) -> int:
@@ -125,7 +126,7 @@ def test_every_room_stands_on_one_floor() -> None:
 
 def test_the_top_of_the_package_is_small() -> None:
     inside = [path for path in PACKAGES["silo_tune"].iterdir() if path.name != "__pycache__"]
-    assert sum(path.suffix == ".py" for path in inside) <= 6
+    assert sum(path.suffix == ".py" and path.stem not in ("__init__", "__main__") for path in inside) <= 6
     assert sum(path.is_dir() for path in inside) <= 14
 
 
@@ -284,7 +285,10 @@ def test_no_pickle_is_ever_imported() -> None:
 def test_nothing_is_read_through_a_pickle() -> None:
     for file in (ROOT / "silo_tune").rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-        assert not {ast.unparse(call.func) for call in calls} & {"torch.load", "torch.save", "pd.read_pickle"}
+        assert not {ast.unparse(call.func) for call in calls} & {"torch.save", "pd.read_pickle"}
+        for call in calls:  # of a user's checkpoint: tensors alone, and no code of the file is run
+            only = {word.arg: ast.unparse(word.value) for word in call.keywords}.get("weights_only") == "True"
+            assert ast.unparse(call.func) != "torch.load" or (only and file.name == "checkpoint.py"), file.name
         allowing = [word.value for call in calls for word in call.keywords if word.arg == "allow_pickle"]
         assert all(isinstance(value, ast.Constant) and value.value is False for value in allowing), file.name
 

@@ -48,7 +48,7 @@ def in_process(*arguments: str, cwd: Path | None = None) -> subprocess.Completed
 
 def silo_tune(*arguments: str, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """The command as its user runs it, in a process of its own."""
-    command = [sys.executable, "-m", "silo_tune.cli", *arguments]
+    command = [sys.executable, "-m", "silo_tune", *arguments]
     paths = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": paths}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, check=False)

@@ -261,7 +261,7 @@ def waiting(folder: Path) -> Run:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_ctrl_c_ends_those_who_follow_without_a_word(tmp_path: Path, terminal: bool) -> None:
     run = waiting(tmp_path / "run")
-    command = [sys.executable, "-m", "silo_tune.cli", "status", run.url, "--follow"]
+    command = [sys.executable, "-m", "silo_tune", "status", run.url, "--follow"]
     ours, theirs = pty.openpty() if terminal else os.pipe()
     process = subprocess.Popen(
         command, stdout=theirs, stderr=subprocess.PIPE, stdin=theirs if terminal else subprocess.DEVNULL
@@ -280,7 +280,7 @@ def test_ctrl_c_ends_those_who_follow_without_a_word(tmp_path: Path, terminal: b
 
 def test_status_as_json_is_the_snapshot(tmp_path: Path) -> None:
     run = waiting(tmp_path / "run")
-    command = [sys.executable, "-m", "silo_tune.cli", "status", run.url, "--json"]
+    command = [sys.executable, "-m", "silo_tune", "status", run.url, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     found = Status.model_validate_json(done.stdout)

@@ -140,7 +140,7 @@ def run(place: Path, *words: str, code: int = 0) -> str:
 
 
 def silo(place: Path, *words: str, code: int = 0) -> str:
-    return run(place, sys.executable, "-m", "silo_tune.cli", *words, code=code)
+    return run(place, sys.executable, "-m", "silo_tune", *words, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_every_command_and_script_runs(page: Path, stage: Path, tmp_path: Path) 
             run(place, sys.executable, "-c", fence.content)
         elif fence.language == "sh":
             for line in commands(fence):
-                said = line.replace("silo-tune ", f"{sys.executable} -m silo_tune.cli ")
+                said = line.replace("silo-tune ", f"{sys.executable} -m silo_tune ")
                 run(place, "bash", "-c", said, code=2 if line.endswith("# refused") else 0)
 
 

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -93,6 +94,28 @@ def test_a_lease_of_another_host_is_taken_over_only_when_its_heartbeat_stopped(p
     with Lease(place):
         assert place.names("lease") == ["0002.json"]
     assert place.names("lease") == []
+
+
+def test_a_lease_from_the_future_counts_while_it_is_renewed_alone(
+    place: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the host that wrote it is an hour ahead."""
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    held_elsewhere(place, age=-3600)
+    beating = threading.Event()
+
+    def beat() -> None:
+        while not beating.wait(0.02):
+            held_elsewhere(place, age=-3600)
+
+    driver = threading.Thread(target=beat)
+    driver.start()
+    with pytest.raises(RunFailed, match=r"another-machine \(its clock is ahead of the storage's\)"):
+        Lease(place).__enter__()
+    beating.set()
+    driver.join()
+    with Lease(place):
+        assert place.names("lease") == ["0002.json"]
 
 
 def test_only_the_latest_lease_counts_whatever_its_number_of_digits(place: Storage) -> None:

@@ -250,7 +250,7 @@ def test_there_must_be_a_run_and_something_searched_in_it(tmp_path: Path) -> Non
 
 def test_the_command_says_what_it_wrote_and_what_is_wrong(url: str, tmp_path: Path) -> None:
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "silo_tune.cli", "export", *arguments]
+        line = [sys.executable, "-m", "silo_tune", "export", *arguments]
         return subprocess.run(line, capture_output=True, text=True, check=False)
 
     target = str(tmp_path / "optuna.log")

@@ -185,7 +185,7 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
 
 
 def driver(file: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--local", "--out", str(out)]
+    command = [sys.executable, "-m", "silo_tune", "run", str(file), "--local", "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

@@ -354,7 +354,7 @@ def test_credentials_are_in_no_file_and_in_no_output_of_a_run_that_works_or_fail
     said = []
 
     def run(out: str, *more: str) -> int:
-        words = [sys.executable, "-m", "silo_tune.cli", "run", "study.toml", "--local", "--out", out, *more]
+        words = [sys.executable, "-m", "silo_tune", "run", "study.toml", "--local", "--out", out, *more]
         ended = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environ, check=False)
         said.append(ended.stdout + ended.stderr)
         return ended.returncode

@@ -601,7 +601,7 @@ def test_the_log_of_a_failed_unit_is_named(tmp_path: Path) -> None:
 
 
 def status_of(place: Path, *options: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "silo_tune.cli", "status", str(place), *options]
+    command = [sys.executable, "-m", "silo_tune", "status", str(place), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **more)
 
 

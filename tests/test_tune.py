@@ -211,7 +211,7 @@ def test_a_run_below_home_has_its_rows_there(
     for folder in (home, here):
         folder.mkdir()
     (here / "small.toml").write_text(tomli_w.dumps(schedules_alone(small_table())))
-    program = [sys.executable, "-m", "silo_tune.cli"]
+    program = [sys.executable, "-m", "silo_tune"]
     command = [*program, "run", "small.toml", "--out", "~/x", *(["--local"] if where == "--local" else [])]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "analysis"), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "HOME": str(home), "PYTHONPATH": paths}
@@ -251,7 +251,7 @@ def test_an_address_that_does_not_answer_is_named(tmp_path: Path, address: str) 
 def test_a_driver_that_is_terminated_on_ray_ends_cleanly(tmp_path: Path) -> None:
     file, folder = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table(replicates={"seeds": list(range(8))}, retrain={"epochs": 8})))
-    command = [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(folder)]
+    command = [sys.executable, "-m", "silo_tune", "run", str(file), "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(folder, 3, process, 90)
     process.terminate()
@@ -265,7 +265,7 @@ def test_a_driver_that_is_terminated_on_ray_ends_cleanly(tmp_path: Path) -> None
 def test_a_driver_killed_on_ray_again_and_again_goes_on_to_the_same_table(reference: Outcome, tmp_path: Path) -> None:
     file, folder = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table(replicates=SEEDS)))
-    command = [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(folder)]
+    command = [sys.executable, "-m", "silo_tune", "run", str(file), "--out", str(folder)]
     rng = random.Random(0)
     kept: dict[str, float] = {}
     for units in (1, 6, 14):
@@ -299,7 +299,7 @@ def test_a_worker_that_uses_up_the_memory_is_ended_with_the_remedy_and_its_unit_
     file = tmp_path / "hungry.toml"
     file.write_text(tomli_w.dumps({**small_table(), "model": model}))
     done = subprocess.run(
-        [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(folder)],
+        [sys.executable, "-m", "silo_tune", "run", str(file), "--out", str(folder)],
         env={
             **os.environ,
             "RAY_memory_usage_threshold": f"{(used + room) / total:.3f}",

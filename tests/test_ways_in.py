@@ -169,7 +169,7 @@ def test_a_client_outside_of_the_cluster_gets_the_same_table_and_may_stop_and_go
     file, out = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table(replicates={"seeds": [0, 1]})))
     command = [
-        sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(out),
+        sys.executable, "-m", "silo_tune", "run", str(file), "--out", str(out),
         "--address", f"ray://127.0.0.1:{client}",
     ]  # fmt: skip
     with open(tmp_path / "first.txt", "w") as told:
@@ -194,7 +194,7 @@ def test_a_cluster_is_reached_by_its_address(head: tuple[int, int], tmp_path: Pa
     port, _ = head
     file, out = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table()))
-    command = [sys.executable, "-m", "silo_tune.cli", "run", str(file), "--out", str(out)]
+    command = [sys.executable, "-m", "silo_tune", "run", str(file), "--out", str(out)]
     done = subprocess.run(
         [*command, "--address", f"127.0.0.1:{port}"], capture_output=True, text=True, timeout=240, check=False
     )

@@ -279,7 +279,7 @@ def killed(kills: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         passes, study, out = Path(folder, "passes"), Path(folder, "killed.toml"), Path(folder, "run")
         study.write_text(tomli_w.dumps(killed_table(passes)))
-        command = [sys.executable, "-m", "silo_tune.cli", "run", str(study), "--out", str(out)]
+        command = [sys.executable, "-m", "silo_tune", "run", str(study), "--out", str(out)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
         for _ in range(kills):
             before = passes.stat().st_size if passes.exists() else 0

@@ -69,7 +69,7 @@ def met(seconds: float, peak: float) -> str:
 def timed(arguments: list[str]) -> tuple[float, float]:
     """(wall seconds, greatest resident bytes so far of a child) of a command."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "silo_tune.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "silo_tune", *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began, 1024.0 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 

@@ -14,11 +14,10 @@ from silo_tune.errors import BadInput, RunFailed
 from silo_tune.formats import plural
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from silo_analysis.answers.answer import Answer
     from silo_analysis.combine.groups import Group
     from silo_analysis.estimates.summary import Summary
+    from silo_tune.results.records import Recorded
     from silo_tune.store.run_folder import Run
 
 
@@ -52,7 +51,7 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
     damaged: list[str] = []
     found, run = read(url, damaged.append), Run(url)
     if not found.is_record:
-        _require_all_rows(run, found.frame, damaged)
+        _require_all_rows(run, found, damaged)
         write_table(run, found.frame)
     summary = summarise(found.frame, found.study, found.searches)
     fit = fit_of(found.frame, found.study)
@@ -62,7 +61,7 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
     return summary, answers, run.storage.shown("report/report.html")
 
 
-def _require_all_rows(run: Run, frame: pd.DataFrame, damaged: list[str]) -> None:
+def _require_all_rows(run: Run, found: Recorded, damaged: list[str]) -> None:
     """Keep the table of a run that has lost files.
 
     Raises:
@@ -70,7 +69,7 @@ def _require_all_rows(run: Run, frame: pd.DataFrame, damaged: list[str]) -> None
     """
     from silo_tune.results.table import lost_rows
 
-    lost = lost_rows(run, frame)
+    lost = lost_rows(run, found.frame)
     if damaged or lost:
         rows = f"{plural(lost, 'row')} of its table are in no other file any more" if lost else ""
         raise RunFailed(

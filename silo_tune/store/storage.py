@@ -302,10 +302,11 @@ class Storage:
             at: a file that was written just now; with it the storage's own clock says both times, and how far this
                 machine's is off does not matter.
         """
-        now = time.time() if at is None else self._modified(at)
-        return now - self._modified(name)
+        now = time.time() if at is None else self.modified(at)
+        return now - self.modified(name)
 
-    def _modified(self, name: str) -> float:
+    def modified(self, name: str) -> float:
+        """When the file was last written, in seconds of the storage's own clock. Raises FileNotFoundError."""
         if self.local:
             return os.path.getmtime(self.path(name))
         self.fs.invalidate_cache()

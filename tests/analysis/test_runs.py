@@ -326,7 +326,6 @@ def test_groups_are_written_together_or_not_at_all(tmp_path: Path) -> None:
     ("changes", "line"),
     [
         ({"retrain.epochs": 8}, "retrain.epochs: 4 in a; 8 in b"),
-        ({"name": "mine"}, "name: synthetic in a; mine in b"),
         ({"cluster.cpus_per_unit": 2}, "cluster.cpus_per_unit: 1 in a; 2 in b"),
         ({"data.path": "/x", "prune.rate": 0.5}, "prune.rate: 0.2 in a; 0.5 in b"),
         ({"arms.high.schedule.max_lr": 0.1}, "arms.high.schedule.max_lr: 0.07 in a; 0.1 in b"),
@@ -343,6 +342,13 @@ def test_runs_that_differ_otherwise_are_refused_with_keys_and_values(changes: Ma
     assert line in told.splitlines()
     assert told.splitlines()[-1].startswith("runs are put together when")
     assert "data.path" not in told
+
+
+def test_a_name_alone_makes_no_other_study() -> None:
+    mine = part([1])
+    mine = replace(mine, study=mine.study.model_copy(update={"name": "mine"}))
+    (group,) = combine({"a": part([0]), "b": mine})
+    assert (group.name, group.runs, group.recorded.study.replicates.seeds) == ("synthetic", ("a", "b"), (0, 1))
 
 
 def test_recipes_do_not_mix() -> None:

@@ -23,12 +23,12 @@ _MOST_LINES = 12
 
 
 def may_differ_in_one_study(path: Path) -> bool:
-    """May two runs of one study differ in this? Only in what enters no unit's key, and in their seeds."""
+    """May two runs of one study differ in this? Only in what enters no unit's key, as its name, and in seeds."""
     if path[0] == "cluster":
         return path[1:] != ("cpus_per_unit",)
     if path[0] == "data":
         return path[1] in Data.PLACE
-    return path[0] in ("preset", "report") or path == ("replicates", "seeds") or path[2:] == ("preset",)
+    return path[0] in ("name", "preset", "report") or path == ("replicates", "seeds") or path[2:] == ("preset",)
 
 
 def may_differ_between_groups(path: Path) -> bool:

@@ -1,4 +1,0 @@
-from silo_tune.cli import main
-
-if __name__ == "__main__":
-    main()
