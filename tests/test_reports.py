@@ -64,7 +64,7 @@ def test_the_report_of_a_record_leaves_its_table_and_prints_the_short_answers(tm
     done = in_process("report", url)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert lines[1].split()[:2] == ["cycle", "weights"]
+    assert lines[1].split()[:2] == ["cycle", "left"]
     assert any(
         line.startswith("What does silo lose against the Oracle, and what does it save? Chain gap") for line in lines
     )

@@ -24,8 +24,8 @@ def summary_lines(summary: Summary, answers: Sequence[Answer]) -> list[str]:
     """
     header = (
         "cycle",
-        "weights %",
-        f"{summary.schedule} max_lr",
+        "left %",
+        "max_lr",
         "point interval",
         "decades",
         "verdict",
@@ -45,8 +45,11 @@ def summary_lines(summary: Summary, answers: Sequence[Answer]) -> list[str]:
         )
         for _, row in summary.cycles.iterrows()
     ]
-    legend = "regret (cycle) and gap (chain) in percentage points (pp) on test, mean over seeds; * informative cycle"
-    table = [*_aligned([header, *body]), legend] if body else []
+    legend = (
+        f"left: weights remaining; max_lr: that of {summary.schedule}; * informative cycle",
+        "regret (cycle) and gap (chain): percentage points (pp) on test, mean over seeds",
+    )
+    table = [*_aligned([header, *body]), *legend] if body else []
     partly = [answer.missing for answer in answers if answer.verdict and answer.missing]
     missing = [f"Note: {note}" for note in (*partly, *notes(summary))]
     return [*table, *map(answer_line, answers), *_fragments(summary), *missing]
