@@ -114,7 +114,11 @@ def test_no_module_imports_what_could_unpickle() -> None:
 def test_no_module_calls_what_runs_code_that_it_reads() -> None:
     calls = [(file, node) for file, tree in sources() for node in ast.walk(tree) if isinstance(node, ast.Call)]
     named = [(file, ast.unparse(node.func), node) for file, node in calls]
-    assert [(file, name) for file, name, _ in named if name in LOADERS] == []
+    safe = [
+        node for _, name, node in named if name == "torch.load" and ast.unparse(node).endswith("weights_only=True)")
+    ]
+    assert [(file, name) for file, name, node in named if name in LOADERS and node not in safe] == []
+    assert len(safe) == 1  # of a user's checkpoint; `tests/test_environments.py` gives it a file with code in it
     loads = [(file, node) for file, name, node in named if name in ("np.load", "numpy.load", "np.save", "numpy.save")]
     assert loads
     for file, node in loads:
@@ -386,6 +390,7 @@ def test_the_page_runs_no_script_whatever_the_run_holds(home: Path) -> None:
         told = [{**one, "status": "failed", "error": MARKUP} for one in body["told"]]
         file.write_bytes(seal({**body, "told": told, "winner": None}))
     rewrite_study(lambda table: table["run"].update({"environment": {MARKUP: MARKUP}, "created": MARKUP}))
+    (home / "runs/small/table.parquet").unlink()  # which has rows that the forged decisions have not
     app(["report", "runs/small"], standalone_mode=False)
     page = (home / "runs/small/report/report.html").read_text()
     assert "alert(1)" in page
