@@ -77,7 +77,7 @@ class Layout:
         self.lost.update((arm, *(name for name, _ in self.study.followers(arm))))
 
     def ready(self, arm: str) -> bool:
-        """Is everything known that this arm's candidates are made of?"""
+        """Do all arms whose rates this arm tries have their schedules? One with a pilot waits for it."""
         return all((needed, None) in self._schedules for needed in self._tests.get(arm, (arm,)))
 
     def lost_for(self, arm: str) -> str | None:

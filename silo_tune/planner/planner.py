@@ -223,7 +223,7 @@ class Planner:
         return self.journal.decision(chain.arm, chain.seed, chain.cycle, chain.round, chain.trial)
 
     def _proposals(self, chain: Chain) -> list[Proposal]:
-        """The first round of a cycle. What a sampler asked in a closed round stands; a fixed round must be the same."""
+        """The first round of a cycle: as decided where a sampler chose it, else as the study gives it today."""
         source = self.layout.source(chain)
         if chain.decided is not None and not isinstance(source, OneRound):
             return asked_before(chain.decided)

@@ -76,7 +76,7 @@ def _numbers(data: pd.DataFrame) -> Iterator[Number]:
 
 
 def _data(summary: Summary) -> pd.DataFrame:
-    """One row per cycle of the judged schedule: `columns.CYCLES`, and the seeds that an undetermined verdict takes."""
+    """One row per cycle of the judged schedule: `frames.CYCLES`, and the seeds that an undetermined verdict takes."""
     own = summary.verdicts[
         (summary.verdicts["oracle"] == summary.verdict_oracle) & (summary.verdicts["arm"] == summary.schedule)
     ]

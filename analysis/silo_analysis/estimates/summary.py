@@ -115,7 +115,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         frame: rows as in `columns.COLUMNS`; a run under way or with failures is fine. Only cost, troubles and savings
             look at the rows of searches.
         study: its study.
-        searches: arm → its pilot or tune tuning.
+        searches: arm → its pilot or tune search.
     """
     given, searches = searches, searches or {}
     rows = tuning.ordinary(frame)
@@ -260,7 +260,7 @@ def _mean_and_spread(name: str, values: Any) -> dict[str, float | None]:
 
 
 def _with_winners(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The rows, in which an Oracle that continues with another arm's weights stands with its own winners."""
+    """The rows of means per arm: a conditioned Oracle counts with its own winners, not with the arm it follows."""
     others = [name for name, arm in study.arms.items() if isinstance(arm, OracleArm) and arm.prefix != "own"]
     return rows.assign(continued=rows["continued"] & ~rows["arm"].isin(others))
 
