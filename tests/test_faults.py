@@ -174,7 +174,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     ("action", "said", "remedy"),
     [
         ("fill", "No space left on device", "make room on that disk"),
-        ("read-only", "Read-only file system", "make that file system writable again"),
+        pytest.param(
+            "read-only", "Read-only file system", "make that file system writable again", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_disk_that_fails_in_any_write_ends_the_run_clearly_and_the_same_command_goes_on(
@@ -454,7 +456,7 @@ def test_storage_that_stays_broken_is_one_clear_end_from_which_the_run_goes_on(
     reference: Outcome, tmp_path: Path
 ) -> None:
     folder, draws = tmp_path / "run", random.Random(0)
-    for _ in range(6):
+    for _ in range(3):
         kept = committed(folder)
         fault = Flaky(0, share=0.0, broken_after=draws.randrange(20, 600))
         ended = drive(TABLE, folder, fault, patches=FAST_RETRIES)

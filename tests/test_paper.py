@@ -98,7 +98,7 @@ def test_the_cost_is_told_without_training(name: str, tmp_path: Path) -> None:
 
 
 def test_a_plan_tells_the_cost_and_the_arms_that_coincide() -> None:
-    told = in_process("plan", str(FOLDER / "resnet20-cifar10.toml"), "--out", "/tmp/none").stdout
+    told = in_process("plan", str(FOLDER / "resnet20-cifar10.toml"), "--out", "/tmp/none", "--no-preflight").stdout
     assert "to train: at most " in told
     assert "allr is the same as llr under this study's budgets (retraining as long as the dense training)\n" in told
 

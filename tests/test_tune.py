@@ -29,7 +29,7 @@ from silo_tune.study.study_file import parse_study
 from silo_tune.tune.runner import RayRunner
 from silo_tune.tune.searcher import ChainSearch
 from tests.conftest import example, small_study, small_table
-from tests.test_cli import in_process
+from tests.test_cli import in_process, silo_tune
 from tests.test_run import Notes, assert_same_table, committed, local, wait_for
 from tests.test_streaming import make_folder, study_of, with_
 
@@ -211,19 +211,16 @@ def test_a_run_below_home_has_its_rows_there(
     for folder in (home, here):
         folder.mkdir()
     (here / "small.toml").write_text(tomli_w.dumps(schedules_alone(small_table())))
-    program = [sys.executable, "-m", "silo_tune"]
-    command = [*program, "run", "small.toml", "--out", "~/x", *(["--local"] if where == "--local" else [])]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "analysis"), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "HOME": str(home), "PYTHONPATH": paths}
-    done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, timeout=240, check=False)
+    words = ["run", "small.toml", "--out", "~/x"]
+    monkeypatch.setenv("HOME", str(home))
+    done = in_process(*words, "--local", cwd=here) if where == "--local" else silo_tune(*words, cwd=here, timeout=240)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in here.iterdir()) == ["small.toml"]
     frame, _, _ = load_run(str(home / "x"))
     assert (frame.status == "ok").all()
     assert frame.val_accuracy.notna().all()
     assert len(committed(home / "x")) == frame.key.nunique()
-    monkeypatch.setenv("HOME", str(home))
-    assert "trials: 0 trained" in in_process(*command[3:], "--local", cwd=here).stdout
+    assert "trials: 0 trained" in in_process(*words, "--local", cwd=here).stdout
 
 
 @pytest.mark.slow

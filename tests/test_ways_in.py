@@ -76,6 +76,7 @@ def listening(pids: set[int]) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_a_cluster_of_ones_own_listens_on_loopback_only() -> None:
     with subprocess.Popen([sys.executable, "-c", PROBE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:
         assert driver.stdin is not None

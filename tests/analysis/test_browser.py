@@ -54,7 +54,7 @@ def test_the_page_is_whole_at_any_width(browser: Any, url: str, width: int, sche
     check_page(browser, url, width, scheme, figures=FIGURES)
 
 
-@pytest.mark.parametrize("width", [1400, 375])
+@pytest.mark.parametrize("width", [1400, pytest.param(375, marks=pytest.mark.slow)])
 def test_the_contents_lead_to_every_section(browser: Any, url: str, width: int) -> None:
     with open_page(browser, url, width, folded=True) as page:
         followed = follow_contents(page)
