@@ -63,6 +63,19 @@ def test_one_cycle(rising: float) -> None:
     assert ours("one-cycle", rising=rising) == close(theirs(make))
 
 
+def test_one_cycle_runs_momentum_against_the_rate_as_torch_does() -> None:
+    profile: Any = make_profile("one-cycle", {"momentum": [0.95, 0.85]})
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    scheduler = OneCycleLR(optimizer, max_lr=1.0, total_steps=TOTAL, pct_start=0.3)
+    found = []
+    for _ in range(TOTAL):
+        found.append(float(optimizer.param_groups[0]["momentum"]))
+        optimizer.step()
+        if len(found) < TOTAL:
+            scheduler.step()
+    assert [profile.momentum_at(step, TOTAL) for step in range(TOTAL)] == pytest.approx(found, abs=1e-12)
+
+
 def test_clr_is_a_one_cycle_from_and_to_a_hundredth() -> None:
     def make(optimizer: torch.optim.Optimizer) -> LRScheduler:
         return OneCycleLR(

@@ -390,3 +390,29 @@ def test_a_ramp_that_never_reaches_its_peak_is_a_violation(bench: Bench, monkeyp
     monkeypatch.setattr("silo_tune.training.trainer.profile_of", lambda unit: Short())
     with pytest.raises(Violation, match="the optimizer was given at most"):
         bench.train(bench.unit(0, None))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [{"name": "sgd", "momentum": 0.9}, {"name": "adamw"}], ids=lambda one: one["name"]
+)
+def test_the_momentum_of_one_cycle_runs_against_the_rate(optimizer: dict[str, Any], tmp_path: Path) -> None:
+    profile = {"name": "one-cycle", "momentum": [0.95, 0.85]}
+    study = small_study(dense={"epochs": 4, "profile": profile}, retrain={"optimizer": optimizer})
+    bench = Bench(tmp_path, study)
+    trainer = bench.worker.start(bench.unit(0, None))
+    seen = []
+    for _ in range(4):
+        trainer.run_epoch()
+        group = trainer.optimizer.param_groups[0]
+        seen.append(group["betas"][0] if "betas" in group else group["momentum"])
+    assert seen[0] == pytest.approx(0.85, abs=0.02)  # its top is at 30 %
+    assert seen[-1] == pytest.approx(0.95, abs=1e-9)
+    assert seen == sorted(seen)
+
+
+def test_a_momentum_that_is_not_there_cannot_run(tmp_path: Path) -> None:
+    profile = {"name": "one-cycle", "momentum": [0.95, 0.85]}
+    optimizer = {"name": "sgd", "momentum": 0.0}
+    bench = Bench(tmp_path, small_study(dense={"profile": profile}, retrain={"optimizer": optimizer}))
+    with pytest.raises(BadInput, match="its momentum runs against the rate"):
+        bench.worker.start(bench.unit(0, None))

@@ -191,7 +191,10 @@ def _warmed(setting: Setting, args: Args) -> Arm:
 
 
 SLR = {"name": "warmup-drop", "warmup": 0.1, "warmup_shape": "cosine", "start": 0.01, "drops": [0.55, 0.775]}
-CLR = {"name": "one-cycle", "rising": 0.1, "start_div": 100.0, "end_div": 100.0}
+# Momentum runs against the rate, as published with it (Smith & Topin 2018).
+AGAINST = [0.95, 0.85]
+ONE_CYCLE = {"name": "one-cycle", "momentum": AGAINST}
+CLR = {"name": "one-cycle", "rising": 0.1, "start_div": 100.0, "end_div": 100.0, "momentum": AGAINST}
 LLR = {"name": "linear", "warmup": 0.1, "warmup_shape": "cosine"}
 
 
@@ -300,7 +303,7 @@ PRESETS: dict[str, Preset] = {
     "step": Preset("constant peak, step decay", "textbook", ("max_lr",), _shaped("step")),
     "cyclical": Preset("constant peak, one triangle in each cycle", "Smith 2017", ("max_lr",), _shaped("triangular")),
     "cosine": Preset("constant peak, half a cosine", "textbook", ("max_lr",), _shaped("cosine")),
-    "one-cycle": Preset("constant peak, one-cycle", "textbook", ("max_lr",), _shaped("one-cycle")),
+    "one-cycle": Preset("constant peak, one-cycle", "textbook", ("max_lr",), _shaped(ONE_CYCLE)),
     "lr-rewinding": Preset(
         "the end of the dense training's schedule again, weights kept", "Renda et al. 2020", ("max_lr",), _lr_rewinding
     ),

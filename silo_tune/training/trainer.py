@@ -114,6 +114,9 @@ class Trainer:
             )
         self.optimizer = make_optimizer(moving, unit.optimizer, max_lr)
         self.profile = profile_of(unit)
+        self._momentum = getattr(self.profile, "momentum_at", lambda step, total: None)
+        if unit.optimizer.get("momentum") == 0 and self._momentum(0, 1) is not None:
+            raise BadInput("retrain.profile: its momentum runs against the rate, and retrain.optimizer has none")
         self.steps_per_epoch = feed.steps(unit.batch)
         self.total = self.steps_per_epoch * unit.epochs
         self.classes, self.limit = classes, DIVERGED_LOSS * math.log(classes)
@@ -169,8 +172,13 @@ class Trainer:
 
     def _one_step(self, images: Tensor, labels: Tensor) -> Tensor:
         lr = self.max_lr * self.profile(self.step, self.total)
+        momentum = self._momentum(self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+            if momentum is not None and "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])
+            elif momentum is not None:
+                group["momentum"] = momentum
         self.peak = max(self.peak, lr)
         with self._autocast:
             logits = self.model(images)
