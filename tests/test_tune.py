@@ -159,7 +159,7 @@ def test_a_search_of_ones_own_checks_the_study_as_a_run_does_and_gives_the_run_b
 
 def by_search(study: Study, folder: Path, scratch: Path, retry_failed: bool = False) -> ChainSearch:
     """A study in a Tuner of one's own, to its end."""
-    search = ChainSearch(study, str(folder), retry_failed=retry_failed)
+    search = ChainSearch(study, str(folder), retry_failed=retry_failed, preflight=False)
     if not search.planner.done:
         config = search.run_config(str(scratch))
         Tuner(search.trainable(), tune_config=search.tune_config(), run_config=config).fit()
@@ -296,7 +296,7 @@ def test_a_worker_that_uses_up_the_memory_is_ended_with_the_remedy_and_its_unit_
     file = tmp_path / "hungry.toml"
     file.write_text(tomli_w.dumps({**small_table(), "model": model}))
     done = subprocess.run(
-        [sys.executable, "-m", "silo_tune", "run", str(file), "--out", str(folder)],
+        [sys.executable, "-m", "silo_tune", "run", str(file), "--no-preflight", "--out", str(folder)],
         env={
             **os.environ,
             "RAY_memory_usage_threshold": f"{(used + room) / total:.3f}",

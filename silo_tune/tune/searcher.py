@@ -49,7 +49,7 @@ class ChainSearch(Searcher):
         study: the study.
         out: the run folder or URL; `runs/NAME` when left out.
         monitor: hears how it goes.
-        retry_failed: as in `run_study`.
+        retry_failed, preflight: as in `run_study`.
 
     Attributes:
         error: what ended the search before its study was done, or None.
@@ -60,10 +60,15 @@ class ChainSearch(Searcher):
     """
 
     def __init__(
-        self, study: Study, out: str | None = None, monitor: Monitor | None = None, retry_failed: bool = False
+        self,
+        study: Study,
+        out: str | None = None,
+        monitor: Monitor | None = None,
+        retry_failed: bool = False,
+        preflight: bool = True,
     ) -> None:
         stack = contextlib.ExitStack()
-        opened = stack.enter_context(open_run(study, out, _Caller(), monitor or Monitor(), retry_failed))
+        opened = stack.enter_context(open_run(study, out, _Caller(), monitor or Monitor(), retry_failed, preflight))
         ready = opened.session.ready if isinstance(opened.session, _Standing) else None
         shared = ready.shared if ready is not None else Shared(Workspace.of(study, opened.run.url), None)
         self._join(study, shared, opened.planner, opened.lease, opened.monitor, None)
