@@ -121,6 +121,19 @@ def test_a_long_temporary_folder_is_not_rays(tmp_path: Path, monkeypatch: pytest
         pass
 
 
+def test_the_folders_of_drivers_that_ended_go_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        killed, strange = (Path(place, f"{cluster.SCRATCH}999999{end}-x") for end in "12")
+        for folder in (killed, strange):
+            folder.mkdir()
+        (killed / cluster.HELD).touch()
+        with cluster.scratch_folder() as living, cluster.scratch_folder() as mine:
+            assert (killed.exists(), strange.exists()) == (False, True)
+            assert Path(living).exists()  # whatever its pid says in another container
+            assert Path(mine).parent == Path(place)
+
+
 def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SILO_TUNE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

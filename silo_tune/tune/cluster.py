@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -23,7 +24,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from silo_tune.errors import ENDS, BadInput, RunFailed, SiloTuneError
 from silo_tune.run.monitor import Monitor, require_going
-from silo_tune.store.lease import is_running
 from silo_tune.store.storage import Storage, StorageError
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
@@ -35,7 +35,7 @@ CLIENT_TRIES = 4
 LOOK_SECONDS = 60.0
 # An autoscaler may need minutes to bring the first node.
 PATIENCE_SECONDS = 900.0
-SCRATCH = "silo-ray-"
+SCRATCH, HELD = "silo-ray-", "held"
 # Characters of the folder that scratch folders are in: what Ray adds makes 91 of the 107 of a socket's path.
 SHORT = 16
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
@@ -165,12 +165,23 @@ def scratch_folder() -> Iterator[str]:
     """A folder for Ray's sockets and logs. It never cleans up; the folders of drivers that were killed go here."""
     place = _short_folder()
     for folder in Path(place).glob(f"{SCRATCH}*-*"):
-        pid = folder.name.removeprefix(SCRATCH).split("-")[0]
-        if pid.isdigit() and not is_running(int(pid)):
+        if _left_behind(folder):
             shutil.rmtree(folder, ignore_errors=True)
     prefix = f"{SCRATCH}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as scratch,
+        open(os.path.join(scratch, HELD), "w", encoding="ascii") as held,
+    ):
+        fcntl.flock(held, fcntl.LOCK_EX)  # until this process ends, however it does
         yield scratch
+
+
+def _left_behind(folder: Path) -> bool:
+    """Has the driver of a scratch folder ended? Its lock says so, and not its pid: containers may share /tmp alone."""
+    with contextlib.suppress(OSError), open(folder / HELD, encoding="ascii") as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def _short_folder() -> str:
