@@ -10,15 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from silo_tune.errors import BadInput, RunFailed
-from silo_tune.formats import plural
+from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:
     from silo_analysis.answers.answer import Answer
     from silo_analysis.combine.groups import Group
     from silo_analysis.estimates.summary import Summary
-    from silo_tune.results.records import Recorded
-    from silo_tune.store.run_folder import Run
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,8 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
     from silo_tune.results.table import write_table
     from silo_tune.store.run_folder import Run
 
-    damaged: list[str] = []
-    found, run = read(url, damaged.append), Run(url)
+    found, run = read(url), Run(url)
     if not found.is_record:
-        _require_all_rows(run, found, damaged)
         write_table(run, found.frame)
     summary = summarise(found.frame, found.study, found.searches)
     fit = fit_of(found.frame, found.study)
@@ -59,24 +54,6 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
     for name, content in render_summary(summary, answers, fit, found.frame, found.ledger).items():
         run.storage.replace(f"report/{name}", content)
     return summary, answers, run.storage.shown("report/report.html")
-
-
-def _require_all_rows(run: Run, found: Recorded, damaged: list[str]) -> None:
-    """Keep the table of a run that has lost files.
-
-    Raises:
-        RunFailed: files are damaged, or rows of the table that stands are in no file any more.
-    """
-    from silo_tune.results.table import lost_rows
-
-    lost = lost_rows(run, found.frame)
-    if damaged or lost:
-        rows = f"{plural(lost, 'row')} of its table are in no other file any more" if lost else ""
-        raise RunFailed(
-            "; ".join([f"{run.url} is incomplete", *damaged, *([rows] if rows else [])])
-            + f"; the table stays as it is. `silo-tune run` with its study and --out {run.url} derives and trains "
-            f"again what is missing"
-        )
 
 
 def write_together(urls: list[str], out: str) -> Written:

@@ -19,11 +19,12 @@ Arrays = dict[str, NDArray[Any]]
 
 def cache_root() -> str:
     """The folder that SILO_TUNE_CACHE names, or the user's own."""
-    if named := os.environ.get("SILO_TUNE_CACHE") or os.environ.get("XDG_CACHE_HOME"):
-        return named if "SILO_TUNE_CACHE" in os.environ else os.path.join(named, "silo-tune")
+    if named := os.environ.get("SILO_TUNE_CACHE"):
+        return named
     home = os.path.expanduser("~")
     # A user without a home (a container's, say) is left as "~".
-    return os.path.join(tempfile.gettempdir() if home == "~" else os.path.join(home, ".cache"), "silo-tune")
+    usual = tempfile.gettempdir() if home == "~" else os.path.join(home, ".cache")
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or usual, "silo-tune")
 
 
 def cached(files: Iterable[Path], options: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:

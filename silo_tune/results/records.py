@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, RunFailed
+from silo_tune.formats import plural
 from silo_tune.results.reading import read_table
 from silo_tune.results.searches import SearchRecord, searches
-from silo_tune.results.table import table, to_parquet
+from silo_tune.results.table import lost_rows, table, to_parquet
 from silo_tune.store.run_folder import TABLE, Run
 from silo_tune.store.snapshot import snapshot_of
 from silo_tune.store.storage import seal
-from silo_tune.store.unit_store import Notice, silent
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import load_study
 
@@ -48,17 +48,15 @@ class Recorded:
     is_record: bool = False
 
 
-def read(url: str, notice: Notice = silent) -> Recorded:
-    """A run or a record, from its files.
-
-    Args:
-        url: of the run or record.
-        notice: told of damaged files, which are moved aside.
+def read(url: str) -> Recorded:
+    """A run or a record, from its files: every reader of a run goes through here.
 
     Raises:
+        RunFailed: the run has damaged files, or its table has rows that are in no other file any more.
         BadInput: there is neither at that place, its study is damaged, or the table of a record is not right.
     """
-    run = Run(url, notice)
+    damaged: list[str] = []
+    run = Run(url, damaged.append)
     if run.storage.local and Path(run.storage.root).is_file():
         raise BadInput(f"{url} is a file; name the folder of a run or a record, as runs/NAME")
     study = run.study()
@@ -67,7 +65,20 @@ def read(url: str, notice: Notice = silent) -> Recorded:
     is_record = run.is_record(study)
     frame = read_table(run.storage.read(TABLE), run.storage.shown(TABLE), study) if is_record else table(run, study)
     ledger = recorded[1] if is_record else {**recorded[1], **_clock(run)}
-    return Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record)
+    found = Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record)
+    _require_whole(run, found, damaged)
+    return found
+
+
+def _require_whole(run: Run, found: Recorded, damaged: list[str]) -> None:
+    lost = 0 if found.is_record else lost_rows(run, found.frame)
+    if damaged or lost:
+        rows = f"{plural(lost, 'row')} of its table are in no other file any more" if lost else ""
+        raise RunFailed(
+            "; ".join([f"{run.url} is incomplete", *damaged, *([rows] if rows else [])])
+            + f"; the table stays as it is. `silo-tune run` with its study and --out {run.url} derives and trains "
+            f"again what is missing"
+        )
 
 
 def _clock(run: Run) -> dict[str, float]:

@@ -85,7 +85,7 @@ def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         part = table.get(section)
         if not isinstance(part, Mapping) or not isinstance(path := part.get(key), str):
             continue
-        if not path.startswith(("~", "$")) and (folder / path).exists():
+        if path != "timm" and not path.startswith(("~", "$")) and (folder / path).exists():
             found[section] = {**part, key: str(folder / path)}
     return found
 

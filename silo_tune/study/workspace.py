@@ -48,7 +48,7 @@ class Workspace:
     def of(cls, study: Study, run_url: str) -> Workspace:
         """The workspace of a study."""
         points = {study.settings(arm).rewind_to for arm in study.arms.values()}
-        cluster = study.cluster
+        cluster, checkpoint = study.cluster, study.dense.checkpoint
         return cls(
             run=run_url if "://" in run_url else os.path.abspath(run_url),
             data=study.data.model_copy(update={"path": study.data.path and absolute(study.data.path)}),
@@ -62,6 +62,6 @@ class Workspace:
             norm_scales=study.prune.norm_scales,
             needs=study.prune.criterion.needs,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
-            checkpoint=study.dense.checkpoint and absolute(study.dense.checkpoint),
+            checkpoint=checkpoint if checkpoint in (None, "timm") else absolute(str(checkpoint)),
             sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),
         )
