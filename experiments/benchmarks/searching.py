@@ -34,8 +34,9 @@ import tomli_w
 
 from silo_analysis.estimates.interval import point_interval
 from silo_analysis.estimates.oracle import OracleCycle, oracle_cycles
-from silo_analysis.estimates.stats import FloatArray, paired_interval
+from silo_analysis.estimates.stats import FloatArray
 from silo_analysis.estimates.tuning import savings
+from silo_analysis.estimates.typical import paired_interval
 from silo_tune.api import run_study
 from silo_tune.machine import environment
 from silo_tune.results.records import load_run

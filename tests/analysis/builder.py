@@ -283,7 +283,7 @@ def oracle_cycle_of(
     val_loss: Any = None,
 ) -> OracleCycle:
     """An Oracle's cycle from (seeds, rates) matrices; what is left out is usual."""
-    val = np.asarray(val, dtype=float)
+    val, chance = np.asarray(val, dtype=float), 0.1
     lost = np.zeros(val.shape, dtype=bool) if collapsed is None else np.asarray(collapsed, dtype=bool)
     return OracleCycle(
         oracle="oracle",
@@ -291,11 +291,11 @@ def oracle_cycle_of(
         seeds=tuple(range(len(val))),
         rates=np.asarray(rates, dtype=float),
         asked=np.ones(val.shape[1], dtype=bool) if asked is None else np.asarray(asked, dtype=bool),
-        val=val,
+        val=np.where(lost, chance, val),
         val_loss=1 - val if val_loss is None else np.asarray(val_loss, dtype=float),
-        test=val if test is None else np.asarray(test, dtype=float),
+        test=np.where(lost, chance, val if test is None else np.asarray(test, dtype=float)),
         ok=np.isfinite(val) & ~lost,
         collapsed=lost,
         tested=tested,
-        chance=0.1,
+        chance=chance,
     )

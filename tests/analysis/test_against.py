@@ -15,12 +15,13 @@ from silo_analysis.estimates.against import against_table, others, outcome
 from silo_analysis.estimates.frames import AGAINST
 from silo_analysis.estimates.needed import seeds_for_verdict
 from silo_analysis.estimates.regret import chain_rows
-from silo_analysis.estimates.stats import holm, two_sided_p
+from silo_analysis.estimates.stats import holm
 from silo_analysis.estimates.summary import summarise
+from silo_analysis.estimates.typical import two_sided_p
 from silo_analysis.figures.draw_against import against_figure, controls_figure, shortened, signed
 from silo_tune.results.table import make_table
 from silo_tune.study.model import Study
-from tests.analysis.builder import ARMS, diverged, make_frame, make_study, oracle_cycle_of
+from tests.analysis.builder import ARMS, diverged, failed, make_frame, make_study, oracle_cycle_of
 
 SCHEDULES = {name: ARMS[name] for name in ("silo", "low", "high")}
 REMAINING = (1.0, 0.8, 0.64, 0.512)
@@ -247,9 +248,13 @@ def test_numbers_and_names_are_short() -> None:
     assert max(map(len, cut)) <= 24
 
 
-def test_a_chain_that_diverged_is_in_no_mean() -> None:
+@pytest.mark.parametrize(("end", "n_seeds"), [(diverged, 5), (failed, 4)])
+def test_a_chain_that_diverged_counts_and_one_whose_trial_failed_is_left_out(end: Any, n_seeds: int) -> None:
     study = make_study(cycles=4)
-    frame = make_frame(study, spoil=lambda row: diverged() if row["arm"] == "low" and row["seed"] == 1 else {})
+    frame = make_frame(study, spoil=lambda row: end() if row["arm"] == "low" and row["seed"] == 1 else {})
     table = summarise(frame, study).against
     rows = table[(table["arm"] == "low") & table["cycle"].isna()]
-    assert (rows["n_seeds"].tolist(), rows["left_out"].tolist()) == ([4], [1])
+    assert (rows["n_seeds"].tolist(), rows["left_out"].tolist()) == ([n_seeds], [5 - n_seeds])
+    # One seed of five at a guess moves the mean by some 16 points, and the typical difference hardly.
+    assert (rows["mean"].item() > 0.1) == (end is diverged)
+    assert abs(rows["difference"].item()) < 0.05

@@ -114,26 +114,32 @@ oracle 1 | 0.01  0.1=silo  1.0
 """
 
 
-def test_a_rate_that_diverged_once_is_no_rival_and_no_best() -> None:
+def test_a_rate_that_collapsed_counts_as_guessing_and_stays_a_rival() -> None:
     found = summary_of(DIVERGED, study_of())
-    assert at(found, "verdict", "best_max_lr", "unbounded_high") == ["inside", 0.1, False]
+    # Better in three seeds of five: neither inside nor outside. Its mean is (3 · 95 + 2 · 10) / 5.
+    assert at(found, "verdict", "best_max_lr", "unbounded_high") == ["undetermined", 0.1, False]
     assert found.curves["collapsed"].tolist() == [0, 0, 2]
-    assert found.curves["n"].tolist() == [5, 5, 4]
+    assert found.curves["n"].tolist() == [5, 5, 5]
+    assert found.curves["val_mean"].tolist() == pytest.approx([0.89, 0.90, 0.61])
     assert found.troubles["status"].tolist() == ["diverged"]
     assert found.troubles["seed"].tolist() == [1]
     # Within a seed the Oracle goes by what it saw there: 1.0 wins where it did not diverge.
-    assert found.regret["best_max_lr"].tolist() == [1.0, 0.1, 1.0, 1.0, 1.0]
-    assert found.regret["regret_val"].tolist() == pytest.approx([0.05, 0, 0.05, 0.05, 0.05])
-    # Chosen on other seeds it never is: in each choice it collapsed somewhere.
+    assert found.regret["best_max_lr"].tolist() == [1.0, 0.1, 1.0, 0.1, 1.0]
+    assert found.regret["regret_val"].tolist() == pytest.approx([0.05, 0, 0.05, 0, 0.05])
+    # Chosen on other seeds it never is: its mean there is low.
     assert found.crossfit["chosen_max_lr"].tolist() == [0.1] * 5
 
 
 def test_the_schedules_own_rate_collapsed() -> None:
     text = DIVERGED.replace("0.1=silo  1.0", "0.1  1.0=silo")
     found = summary_of(text, study_of())
-    assert at(found, "verdict", "point_verdict") == ["outside", "outside"]
-    assert at(found, "reason") == ["its own rate collapsed in 2 of 5 seeds"]
-    assert found.regret["seed"].tolist() == [0, 2, 3, 4]  # a seed without its accuracy has no difference
+    assert at(found, "verdict", "point_verdict") == ["undetermined", "outside"]
+    assert at(found, "reason") == ["max_lr 0.01 trained where this one collapsed"]
+    own = found.verdicts[found.verdicts["arm"] == "silo"]
+    assert own[["collapsed", "collapsed_low", "collapsed_high"]].to_numpy(float).tolist() == [
+        pytest.approx([2, 0.053, 0.853], abs=1e-3)
+    ]
+    assert found.regret["regret_val"].tolist() == pytest.approx([0, 0.8, 0, 0.8, 0])
 
 
 def test_seeds_that_miss_a_rate_or_everything() -> None:
@@ -254,15 +260,15 @@ def chains() -> Summary:
 
 
 def test_gaps_and_endpoint_of_chains_that_ended(chains: Summary) -> None:
-    assert chains.gaps["cycle"].tolist() == [1, 1, 1, 2, 2, 3, 3]
-    assert chains.gaps["seed"].tolist() == [0, 1, 2, 0, 1, 0, 1]
-    assert chains.gaps["gap_test"].tolist() == pytest.approx([0.30, 0, 0, 0.01, 0.01, 0.02, 0.02])
+    # In seed 2 silo diverged at cycle 2: it guesses from there on, in the cycle after it too.
+    assert chains.gaps["cycle"].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert chains.gaps["seed"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    assert chains.gaps["gap_test"].tolist() == pytest.approx([0.30, 0, 0, 0.01, 0.01, 0.82, 0.02, 0.02, 0.80])
     end = chains.endpoint
     assert end is not None
     assert end.cycles == (2, 3)
-    assert end.per_seed == {0: pytest.approx(0.015), 1: pytest.approx(0.015)}
-    assert end.incomplete == (2,)
-    assert any("leaves out 1 seed (2)" in note for note in notes(chains))
+    assert end.per_seed == {0: pytest.approx(0.015), 1: pytest.approx(0.015), 2: pytest.approx(0.81)}
+    assert end.incomplete == ()
     assert chains.reached["silo", 2] == 2
     assert chains.reached["low", 1] == 2
 
@@ -271,9 +277,11 @@ def test_ranks_of_chains_that_ended(chains: Summary) -> None:
     found = chains.ranking
     assert found["arm"].tolist() == ["oracle", "silo", "low"]
     assert found["rank"].fillna(0).tolist() == [1, 2, 0]
-    assert found["n_seeds"].tolist() == [2, 2, 0]
-    assert found["own_seeds"].tolist() == [3, 2, 0]
-    assert found["mean"].fillna(0).tolist() == pytest.approx([0.90, 0.885, 0])
+    assert found["n_seeds"].tolist() == [3, 3, 0]
+    assert found["own_seeds"].tolist() == [3, 3, 0]
+    assert found["mean"].fillna(0).tolist() == pytest.approx([(0.895 + 0.905 + 0.91) / 3, (0.88 + 0.89 + 0.1) / 3, 0])
+    assert found["median"].fillna(0).tolist() == pytest.approx([0.905, 0.88, 0])
+    assert found["trained"].tolist() == [3, 2, 2]
 
 
 def test_status_and_cost_of_chains_that_ended(chains: Summary) -> None:
@@ -282,7 +290,11 @@ def test_status_and_cost_of_chains_that_ended(chains: Summary) -> None:
     counts = cost.loc[["silo", "low"], ["units", "diverged", "failed"]].to_numpy().tolist()
     assert counts == [[8, 1, 0], [5, 0, 1]]
     diverged = chains.arms[(chains.arms["arm"] == "silo") & (chains.arms["cycle"] == 2)]
-    assert diverged[["n_seeds", "diverged"]].to_numpy().tolist() == [[2, 1]]
+    assert diverged[["n_seeds", "diverged", "trained"]].to_numpy().tolist() == [[3, 1, 2]]
+    assert diverged[["trained_low", "trained_high"]].to_numpy().tolist() == [pytest.approx([0.094, 0.992], abs=1e-3)]
+    after = chains.arms[(chains.arms["arm"] == "silo") & (chains.arms["cycle"] == 3)]
+    assert after[["n_seeds", "trained"]].to_numpy().tolist() == [[3, 2]]
+    assert after["test_mean"].tolist() == pytest.approx([(0.88 + 0.88 + 0.1) / 3])
 
 
 def test_arms_of_different_budgets() -> None:

@@ -77,17 +77,41 @@ def test_a_better_rate_with_fewer_than_five_seeds_makes_nothing_outside() -> Non
     assert verdict(val)[0] == "undetermined"
 
 
-def test_a_rate_that_collapsed_in_one_seed_is_left_out() -> None:
-    val, collapsed = constant([0.8, 0.9, 0.85, 0.99]), np.zeros((5, 4))
+def test_a_better_rate_that_collapsed_once_is_still_compared() -> None:
+    val, collapsed = constant([0.8, 0.9, 0.85, 0.93], 12), np.zeros((12, 4))
     assert verdict(val)[0] == "outside"
     collapsed[3, 3] = 1
+    assert verdict(val, collapsed)[0] == "outside"
+    collapsed[:5, 3] = 1
+    assert verdict(val, collapsed)[0] == "undetermined"
+    collapsed[:11, 3] = 1
     assert verdict(val, collapsed)[0] == "inside"
 
 
-def test_a_schedule_whose_own_rate_collapsed_is_outside() -> None:
-    val, collapsed = constant([0.8, 0.9, 0.85, 0.7]), np.zeros((5, 4))
+def test_a_schedule_that_collapsed_is_judged_by_its_typical_gain_and_its_collapses_are_told() -> None:
+    val, collapsed = constant([0.8, 0.9, 0.85, 0.7], 12), np.zeros((12, 4))
     collapsed[3, 1], val[3, 1] = 1, math.nan
-    assert verdict(val, collapsed) == ("outside", "its own rate collapsed in 1 of 5 seeds")
+    once = judge(oracle_cycle_of(val, RATES, SILO, collapsed=collapsed), "silo", TOLERANCE)
+    assert (once.name, once.collapsed, once.n_seeds) == ("inside", 1, 12)
+    collapsed[:11, 1] = 1
+    often = judge(oracle_cycle_of(val, RATES, SILO, collapsed=collapsed), "silo", TOLERANCE)
+    assert (often.name, often.collapsed) == ("outside", 11)
+
+
+def test_a_collapse_of_the_schedule_where_others_trained_leaves_five_seeds_open() -> None:
+    val, collapsed = constant([0.8, 0.9, 0.85, 0.7]), np.zeros((5, 4))
+    collapsed[3, 1] = 1
+    assert verdict(val, collapsed) == ("undetermined", "max_lr 0.01 trained where this one collapsed")
+
+
+def test_where_every_training_collapsed_nothing_is_said() -> None:
+    val = constant([0.8, 0.9, 0.85, 0.7])
+    assert verdict(val, np.ones((5, 4))) == ("undetermined", "every training collapsed")
+
+
+def test_a_far_worse_rate_does_not_hide_a_better_one() -> None:
+    val = constant([0.2, 0.9, 0.95, 0.3]) + 0.003 * np.random.default_rng(0).standard_normal((5, 4))
+    assert verdict(val)[0] == "outside"
 
 
 def test_all_others_collapsed_is_inside_and_no_others_is_undetermined() -> None:
@@ -106,10 +130,12 @@ def test_a_schedule_without_a_row_is_not_tested() -> None:
     assert (found.name, found.max_lr, found.rivals) == ("not tested", None, ())
 
 
-def test_the_lower_bound_is_corrected_over_rates_and_the_upper_one_is_not() -> None:
+def test_outside_is_corrected_over_rates_and_inside_is_not() -> None:
     rng = np.random.default_rng(0)
-    val = constant([0.9, 0.9, 0.9, 0.9]) + 0.003 * rng.standard_normal((5, 4))
-    alone = judge(oracle_cycle_of(val, RATES, SILO, asked=[True, True, False, False]), "silo", TOLERANCE).rivals[0]
-    among = judge(oracle_cycle_of(val, RATES, SILO), "silo", TOLERANCE).rivals[0]
-    assert among.upper == alone.upper
-    assert among.lower < alone.lower
+    val = constant([0.92, 0.9, 0.9, 0.9], 12) + 0.003 * rng.standard_normal((12, 4))
+    alone = judge(oracle_cycle_of(val, RATES, SILO, asked=[True, True, False, False]), "silo", TOLERANCE)
+    among = judge(oracle_cycle_of(val, RATES, SILO), "silo", TOLERANCE)
+    assert among.rivals[0] == alone.rivals[0]
+    assert alone.p_outside is not None
+    assert among.p_outside is not None
+    assert among.p_outside > alone.p_outside

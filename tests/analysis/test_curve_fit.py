@@ -337,8 +337,7 @@ def test_a_rate_that_collapsed_counts_as_guessing_and_the_fit_stays_off_it() -> 
     for group in simulate(lambda m: GRID[6], noise=0.001):
         lost = np.zeros(group.val.shape, dtype=bool)
         lost[:, 6:] = True
-        val = np.where(lost, np.nan, group.val)
-        val[:, 7] = 0.94  # it ended with an accuracy, but its training had collapsed
+        val = np.where(lost, group.chance, group.val)
         groups.append(replace(group, val=val, test=val.copy(), collapsed=lost, ok=~lost))
     comparison = fitted(groups)
     assert (comparison.response.val[0][:, 6:] == 0.1).all()
@@ -346,7 +345,11 @@ def test_a_rate_that_collapsed_counts_as_guessing_and_the_fit_stays_off_it() -> 
         assert fit.peaks == pytest.approx([GRID[5]] * 8)
         assert (fit.test > 0.9).all()
     in_one = [
-        replace(g, collapsed=g.collapsed & (np.arange(5) == 0)[:, None], val=np.nan_to_num(g.val, nan=0.95))
+        replace(
+            g,
+            collapsed=g.collapsed & (np.arange(5) == 0)[:, None],
+            val=np.where(np.arange(5)[:, None] == 0, g.val, np.where(g.collapsed, 0.95, g.val)),
+        )
         for g in groups
     ]
     assert (fitted(in_one).fits["constant"].peaks <= GRID[5] * 1.001).all()

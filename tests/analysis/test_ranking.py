@@ -15,7 +15,7 @@ from silo_analysis.estimates.regret import chain_rows
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_tune.study.model import Study
 from tests.analysis.asking import said_of
-from tests.analysis.builder import ARMS, Row, diverged, make_frame, make_search, make_study
+from tests.analysis.builder import ARMS, Row, diverged, failed, make_frame, make_search, make_study
 
 CONSTANTS = {
     name: {"mode": "schedule", "schedule": {"name": "constant", "max_lr": rate}}
@@ -103,7 +103,7 @@ def test_two_seeds_have_intervals_and_tell_no_arms_apart() -> None:
 
 def test_seeds_that_one_arm_lacks_are_left_out_of_all() -> None:
     def spoil(row: Row) -> Row:
-        return diverged() if (row["arm"], row["seed"], row["cycle"]) == ("high", 1, 3) else {}
+        return failed() if (row["arm"], row["seed"], row["cycle"]) == ("high", 1, 3) else {}
 
     study = small()
     summary = spoilt(spoil, study)
@@ -115,7 +115,7 @@ def test_seeds_that_one_arm_lacks_are_left_out_of_all() -> None:
 
 def test_an_arm_that_hardly_ever_ends_is_left_out_and_named() -> None:
     def spoil(row: Row) -> Row:
-        return diverged() if row["arm"] == "high" and row["seed"] > 1 and row["cycle"] == 2 else {}
+        return failed() if row["arm"] == "high" and row["seed"] > 1 and row["cycle"] == 2 else {}
 
     summary = spoilt(spoil, small())
     found = summary.ranking
@@ -124,6 +124,18 @@ def test_an_arm_that_hardly_ever_ends_is_left_out_and_named() -> None:
     assert found["n_seeds"].tolist() == [5, 5, 5, 0]
     assert found.iloc[-1][["mean", "rank_best"]].isna().all()
     assert "The ranking leaves out high, which ended every cycle in too few seeds." in notes(summary)
+
+
+def test_an_arm_that_diverges_in_half_of_the_seeds_does_not_rank_first() -> None:
+    def spoil(row: Row) -> Row:
+        better = {"test_accuracy": 0.99} if row["arm"] == "high" and row["cycle"] else {}
+        return diverged() if row["arm"] == "high" and row["seed"] > 2 and row["cycle"] == 2 else better
+
+    study = make_study({"silo": ARMS["silo"], **CONSTANTS}, seeds=6, cycles=4)
+    found = spoilt(spoil, study).ranking
+    assert found["n_seeds"].tolist() == [6] * 4
+    assert found["arm"].tolist()[-1] == "high"
+    assert found["trained"].tolist() == [6, 6, 6, 3]
 
 
 def test_trials_of_searches_are_not_ranked() -> None:

@@ -17,8 +17,8 @@ from silo_analysis.combine import overview
 from silo_analysis.combine.groups import combine, group_names
 from silo_analysis.combine.merge import merge, merge_rows
 from silo_analysis.combine.overview import Judged, overview_frame, overview_lines, row_of
-from silo_analysis.estimates.stats import paired_interval
 from silo_analysis.estimates.summary import summarise
+from silo_analysis.estimates.typical import paired_interval
 from silo_tune.cli.writing import write_together
 from silo_tune.errors import BadInput
 from silo_tune.results.records import Recorded, read, write_record

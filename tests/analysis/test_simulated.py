@@ -1,4 +1,4 @@
-"""Error rates of the report's rules on tables whose truth is known.
+"""Error rates of the report's rules on tables whose truth is known, at the normal law; `test_error_rates` has others.
 
 Noise is in accuracy units and is *paired*: the standard deviation over seeds of the difference between two rates or
 arms. Every bound is the rule's own level plus two binomial standard errors of the simulation (`allowed`).
@@ -18,8 +18,9 @@ from silo_analysis.estimates.containment import judge
 from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.ranking import rank_intervals
 from silo_analysis.estimates.regret import crossfit_regret, cycle_regret
-from silo_analysis.estimates.stats import FloatArray, holm, p_below, paired_interval, tost, two_sided_p
+from silo_analysis.estimates.stats import FloatArray, holm
 from silo_analysis.estimates.summary import summarise
+from silo_analysis.estimates.typical import p_below, paired_interval, tost, two_sided_p
 from tests.analysis.builder import ARMS, make_frame, make_study, oracle_cycle_of
 
 TOLERANCE = 0.005
@@ -54,16 +55,9 @@ def verdicts(val: FloatArray) -> list[str]:
     return [judge(oracle_cycle_of(one, GRID, {"silo": GRID[OWN]}), "silo", TOLERANCE).name for one in val]
 
 
-@pytest.fixture(scope="module")
-def rule() -> Any:
-    """The rule of `judge` on many tables at once; test_power.py checks that it is the same."""
-    return runpy.run_path(str(Path(__file__).parent.parent.parent / "docs" / "power.py"))["verdicts"]
-
-
 # --- verdicts ---
 
 RUNS = 400
-BOUNDARIES = [(0.5, 1), (0.85, 3), (0.9 + TOLERANCE, 1)]  # level of the other rates; rates at the tolerance
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -76,24 +70,6 @@ def test_a_rival_at_the_tolerance_makes_inside_rare(noise: float) -> None:
 def test_the_best_at_the_tolerance_makes_outside_rare(noise: float) -> None:
     val = draw(np.random.default_rng(2), levels(0.9, 0.9 + TOLERANCE, 0.9 + TOLERANCE), (RUNS, 5), noise)
     assert verdicts(val).count("outside") / RUNS <= allowed(RUNS)
-
-
-@pytest.mark.parametrize("seeds", [5, 10])
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize(("others", "bests"), BOUNDARIES)
-def test_both_errors_over_many_runs(rule: Any, seeds: int, noise: float, others: float, bests: int) -> None:
-    runs = 8000
-    val = draw(np.random.default_rng(seeds), levels(0.9, 0.9 + TOLERANCE, others, bests), (runs, seeds), noise)
-    inside, outside = rule(val, OWN, TOLERANCE)
-    assert inside.mean() <= allowed(runs)
-    assert outside.mean() <= allowed(runs)
-
-
-def test_the_error_is_used_up_where_one_rival_alone_is_at_the_boundary(rule: Any) -> None:
-    # A rule that never speaks would pass every bound above.
-    runs = 8000
-    val = draw(np.random.default_rng(3), levels(0.9, 0.9 + TOLERANCE, 0.5), (runs, 5), 0.1 * POINT)
-    assert rule(val, OWN, TOLERANCE)[0].mean() >= 0.04
 
 
 def test_three_seeds_say_nothing() -> None:
@@ -128,12 +104,12 @@ def test_errors_of_whole_runs_by_way_of_their_tables(wrong: str, others: float) 
     assert found.count(wrong) / len(found) <= allowed(len(found))
 
 
-def test_holm_over_cycles_keeps_the_familywise_error(rule: Any) -> None:
+def test_holm_over_cycles_keeps_the_familywise_error() -> None:
     # Eight cycles, in each of which the one rival is exactly at the tolerance.
     rng, runs = np.random.default_rng(6), 1500
     gaps = TOLERANCE + 0.3 * POINT * rng.standard_normal((runs, 8, 5))
     wrong = sum(min(holm([p_below(cycle, TOLERANCE) for cycle in run])) < 0.05 for run in gaps)
-    assert 0.02 <= wrong / runs <= allowed(runs)
+    assert 0.01 <= wrong / runs <= allowed(runs)
 
 
 # --- differences of arms ---
@@ -141,21 +117,21 @@ def test_holm_over_cycles_keeps_the_familywise_error(rule: Any) -> None:
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("noise", [NOISES[0], NOISES[-1]])
-def test_t_intervals_cover_what_they_claim(seeds: int, noise: float) -> None:
+def test_intervals_cover_what_they_claim(seeds: int, noise: float) -> None:
     runs, truth = 2000, 0.3 * POINT
     found = [paired_interval(d) for d in truth + noise * np.random.default_rng(seeds).standard_normal((runs, seeds))]
     covered = sum(one.low <= truth <= one.high for one in found if one.low is not None and one.high is not None)
-    assert 0.93 <= covered / runs <= 0.97
+    assert 0.94 <= covered / runs <= 0.985
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_t_intervals_cover_with_counts_of_few_images(seeds: int) -> None:
+def test_intervals_cover_with_counts_of_few_images(seeds: int) -> None:
     # Accuracies of two arms on 360 images each: steps of 0.28 pp, and not normal.
     runs, rng = 2000, np.random.default_rng(seeds)
     gaps = (rng.binomial(360, 0.97, (runs, seeds)) - rng.binomial(360, 0.95, (runs, seeds))) / 360
     found = [paired_interval(gap) for gap in gaps]
     covered = sum(one.low <= 0.02 <= one.high for one in found if one.low is not None and one.high is not None)
-    assert 0.93 <= covered / runs <= 0.97
+    assert 0.94 <= covered / runs <= 0.985
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -165,7 +141,7 @@ def test_equivalence_is_rarely_shown_at_the_margin(seeds: int, noise: float) -> 
     shown = sum(tost(d, TOLERANCE).equivalent for d in TOLERANCE + noise * rng.standard_normal((runs, seeds))) / runs
     assert shown <= allowed(runs)
     if noise == NOISES[0] and seeds > 3:  # the far margin is out of sight: the level is used up
-        assert shown >= 0.04
+        assert shown >= 0.03
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])

@@ -55,8 +55,8 @@ def test_each_number_comes_from_its_oracle(full: Summary) -> None:
     fourth = full.cycles[full.cycles["cycle"] == 4].iloc[0]
     regrets = full.regret[(full.regret["cycle"] == 4) & (full.regret["oracle"] == "oracle-at-silo")]
     gaps = full.gaps[(full.gaps["cycle"] == 4) & (full.gaps["oracle"] == "oracle")]
-    assert fourth["cycle_regret_test"] == pytest.approx(regrets["regret_test"].mean())
-    assert fourth["chain_gap"] == pytest.approx(gaps["gap_test"].mean())
+    assert fourth["cycle_regret_test"] == pytest.approx(regrets["regret_test"].median())
+    assert fourth["chain_gap"] == pytest.approx(gaps["gap_test"].median())
     intervals = full.intervals.set_index(["oracle", "cycle"])
     assert fourth["interval_low"] == intervals.loc[("oracle-at-silo", 4), "interval_low"]
 
@@ -114,7 +114,7 @@ def test_answers_say_where_their_numbers_come_from(full: Summary) -> None:
     assert "Greedy (oracle) and conditioned (oracle-at-silo)" in both
     assert "oracle-at-silo (conditioned on silo)" in loses
     assert "oracle (greedy)" in loses
-    assert "95 % paired t interval" in loses
+    assert "95 % interval" in loses
     assert "45 trials" in loses
     assert "Equal budgets: all 4 schedule arms" in effort
     assert effort.startswith("Not equally tuned")
@@ -145,7 +145,6 @@ def test_no_run_is_too_bare(case: str) -> None:
         ("under-way", "No rows yet for 3 seeds: 2, 3, 4"),
         ("under-way", "nothing after cycle 2 of 3 in seed 0"),
         ("under-way", "No seed has every cycle of both chains"),
-        ("chain-ended-early", "leaves out 1 seed (1)"),
         ("chain-ended-early", "silo, oracle-at-silo: nothing after cycle 2 of 3 in seed 1"),
         ("one-point-grid", "In 3 cycles the best rate is an edge"),
         ("everything-failed", "30 rows failed"),
@@ -162,9 +161,9 @@ def test_a_tolerance_that_validation_cannot_resolve_is_said() -> None:
     assert any("below 2 of 2000 validation images" in note for note in notes(summarise(make_frame(study), study)))
 
 
-def test_a_schedule_whose_own_rate_collapsed_is_outside() -> None:
-    assert set(of("every-oracle-rate-collapsed").cycles["verdict"]) == {"outside"}
-    assert of("everything-diverged").cycles["verdict"].tolist() == ["outside", "not tested", "not tested"]
+def test_where_everything_collapsed_no_verdict_is_drawn() -> None:
+    assert set(of("every-oracle-rate-collapsed").cycles["verdict"]) == {"undetermined"}
+    assert of("everything-diverged").cycles["verdict"].tolist() == ["undetermined", "not tested", "not tested"]
 
 
 def test_an_own_dense_cycle_is_judged_too() -> None:

@@ -72,7 +72,7 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
     last = summary.study.cycles - 1
     yield (
         f"On test, {summary.schedule} {MINUS} arm, mean over cycles {FIRST_ENDPOINT_CYCLE} to {last} (above 0 "
-        f"{summary.schedule} is better; 95 % paired t intervals; {holm}): {said}."
+        f"{summary.schedule} is better; 95 % intervals; {holm}): {said}."
     )
     small = within_tolerance(rows[rows["outcome"].isin(["better", "worse"])])
     if len(small):
@@ -157,8 +157,8 @@ def _caveats(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
         names = joined([f"{row['arm']} ({row['left_out']})" for row in lost.head(MOST_NAMED).to_dict("records")])
         more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
         yield (
-            f"Seeds left out because a chain has not every cycle (under way, or it diverged): {names}{more}; a chain "
-            "that diverged is in no mean."
+            f"Seeds left out because a chain lacks a cycle (under way, or a trial failed): {names}{more}; a chain "
+            "that collapsed counts as guessing."
         )
     if summary.tuning.standing != "equal":
         yield "The arms are not equally tuned: a difference may be one of constants, not of schedules."

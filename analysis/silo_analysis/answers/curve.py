@@ -59,7 +59,7 @@ def ask(summary: Summary, fit: Fitted) -> Answer:
 def _numbers(fit: Comparison) -> Iterator[Number]:
     for rival in RIVALS:
         gain = fit.gain(rival)
-        yield number(f"S − {CALLED[rival]}, in a new seed", gain.mean, gain.low, gain.high, gain.n)
+        yield number(f"S − {CALLED[rival]}, in a new seed", gain.median, gain.low, gain.high, gain.n)
 
 
 def _verdict(fit: Comparison) -> str:

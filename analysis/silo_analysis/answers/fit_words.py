@@ -10,7 +10,8 @@ import numpy as np
 from silo_analysis.curve_fit.comparison import FEWEST_SEEDS, Comparison, Fit
 from silo_analysis.curve_fit.families import NOMINAL_BETA, RIVALS
 from silo_analysis.estimates.oracle import describe
-from silo_analysis.estimates.stats import Estimate, FloatArray, paired_interval
+from silo_analysis.estimates.stats import Estimate, FloatArray
+from silo_analysis.estimates.typical import paired_interval
 from silo_tune.formats import DASH, percent, plural, points, rate
 from silo_tune.study.model import Study
 
@@ -55,9 +56,9 @@ def _row(fit: Fit) -> tuple[str, ...]:
         fit.name,
         constants or DASH,
         points(_mean(fit.seen)),
-        points(cycle.mean),
+        points(cycle.median),
         _ends(cycle),
-        points(seed.mean),
+        points(seed.median),
         _ends(seed),
         percent(_mean(fit.test), 2),
     )
@@ -128,8 +129,8 @@ def _rivals(comparison: Comparison, study: Study) -> Iterator[str]:
             continue
         seed, cycle = comparison.gain(rival), comparison.gain(rival, "new_cycle")
         yield (
-            f"  against {CALLED[rival]}: {verdict}; gain {points(seed.mean)} pp on new seeds ({_ends(seed)}), "
-            f"{points(cycle.mean)} on new cycles ({_ends(cycle)}){_small((seed, cycle), study.report.tolerance)}."
+            f"  against {CALLED[rival]}: {verdict}; gain {points(seed.median)} pp on new seeds ({_ends(seed)}), "
+            f"{points(cycle.median)} on new cycles ({_ends(cycle)}){_small((seed, cycle), study.report.tolerance)}."
         )
 
 

@@ -12,8 +12,9 @@ from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.cost import STUDY
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.regret import Endpoint
-from silo_analysis.estimates.stats import Estimate, paired_interval, tost
+from silo_analysis.estimates.stats import Estimate
 from silo_analysis.estimates.summary import Summary
+from silo_analysis.estimates.typical import paired_interval, tost
 from silo_tune.formats import DASH, MINUS, known, p_value, percent, plural, points, seconds
 
 ID = "loses-and-saves"
@@ -39,7 +40,7 @@ _COLUMNS = ("quantity", "oracle", "cycles", "difference", "low", "high", "n_seed
 
 def _rows(summary: Summary) -> Iterator[dict[str, Any]]:
     end = summary.endpoint
-    if end is not None and end.estimate.mean is not None:
+    if end is not None and end.estimate.median is not None:
         yield _row(_ENDPOINT, end.oracle, _span(list(end.cycles)), end.estimate, end.equivalence.p)
     for quantity, table in ((_REGRET, summary.regret), (_CROSSFIT, summary.crossfit)):
         own = table[table["oracle"] == summary.verdict_oracle]
@@ -57,7 +58,7 @@ def _span(cycles: list[int]) -> str:
 
 def _row(quantity: str, oracle: str, cycles: str, estimate: Estimate, p: float) -> dict[str, Any]:
     return {
-        "quantity": quantity, "oracle": oracle, "cycles": cycles, "difference": estimate.mean, "low": estimate.low,
+        "quantity": quantity, "oracle": oracle, "cycles": cycles, "difference": estimate.median, "low": estimate.low,
         "high": estimate.high, "n_seeds": estimate.n, "p_equivalent": p if estimate.n > 1 else None,
     }  # fmt: skip
 
@@ -67,12 +68,12 @@ def _regret(summary: Summary) -> Iterator[str]:
     own = summary.regret[summary.regret["oracle"] == summary.verdict_oracle]
     per_seed = own.groupby("seed")[["regret_test", "regret_val"]].mean()
     estimate = paired_interval(per_seed["regret_test"].to_numpy(dtype=float))
-    if summary.verdict_oracle is None or estimate.mean is None:
+    if summary.verdict_oracle is None or estimate.median is None:
         return
     over = "the cycles that each seed has" if own.groupby("seed").size().nunique() > 1 else "cycles"
     yield (
-        f"Cycle regret, mean over {over} on test: {points(estimate.mean)} pp ({interval_text(estimate)}); on "
-        f"validation, where the best rate was chosen: {points(per_seed['regret_val'].mean())}. "
+        f"Cycle regret, mean over {over}, on test: {points(estimate.median)} pp ({interval_text(estimate)}); on "
+        f"validation, where the best rate was chosen: {points(per_seed['regret_val'].median())}. "
         f"Oracle: {describe(summary.study, summary.verdict_oracle)}."
     )
 
@@ -82,13 +83,13 @@ def interval_text(estimate: Estimate) -> str:
     seeds = plural(estimate.n, "seed")
     if estimate.low is None:
         return f"{seeds}, so no interval"
-    return f"95 % paired t interval {points(estimate.low)} to {points(estimate.high)}, {seeds}"
+    return f"95 % interval {points(estimate.low)} to {points(estimate.high)}, {seeds}"
 
 
 def _endpoint(summary: Summary) -> Iterator[str]:
     """The primary endpoint with its interval and equivalence test."""
     end = summary.endpoint
-    if end is None or end.estimate.mean is None:
+    if end is None or end.estimate.median is None:
         return
     tolerance = points(summary.tolerance, signed=False)
     yes = "equivalent" if end.equivalence.equivalent else "equivalence not shown"
@@ -96,7 +97,7 @@ def _endpoint(summary: Summary) -> Iterator[str]:
     test = f"{yes} within {tolerance} pp (TOST p {p_text})" if end.estimate.n > 1 else ""
     yield (
         f"Primary endpoint, chain gap {end.oracle} {MINUS} {end.schedule} on test, mean over cycles "
-        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.mean)} pp ({interval_text(end.estimate)})"
+        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.median)} pp ({interval_text(end.estimate)})"
         + (f"; {test}" if test else "")
         + f".{_needed(end, tolerance)} Oracle: {describe(summary.study, end.oracle)}."
     )
@@ -133,10 +134,11 @@ def _cost(summary: Summary) -> Iterator[str]:
 
 def _crossfit(summary: Summary, data: pd.DataFrame) -> Iterator[str]:
     for row in data[data["quantity"] == _CROSSFIT].to_dict("records"):
-        estimate = Estimate(row["n_seeds"], row["difference"], None, *_ends(row))
+        low, high = _ends(row)
+        estimate = Estimate(row["n_seeds"], median=row["difference"], low=low, high=high)
         yield (
             f"Cross-fitted cycle regret on test, each seed at the rate that is best in the others: "
-            f"{points(estimate.mean)} pp ({interval_text(estimate)}); an estimate, not a verdict."
+            f"{points(estimate.median)} pp ({interval_text(estimate)}); an estimate, not a verdict."
         )
 
 

@@ -43,7 +43,7 @@ def _power(row: Any) -> str:
     if not known(row["slope_low"]):
         return f"{signed(row['slope'])} ({seeds}, so no interval)"
     ends = f"{signed(row['slope_low'])} to {signed(row['slope_high'])}"
-    return f"{signed(row['slope'])} (95 % paired t interval {ends}, {seeds})"
+    return f"{signed(row['slope'])} (95 % interval {ends}, {seeds})"
 
 
 def signed(value: float) -> str:

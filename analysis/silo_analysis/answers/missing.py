@@ -80,7 +80,7 @@ def _missing_seeds(summary: Summary) -> Iterator[str]:
         names = ", ".join(map(str, end.incomplete))
         yield (
             f"The primary endpoint leaves out {plural(len(end.incomplete), 'seed')} ({names}) in which a chain has not "
-            "reached every cycle; a chain that ended because it diverged is not in that mean."
+            "reached every cycle; a chain that diverged counts as guessing from there on."
         )
 
 
@@ -88,7 +88,7 @@ def _missing_rows(summary: Summary) -> Iterator[str]:
     trial = summary.troubles["trial"].notna()
     status = summary.troubles.loc[~trial, "status"].value_counts()
     if diverged := int(status.get("diverged", 0)):
-        yield f"{plural(diverged, 'row')} diverged: such a rate is outside; differences need an accuracy."
+        yield f"{plural(diverged, 'row')} diverged: each counts as guessing in every mean, rank and difference."
     if failed := int(status.get("failed", 0)):
         yield f"{plural(failed, 'row')} failed (retries used up); no number here has them."
     if lost := int(trial.sum()):

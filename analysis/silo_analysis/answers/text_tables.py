@@ -11,9 +11,9 @@ import pandas as pd
 
 from silo_analysis.answers.cells import interval_text, width_text
 from silo_analysis.estimates.oracle import numbers
-from silo_analysis.estimates.stats import paired_interval
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.tuning import PILOT, by_merit, parameters
+from silo_analysis.estimates.typical import paired_interval
 from silo_tune.formats import DASH, MINUS, known, p_value, percent, plural, points, rate, seconds
 from silo_tune.results.searches import SearchRecord
 
@@ -75,7 +75,7 @@ def _score(row: Any) -> str:
 
 
 def regret_table(summary: Summary) -> Table:
-    """Per cycle: means over seeds with 95 % paired t intervals of regret and gap, in percentage points."""
+    """Per cycle: means over seeds with 95 % intervals of regret and gap, in percentage points."""
     head = (
         "Cycle", "Regret, test", "95 % interval", "Regret, validation", "Cross-fitted, test", "Chain gap, test",
         "95 % interval of the gap", "Seeds of the gap",

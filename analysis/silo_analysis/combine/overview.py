@@ -16,8 +16,9 @@ from silo_analysis.answers.table_files import to_markdown
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.combine.groups import Group
 from silo_analysis.estimates import regret
-from silo_analysis.estimates.stats import Estimate, paired_interval
+from silo_analysis.estimates.stats import Estimate
 from silo_analysis.estimates.summary import Summary
+from silo_analysis.estimates.typical import paired_interval
 from silo_tune.formats import DASH, MINUS, percent, points
 from silo_tune.study.model import Study
 
@@ -115,7 +116,10 @@ def _against(summary: Summary) -> Iterator[tuple[str, Estimate]]:
     overall = summary.against[summary.against["cycle"].isna()].dropna(subset=["difference"])
     named = controls_shown(summary)
     for row in overall[overall["arm"].isin(named)].astype(object).where(overall.notna(), None).to_dict("records"):
-        yield str(row["arm"]), Estimate(row["n_seeds"], row["difference"], row["spread"], row["low"], row["high"])
+        yield (
+            str(row["arm"]),
+            Estimate(row["n_seeds"], row["mean"], row["difference"], row["spread"], row["low"], row["high"]),
+        )
 
 
 def overview_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -140,7 +144,7 @@ def _numbers(row: Row) -> dict[str, Any]:
     estimates = {"endpoint": row.endpoint, "regret": row.regret}
     estimates |= {f"{study.report.schedule}-minus-{arm}": found for arm, found in row.against.items()}
     for name, found in estimates.items():
-        plain |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_seeds": found.n}
+        plain |= {name: found.median, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_seeds": found.n}
     return plain
 
 
@@ -148,7 +152,7 @@ def _numbers(row: Row) -> dict[str, Any]:
 
 
 def overview_table(rows: Sequence[Row]) -> Table:
-    """Verdicts, endpoint and cost as text, differences in percentage points with 95 % paired t intervals over seeds."""
+    """Verdicts, endpoint and cost as text, differences in percentage points with 95 % intervals over seeds."""
     head = ("Study", "Model", "Data", "Seeds", "Tolerance", "Inside", "Chain gap", "TOST", "Cycle regret", "Saved, %")
     body: list[tuple[str, ...]] = [
         (
@@ -185,8 +189,8 @@ def row_schedule(rows: Sequence[Row]) -> str:
 
 def _estimate(found: Estimate) -> str:
     if found.low is None or found.high is None:
-        return points(found.mean)
-    return f"{points(found.mean)} ({points(found.low)} to {points(found.high)})"
+        return points(found.median)
+    return f"{points(found.median)} ({points(found.low)} to {points(found.high)})"
 
 
 def _legend(rows: Sequence[Row]) -> str:
@@ -196,7 +200,7 @@ def _legend(rows: Sequence[Row]) -> str:
         f"endpoint, greedy Oracle {MINUS} {judged} on test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; TOST: "
         f"equivalence within the tolerance. Cycle regret: on test, mean over cycles. {judged} {MINUS} a control: on "
         f"test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; above 0 {judged} is better. Differences are in "
-        f"percentage points (pp), with 95 % paired t intervals over seeds, not corrected for their number."
+        f"percentage points (pp), with 95 % intervals over seeds, not corrected for their number."
     )
 
 

@@ -11,7 +11,8 @@ from silo_analysis.curve_fit import families
 from silo_analysis.curve_fit.families import BETAS, FAMILIES, NOMINAL_BETA, RISING, TIE, Found
 from silo_analysis.curve_fit.fitted_response import Response, worth
 from silo_analysis.curve_fit.seen import seen_by_folds
-from silo_analysis.estimates.stats import Estimate, FloatArray, lower_bound, paired_interval
+from silo_analysis.estimates.stats import Estimate, FloatArray
+from silo_analysis.estimates.typical import lower_bound, paired_interval
 from silo_tune.schedules.peaks import Constant, Linear, Silo
 
 FEWEST_SEEDS = 3  # below, no comparison between families is drawn
@@ -56,7 +57,8 @@ class BetaFit:
         beta: steepness.
         seen, new_cycle, new_seed: (S,) regrets, as in `Fit`.
         allowed: no other beta does better by more than the noise, both on new seeds and on new cycles: one-sided 95 %
-            paired t bounds with Bonferroni over the other betas. True below `FEWEST_SEEDS` seeds: nothing is ruled out.
+            bounds (`typical`) with Bonferroni over the other betas. True below `FEWEST_SEEDS` seeds: nothing is ruled
+            out.
     """
 
     beta: float

@@ -7,7 +7,8 @@ import pandas as pd
 from silo_analysis.curve_fit.comparison import BetaFit, Comparison, Fit
 from silo_analysis.curve_fit.families import RIVALS
 from silo_analysis.estimates.frames import typed
-from silo_analysis.estimates.stats import FloatArray, paired_interval
+from silo_analysis.estimates.stats import FloatArray
+from silo_analysis.estimates.typical import paired_interval
 
 CONSTANTS = ("max_lr", "start", "end", "eps", "delta", "beta", "q")
 REGRETS = ("seen", "new_cycle", "new_seed")
@@ -53,7 +54,7 @@ def _family(comparison: Comparison, fit: Fit) -> dict[str, object]:
         for kind in REGRETS[1:]:
             gain = comparison.gain(fit.name, kind)
             row |= {
-                f"silo_gain_{kind}": gain.mean,
+                f"silo_gain_{kind}": gain.median,
                 f"silo_gain_{kind}_low": gain.low,
                 f"silo_gain_{kind}_high": gain.high,
             }
@@ -63,7 +64,7 @@ def _family(comparison: Comparison, fit: Fit) -> dict[str, object]:
 
 def _interval(name: str, values: FloatArray) -> dict[str, float | None]:
     estimate = paired_interval(values)
-    return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return {name: estimate.median, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _peaks(comparison: Comparison, fit: Fit) -> list[dict[str, object]]:
@@ -82,5 +83,5 @@ def _peaks(comparison: Comparison, fit: Fit) -> list[dict[str, object]]:
 
 
 def _beta(fit: BetaFit) -> dict[str, object]:
-    regrets = {f"regret_{kind}": paired_interval(getattr(fit, kind)).mean for kind in REGRETS}
+    regrets = {f"regret_{kind}": paired_interval(getattr(fit, kind)).median for kind in REGRETS}
     return {"beta": fit.beta, **regrets, "allowed": fit.allowed}

@@ -148,8 +148,7 @@ class _Complete:
 
 def _complete(group: OracleCycle) -> _Complete | None:
     """Seeds that have both ends of the cycle's rates; gaps between (failed units) are filled in from the neighbours."""
-    val = np.where(group.collapsed, group.chance, group.val)
-    test = np.where(group.collapsed, group.chance, group.test)
+    val, test = group.val, group.test
     known = np.isfinite(val) & np.isfinite(test)
     columns = np.flatnonzero(known.any(axis=0))
     if len(columns) < FEWEST_RATES:

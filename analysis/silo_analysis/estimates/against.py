@@ -1,5 +1,7 @@
 """The judged schedule against every other schedule arm, between chains: paired differences on test.
 
+A difference is the typical one, the median over seeds (`typical`); a chain that collapsed counts as guessing.
+
 Sign: difference = judged schedule − other arm, so *above 0 the judged schedule is better*. (The chain gap of `regret`
 is the Oracle's arm − the schedule: there, above 0 the Oracle is better.) Accuracies are in [0, 1]; 0.01 is one point.
 
@@ -18,7 +20,8 @@ from silo_analysis.estimates.frames import AGAINST, typed
 from silo_analysis.estimates.oracle import numbers
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
-from silo_analysis.estimates.stats import FloatArray, holm, paired_interval, tost, two_sided_p
+from silo_analysis.estimates.stats import FloatArray, holm
+from silo_analysis.estimates.typical import paired_interval, tost, two_sided_p
 from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.model import Study
 
@@ -36,9 +39,9 @@ def others(study: Study) -> list[str]:
 def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Per other schedule arm: the overall difference (`cycle` null), and that of every cycle ≥ 1 (`columns.AGAINST`).
 
-    The overall difference is per seed the mean over all cycles ≥ 2, then the mean over seeds; a seed in which a cycle
-    of either chain is missing or has no accuracy is left out, and counted in `left_out`. Below three seeds there
-    is no p value (`ranking.FEWEST_TOLD_APART`).
+    The overall difference is per seed the mean over all cycles ≥ 2, then the median over seeds; a seed in which a cycle
+    of either chain is missing (under way, or failed) is left out, and counted in `left_out`. Below three seeds there is
+    no p value (`ranking.FEWEST_TOLD_APART`).
 
     Args:
         chains: from `regret.chain_rows`.
@@ -86,7 +89,8 @@ def _estimated(values: FloatArray, study: Study) -> dict[str, Any]:
     estimate = paired_interval(values)
     enough = estimate.n >= FEWEST_TOLD_APART
     return {
-        "difference": estimate.mean,
+        "difference": estimate.median,
+        "mean": estimate.mean,
         "spread": estimate.spread,
         "low": estimate.low,
         "high": estimate.high,

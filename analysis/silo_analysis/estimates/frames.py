@@ -16,7 +16,7 @@ VERDICTS = {
     "oracle": "string", "cycle": "Int64", "arm": "string", "control": "boolean", "max_lr": "Float64",
     "verdict": "string", "point_verdict": "string", "reason": "string", "n_seeds": "Int64", "p_inside": "Float64",
     "p_inside_holm": "Float64", "p_outside": "Float64", "p_outside_holm": "Float64", "needed_low": "Int64",
-    "needed_high": "Int64",
+    "needed_high": "Int64", "collapsed": "Int64", "collapsed_low": "Float64", "collapsed_high": "Float64",
 }  # fmt: skip
 CURVES = {
     "oracle": "string", "cycle": "Int64", "max_lr": "Float64", "asked": "boolean", "tests": "string",
@@ -25,7 +25,9 @@ CURVES = {
 }  # fmt: skip
 ARMS = {
     "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "max_lr": "Float64", "test_mean": "Float64",
-    "test_spread": "Float64", "val_mean": "Float64", "val_spread": "Float64", "n_seeds": "Int64", "diverged": "Int64",
+    "test_spread": "Float64", "test_low": "Float64", "test_high": "Float64", "val_mean": "Float64",
+    "val_spread": "Float64", "n_seeds": "Int64", "diverged": "Int64", "trained": "Int64", "trained_low": "Float64",
+    "trained_high": "Float64",
 }  # fmt: skip
 CYCLES = {
     "cycle": "Int64", "weights_remaining": "Float64", "max_lr": "Float64", "interval_low": "Float64",
@@ -48,19 +50,21 @@ GAPS = {
     "oracle": "string", "schedule": "string", "cycle": "Int64", "seed": "Int64", "gap_val": "Float64",
     "gap_test": "Float64",
 }  # fmt: skip
+# `test_low` to `test_high`: 95 % interval of the median. `trained`: chains, of `n_seeds`, that did not collapse.
 # The judged schedule − another schedule arm, on test; `cycle` is null for the mean over cycles ≥ 2. Above 0 the judged
 # schedule is better. `outcome`: better | worse | equivalent | undetermined; `left_out`: seeds without a pair.
 AGAINST = {
-    "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "difference": "Float64", "spread": "Float64",
-    "low": "Float64", "high": "Float64", "p": "Float64", "p_holm": "Float64", "p_equivalent": "Float64",
-    "p_equivalent_holm": "Float64", "outcome": "string", "n_seeds": "Int64", "left_out": "Int64",
+    "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "difference": "Float64", "mean": "Float64",
+    "spread": "Float64", "low": "Float64", "high": "Float64", "p": "Float64", "p_holm": "Float64",
+    "p_equivalent": "Float64", "p_equivalent_holm": "Float64", "outcome": "string", "n_seeds": "Int64",
+    "left_out": "Int64",
 }  # fmt: skip
 # Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `own_seeds`: seeds
 # that the arm has complete; `same_as`: arms with the same units.
 RANKING = {
     "rank": "Int64", "rank_best": "Int64", "rank_worst": "Int64", "arm": "string", "kind": "string",
-    "judged": "boolean", "mean": "Float64", "low": "Float64", "high": "Float64", "n_seeds": "Int64",
-    "own_seeds": "Int64", "same_as": "string",
+    "judged": "boolean", "mean": "Float64", "median": "Float64", "low": "Float64", "high": "Float64",
+    "n_seeds": "Int64", "own_seeds": "Int64", "trained": "Int64", "same_as": "string",
 }  # fmt: skip
 # What schedule arms trained per retrained cycle, over the `cells` (seed and cycle) that the judged one has too.
 BUDGETS = {

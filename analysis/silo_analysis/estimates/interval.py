@@ -110,11 +110,9 @@ def _crossing(x: FloatArray, y: FloatArray, inner: int, outer: int, line: float)
 def mean_curve(cycle: OracleCycle) -> tuple[FloatArray, FloatArray]:
     """Asked rates and their mean validation accuracy over the same seeds; (R,) each.
 
-    A rate that collapsed in any seed is set to the accuracy of guessing: it is outside, and the grid keeps its edge. A
-    rate without any result is left out; a seed that misses one of the others is too, unless every seed does.
+    A rate without any result is left out; a seed that misses one of the others is too, unless every seed does.
     """
-    curve = cycle.val[:, cycle.asked].copy()
-    curve[:, cycle.collapsed[:, cycle.asked].any(axis=0)] = cycle.chance
+    curve = cycle.val[:, cycle.asked]
     present = np.isfinite(curve).any(axis=0)
     curve = curve[:, present]
     complete = np.isfinite(curve).all(axis=1)
@@ -124,7 +122,7 @@ def mean_curve(cycle: OracleCycle) -> tuple[FloatArray, FloatArray]:
 
 
 def interval_of(cycle: OracleCycle, tolerance: float) -> Interval | None:
-    """The point interval of one Oracle's cycle; None when no asked rate trained without collapsing."""
+    """The point interval of one Oracle's cycle; None when no asked rate trained without collapsing in any seed."""
     rates, accuracy = mean_curve(cycle)
-    alive = ~cycle.collapsed.any(axis=0) & np.isfinite(cycle.val).any(axis=0) & cycle.asked
+    alive = ~cycle.collapsed & np.isfinite(cycle.val) & cycle.asked
     return point_interval(rates, accuracy, tolerance) if alive.any() else None

@@ -17,13 +17,14 @@ import pandas as pd
 
 from silo_analysis.estimates import oracle
 from silo_analysis.estimates.frames import SLOPES, SPREADS, typed
-from silo_analysis.estimates.stats import FloatArray, paired_interval
+from silo_analysis.estimates.stats import FloatArray
+from silo_analysis.estimates.typical import paired_interval
 from silo_tune.study.model import Study
 
 MEASURES = ("grad_spread", "activation_spread", "activation_spread_norm")
 # Ours: through fewer pruned cycles any two values draw a line.
 FEWEST_CYCLES = 3
-# Ours: a t interval of two seeds rests on one degree of freedom.
+# Ours: an interval of two seeds rests on one degree of freedom.
 FEWEST_SEEDS = 3
 
 
@@ -79,7 +80,7 @@ def _at_cycle(arm: str, measure: str, cycle: int, rows: pd.DataFrame) -> dict[st
 
 
 def slope_table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """Per arm and measure: mean slope over seeds, its 95 % paired t interval, and what it says (`columns.SLOPES`)."""
+    """Per arm and measure: median slope over seeds, its 95 % interval, and what it says (`columns.SLOPES`)."""
     grouped: Any = ratios.groupby(["arm", "measure"], sort=False)
     found = [_slope(arm, measure, rows) for (arm, measure), rows in grouped]
     return typed([row for row in found if row["n_seeds"]], SLOPES)
@@ -90,7 +91,7 @@ def _slope(arm: str, measure: str, rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "arm": arm,
         "measure": measure,
-        "slope": estimate.mean,
+        "slope": estimate.median,
         "slope_spread": estimate.spread,
         "slope_low": estimate.low,
         "slope_high": estimate.high,

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from silo_analysis.estimates.stats import BoolArray, FloatArray
 from silo_tune.study.arms import OracleArm, ScheduleArm
 from silo_tune.study.model import Study
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 IndexArray = npt.NDArray[np.intp]
 
@@ -33,7 +30,8 @@ class OracleCycle:
         seeds: (S,) replicates that closed the cycle, rising.
         rates: (R,) max_lr, rising; rates of tested arms included.
         asked: (R,) True for a rate of the Oracle's own grid.
-        val, val_loss, test: (S, R) accuracy in [0, 1], nats, accuracy in [0, 1].
+        val, val_loss, test: (S, R) accuracy in [0, 1], nats, accuracy in [0, 1]. A training that collapsed has the
+            accuracy of guessing.
         ok: (S, R) the rate may win its seed: it trained, and so did its repeats. Where rates were trained again only
             those may.
         collapsed: (S, R) diverged, or a last-epoch training loss of at least 0.95 ln(classes).
@@ -56,6 +54,17 @@ class OracleCycle:
     chance: float
     parents: Mapping[int, str] = field(default_factory=dict)
 
+    def gains(self, own: int) -> FloatArray:
+        """(S, R) validation score − that of the rate in column `own`; NaN where one is missing.
+
+        Infinite where one of the two collapsed and the other did not: that seed says which is better, not by how much.
+        """
+        gains: FloatArray = self.val - self.val[:, [own]]
+        only_own, only_other = self.collapsed[:, [own]] & ~self.collapsed, self.collapsed & ~self.collapsed[:, [own]]
+        gains[only_own & ~np.isnan(gains)] = np.inf
+        gains[only_other & ~np.isnan(gains)] = -np.inf
+        return gains
+
     def column(self, rate: float) -> int | None:
         """Index of a rate among `rates`; rates are equal when their floats are."""
         found = np.flatnonzero(self.rates == rate)
@@ -77,6 +86,15 @@ def collapsed_rows(frame: pd.DataFrame) -> BoolArray:
     with np.errstate(invalid="ignore"):
         lost = numbers(frame, "train_loss") >= COLLAPSED_LOSS * np.log(numbers(frame, "classes"))
     return lost | (frame["status"] == "diverged").to_numpy(dtype=bool, na_value=False)
+
+
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, with the accuracy of guessing where a training collapsed: it counts in every mean and rank."""
+    lost = collapsed_rows(frame)
+    guess = 1 / numbers(frame, "classes")
+    return frame.assign(
+        **{name: frame[name].mask(lost, pd.Series(guess, frame.index)) for name in ("val_accuracy", "test_accuracy")}
+    )
 
 
 def first_cycle(study: Study, arm: str) -> int:
@@ -103,6 +121,7 @@ def oracle_cycle(oracle: str, cycle: int, rows: pd.DataFrame) -> OracleCycle:
     asked = np.zeros(len(rates), dtype=bool)
     np.logical_or.at(asked, rate_index, flags(rows, "asked"))
     collapsed = _any_into(shape, at, collapsed_rows(rows))
+    rows = counted(rows)
     matrix = {
         name: _mean_into(shape, at, numbers(rows, name)) for name in ("val_accuracy", "val_loss", "test_accuracy")
     }

@@ -2,11 +2,11 @@
 
 The score of an arm is its mean test accuracy over cycles ≥ 2, one number per seed, over the seeds that are complete in
 every compared arm. A rank alone says nothing about noise, so each comes with a *rank interval*: the ranks that
-simultaneous pairwise paired t tests leave open. With a probability of at least 95 % no arm is called better that is
-not, so that all intervals hold the true ranks at once. Ranks are read off pairwise tests as by Al Mohamad, Goeman and
-van Zwet ("Simultaneous confidence intervals for ranks with application to ranking institutions", Biometrics 2022, with
-Tukey's test) and by Mogstad, Romano, Shaikh and Wilhelm ("Inference for ranks", Review of Economic Studies 2024, with
-the bootstrap). The paired t tests and Holm's correction are ours: arms of one seed share its noise and need not be
+simultaneous pairwise paired tests (`typical`) leave open. With a probability of at least 95 % no arm is called better
+that is not, so that all intervals hold the true ranks at once. Ranks are read off pairwise tests as by Al Mohamad,
+Goeman and van Zwet ("Simultaneous confidence intervals for ranks with application to ranking institutions", Biometrics
+2022, with Tukey's test) and by Mogstad, Romano, Shaikh and Wilhelm ("Inference for ranks", Review of Economic Studies 2024, with
+the bootstrap). The tests and Holm's correction are ours: arms of one seed share its noise and need not be
 equally noisy, and a bootstrap needs more seeds than a study has.
 """
 
@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from silo_analysis.estimates.frames import RANKING, typed
-from silo_analysis.estimates.oracle import numbers, prefix_of
+from silo_analysis.estimates.oracle import collapsed_rows, numbers, prefix_of
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
-from silo_analysis.estimates.stats import ROUNDING, FloatArray, holm, p_above, paired_interval
+from silo_analysis.estimates.stats import ROUNDING, FloatArray, holm
+from silo_analysis.estimates.typical import p_above, paired_interval
 from silo_tune.study.arms import OracleArm, ScheduleArm
 from silo_tune.study.model import Study
 
@@ -64,10 +65,11 @@ def rank_arms(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     seeds = sorted(set.intersection(*(set(scores[arm]) for arm in compared))) if compared else []
     matrix = np.array([[scores[arm][seed] for arm in compared] for seed in seeds]).reshape(len(seeds), len(compared))
     found = _compared(matrix, compared)
-    same = _same_units(chains, compared, seeds)
+    same, trained = _same_units(chains, compared, seeds), _trained(chains)
     rows: list[dict[str, Any]] = [
         {"arm": arm, "kind": kinds[arm], "judged": arm == study.report.schedule, "n_seeds": len(seeds),
-         "own_seeds": len(own), "same_as": same.get(arm), **found.get(arm, {"n_seeds": 0})}
+         "own_seeds": len(own), "trained": trained.get(arm, 0), "same_as": same.get(arm),
+         **found.get(arm, {"n_seeds": 0})}
         for arm, own in scores.items()
     ]  # fmt: skip
     rows.sort(key=lambda row: row.get("rank", math.inf))
@@ -87,6 +89,13 @@ def chain_scores(rows: pd.DataFrame, cycles: int) -> dict[int, float]:
     return {seed: float(each.mean()) for seed, each in found.items() if len(each) == due and np.isfinite(each).all()}
 
 
+def _trained(chains: pd.DataFrame) -> dict[str, int]:
+    """Arm → seeds with an accuracy in which none of its trainings collapsed."""
+    late = chains[(chains["cycle"] >= FIRST_ENDPOINT_CYCLE) & chains["test_accuracy"].notna()]
+    lost = late.assign(lost=collapsed_rows(late)).groupby(["arm", "seed"])["lost"].any()
+    return {str(arm): int((~own).sum()) for arm, own in lost.groupby("arm")}
+
+
 def _compared(scores: FloatArray, arms: list[str]) -> dict[str, dict[str, Any]]:
     """Arm → the cells of its place; `scores` is (seeds, arms)."""
     if not len(scores):
@@ -101,14 +110,14 @@ def _compared(scores: FloatArray, arms: list[str]) -> dict[str, dict[str, Any]]:
             "rank_best": best[i],
             "rank_worst": worst[i],
         }
-        found[arm] |= {"mean": own.mean, "low": own.low, "high": own.high}
+        found[arm] |= {"mean": own.mean, "median": own.median, "low": own.low, "high": own.high}
     return found
 
 
 def rank_intervals(scores: FloatArray, level: float = LEVEL) -> tuple[list[int], list[int]]:
     """The best and the worst rank that each arm may have, all at once at `level`; 1 is the highest mean.
 
-    One-sided paired t tests of "i is better than j" over all ordered pairs, Holm-adjusted. Best: 1 + the number of arms
+    One-sided paired tests of "i is better than j" over all ordered pairs, Holm-adjusted. Best: 1 + the number of arms
     that are better; worst: the number of arms − the number that are worse. Arms whose true means are equal share the
     ranks that they take up. Below three seeds nothing is told apart.
 
@@ -128,7 +137,7 @@ def rank_intervals(scores: FloatArray, level: float = LEVEL) -> tuple[list[int],
 
 def _same_units(chains: pd.DataFrame, arms: list[str], seeds: list[int]) -> Mapping[str, str]:
     """Arm → the other arms, by comma, that come to the same units at every cycle of these seeds."""
-    own = chains[chains["seed"].isin(seeds)].sort_values(["seed", "cycle"])
+    own = chains[chains["seed"].isin(seeds) & chains["key"].notna()].sort_values(["seed", "cycle"])
     units = {arm: tuple(own.loc[own["arm"] == arm, "key"]) for arm in arms}
     twins = {
         arm: [other for other in arms if other != arm and units[other] == units[arm]] for arm in arms if units[arm]

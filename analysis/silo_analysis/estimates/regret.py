@@ -23,8 +23,9 @@ import numpy as np
 import pandas as pd
 
 from silo_analysis.estimates.frames import GAPS
-from silo_analysis.estimates.oracle import OracleCycle, flags
-from silo_analysis.estimates.stats import Equivalence, Estimate, FloatArray, paired_interval, seeds_needed, tost
+from silo_analysis.estimates.oracle import OracleCycle, counted, flags
+from silo_analysis.estimates.stats import Equivalence, Estimate, FloatArray
+from silo_analysis.estimates.typical import paired_interval, seeds_needed, tost
 from silo_tune.planner.winner import rank
 
 FIRST_ENDPOINT_CYCLE = 2
@@ -34,7 +35,8 @@ def cycle_regret(cycle: OracleCycle, arm: str) -> list[dict[str, Any]]:
     """Per seed: the best asked candidate on validation minus the schedule's own (`columns.REGRET`).
 
     The best follows the Oracle's winner rule among asked rates: highest validation accuracy, then lower validation
-    loss, then smaller max_lr. A seed without either is left out.
+    loss, then smaller max_lr. Where every one collapsed the best is a guess, the smallest rate's. A seed without either
+    is left out.
     """
     own = _own_column(cycle, arm)
     if own is None:
@@ -42,6 +44,9 @@ def cycle_regret(cycle: OracleCycle, arm: str) -> list[dict[str, Any]]:
     rows = []
     for s, seed in enumerate(cycle.seeds):
         best = best_asked(cycle, s)
+        lost = np.flatnonzero(cycle.asked & cycle.collapsed[s])
+        if best is None and len(lost):
+            best = int(lost[0])
         if best is not None and np.isfinite(cycle.val[s, own]):
             rows.append(_difference(cycle, s, best, own) | {"seed": seed, "best_max_lr": float(cycle.rates[best])})
     return rows
@@ -62,8 +67,8 @@ def best_asked(cycle: OracleCycle, s: int) -> int | None:
 def crossfit_regret(cycle: OracleCycle, arm: str) -> list[dict[str, Any]]:
     """Per held-out seed: the rate with the best mean validation accuracy in the other seeds, measured in this one.
 
-    Leave one seed out (`columns.CROSSFIT`); needs two seeds. A rate that collapsed or is missing in one of the others
-    is not chosen. An estimate, not a verdict.
+    Leave one seed out (`columns.CROSSFIT`); needs two seeds. A rate that is missing in one of the others is not chosen.
+    An estimate, not a verdict.
     """
     own = _own_column(cycle, arm)
     if own is None or len(cycle.seeds) < 2:
@@ -79,7 +84,7 @@ def crossfit_regret(cycle: OracleCycle, arm: str) -> list[dict[str, Any]]:
 
 
 def _best_mean(cycle: OracleCycle, others: FloatArray) -> int | None:
-    usable = cycle.asked & np.isfinite(cycle.val[others]).all(axis=0) & ~cycle.collapsed[others].any(axis=0)
+    usable = cycle.asked & np.isfinite(cycle.val[others]).all(axis=0)
     if not usable.any():
         return None
     columns = np.flatnonzero(usable)
@@ -106,12 +111,29 @@ def _difference(cycle: OracleCycle, s: int, better: int, own: int) -> dict[str, 
 def chain_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """The row that each chain continues with, one per (arm, seed, cycle).
 
-    That is the continued row, else the winner; a schedule's only candidate stands even where it diverged.
+    That is the continued row, else the winner; a schedule's only candidate stands even where it diverged. A training
+    that collapsed counts as guessing (`oracle.counted`), and a chain that diverged has guessed from there on: later
+    cycles that other chains have are added as rows of status "diverged" without a key.
     """
     rank = np.where(flags(frame, "continued"), 0, np.where(flags(frame, "winner"), 1, 2))
     stands = (rank < 2) | (frame["mode"] == "schedule").to_numpy(dtype=bool, na_value=False)
     ordered = frame.assign(_rank=rank)[stands].sort_values(["_rank", "candidate"], kind="stable")
-    return ordered.drop_duplicates(["arm", "seed", "cycle"]).drop(columns="_rank").sort_index()
+    chosen = ordered.drop_duplicates(["arm", "seed", "cycle"]).drop(columns="_rank").sort_index()
+    return counted(pd.concat([chosen, _guessed(frame, chosen)], ignore_index=True))
+
+
+def _guessed(frame: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Rows for the cycles that chains lack because all candidates of an earlier one diverged."""
+    cycles = sorted(frame["cycle"].dropna().unique())
+    blank = [str(name) for name in frame if name not in ("arm", "mode", "seed", "classes", "n_val", "n_test", "status")]
+    have = set(zip(chosen["arm"], chosen["seed"], chosen["cycle"], strict=True))
+    rows = []
+    for (arm, seed), own in frame.groupby(["arm", "seed"], sort=False):
+        last = own[own["cycle"] == own["cycle"].max()]
+        if (last["status"] == "diverged").all():
+            empty = last.iloc[:1].assign(**dict.fromkeys(blank, pd.NA))
+            rows += [empty.assign(cycle=c) for c in cycles if c >= last["cycle"].iloc[0] and (arm, seed, c) not in have]
+    return pd.concat(rows).astype(chosen.dtypes) if rows else chosen.iloc[:0]
 
 
 def chain_gaps(chains: pd.DataFrame, oracle: str, schedule: str, first_cycle: int = 1) -> pd.DataFrame:
@@ -144,7 +166,7 @@ class Endpoint:
         cycles: the cycles that each seed's mean is over.
         per_seed: seed → mean gap.
         incomplete: seeds left out because a cycle of either chain is missing or has no accuracy.
-        estimate: mean over seeds and 95 % paired t interval.
+        estimate: over seeds, a chain that collapsed counting as guessing.
         equivalence: TOST at the tolerance.
         needed: range of seeds, in all, that would resolve the tolerance if there were no gap; None below two seeds.
     """

@@ -12,10 +12,10 @@ from silo_analysis.estimates.stats import FloatArray
 
 
 def live_means(group: OracleCycle) -> FloatArray:
-    """(R,) mean validation accuracy over the seeds that have one; NaN for a rate that collapsed in any seed."""
+    """(R,) mean validation accuracy over the seeds that have one; NaN for a rate that collapsed in all of them."""
     known = np.isfinite(group.val)
     count = known.sum(axis=0)
-    live = (count > 0) & ~group.collapsed.any(axis=0)
+    live = (known & ~group.collapsed).any(axis=0)
     total = np.where(known, group.val, 0.0).sum(axis=0)
     means: FloatArray = np.divide(total, count, out=np.full(len(group.rates), np.nan), where=live)
     return means

@@ -1,15 +1,14 @@
-"""Small-sample statistics on paired differences: t bounds, t interval, equivalence, Holm, seeds needed; ranks.
+"""What small samples of seeds are said in: an estimate, an equivalence, success counts; Holm's correction; ranks.
 
-Differences are one number per seed, in accuracy units (0.01 is one point). Pairing by seed takes out what all arms of a
-seed share, its split and initial weights (why that matters: Bouthillier et al. 2021, "Accounting for variance in
-machine learning benchmarks"). Bootstrap intervals are not offered: at three to five seeds they cover far less than they
-claim (Hesterberg 2015, "What teachers should know about the bootstrap"). `scipy.special` is used because importing
-`scipy.stats` takes a second.
+Differences are one number per seed, in score units (0.01 of an accuracy is one point). Pairing by seed takes out what
+all arms of a seed share, its split and initial weights (why that matters: Bouthillier et al. 2021, "Accounting for
+variance in machine learning benchmarks"). The tests are in `typical`. Bootstrap intervals are not offered: at three to
+five seeds they cover far less than they claim (Hesterberg 2015, "What teachers should know about the bootstrap").
+`scipy.special` is used because importing `scipy.stats` takes a second.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,22 +21,23 @@ BoolArray = npt.NDArray[np.bool_]
 
 # Accuracies are ratios of counts: two that differ by exactly the tolerance may differ by a rounding error more.
 ROUNDING = 1e-12
-_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its two-sided paired t interval.
+    """What seeds say of a quantity: its mean, and its median with a two-sided interval (`typical.paired_interval`).
 
     Attributes:
         n: number of seeds.
         mean: None when there is no seed.
+        median: None when there is no seed.
         spread: standard deviation over seeds, None below two.
-        low, high: ends of the interval; None below two seeds, where a t interval has no end.
+        low, high: ends of the interval of the median; None below two seeds.
     """
 
     n: int
     mean: float | None = None
+    median: float | None = None
     spread: float | None = None
     low: float | None = None
     high: float | None = None
@@ -45,7 +45,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Two one-sided tests (TOST) of |mean| < margin.
+    """Two one-sided tests (TOST) of |typical difference| < margin.
 
     Attributes:
         p: the larger of the two one-sided p values, 1 below two seeds.
@@ -56,81 +56,12 @@ class Equivalence:
     equivalent: bool
 
 
-def _known(differences: Sequence[float] | FloatArray) -> FloatArray:
-    values: FloatArray = np.asarray(differences, dtype=float)
-    known: FloatArray = values[np.isfinite(values)]
-    return known
-
-
-def standard_error(differences: Sequence[float] | FloatArray) -> float:
-    """Standard error of the mean; infinite below two values, 0 for equal values."""
-    values = _known(differences)
-    if len(values) < 2:
-        return math.inf
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def upper_bound(differences: Sequence[float] | FloatArray, level: float = 0.95) -> float:
-    """One-sided upper confidence bound of the mean (paired t, Student 1908).
-
-    Infinite below two seeds; no spread gives the mean.
-    """
-    return -lower_bound(-_known(differences), level)
-
-
-def lower_bound(differences: Sequence[float] | FloatArray, level: float = 0.95) -> float:
-    """One-sided lower confidence bound of the mean (paired t). -Infinite below two seeds; no spread gives the mean."""
-    values = _known(differences)
-    if len(values) < 2:
-        return -math.inf
-    return float(values.mean() - special.stdtrit(len(values) - 1, level) * standard_error(values))
-
-
-def p_below(differences: Sequence[float] | FloatArray, margin: float) -> float:
-    """One-sided p value for "the mean is below the margin" (H0: at or above it). 1 below two seeds."""
-    values = _known(differences)
-    if len(values) < 2:
-        return 1.0
-    error, gap = standard_error(values), float(values.mean()) - margin
-    if error <= ROUNDING:
-        return 0.0 if gap < -ROUNDING else 1.0
-    return float(special.stdtr(len(values) - 1, gap / error))
-
-
-def p_above(differences: Sequence[float] | FloatArray, margin: float) -> float:
-    """One-sided p value for "the mean is above the margin" (H0: at or below it). 1 below two seeds."""
-    return p_below(-_known(differences), -margin)
-
-
-def two_sided_p(differences: Sequence[float] | FloatArray) -> float:
-    """Two-sided p value of the paired t test for "the mean is not 0". 1 below two seeds."""
-    return min(1.0, 2 * min(p_below(differences, 0.0), p_above(differences, 0.0)))
-
-
-def paired_interval(differences: Sequence[float] | FloatArray, level: float = 0.95) -> Estimate:
-    """Mean and two-sided paired t interval; missing (not finite) differences are left out."""
-    values = _known(differences)
-    if len(values) == 0:
-        return Estimate(0)
-    if len(values) == 1:
-        return Estimate(1, float(values[0]))
-    one_sided = 1 - (1 - level) / 2
-    return Estimate(
-        n=len(values),
-        mean=float(values.mean()),
-        spread=float(values.std(ddof=1)),
-        low=lower_bound(values, one_sided),
-        high=upper_bound(values, one_sided),
-    )
-
-
-def tost(differences: Sequence[float] | FloatArray, margin: float, level: float = 0.95) -> Equivalence:
-    """Is the mean within ±margin? Both one-sided t tests must say so (Schuirmann 1987, J. Pharmacokin. Biopharm. 15).
-
-    Each is made at the full level: an intersection-union test (Berger 1982, Technometrics 24).
-    """
-    p = max(p_below(differences, margin), p_above(differences, -margin))
-    return Equivalence(p, p < 1 - level)
+def share_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact two-sided interval of a share of which k of n were seen (Clopper and Pearson 1934, Biometrika 26)."""
+    tail = (1 - level) / 2
+    low = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1, tail))
+    high = 1.0 if k == n else float(special.betaincinv(k + 1, n - k, 1 - tail))
+    return low, high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -144,30 +75,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
-
-
-def seeds_needed(
-    differences: Sequence[float] | FloatArray, margin: float, level: float = 0.95
-) -> tuple[int, int] | None:
-    """Seeds in all at which a one-sided t bound is within `margin` of the mean, as a range.
-
-    The range comes from the 80 % chi-square interval of the spread, since a spread over few seeds is itself uncertain
-    (Browne 1995, Statistics in Medicine 14, plans with its upper end; the 80 % is ours). None below two seeds; capped
-    at 10,000.
-    """
-    values = _known(differences)
-    if len(values) < 2:
-        return None
-    degrees, spread = len(values) - 1, float(values.std(ddof=1))
-    ends = (spread * math.sqrt(degrees / special.chdtri(degrees, tail)) for tail in (0.1, 0.9))
-    low, high = (_seeds_for(end, margin, level) for end in ends)
-    return low, high
-
-
-def _seeds_for(spread: float, margin: float, level: float) -> int:
-    n = np.arange(2, _MOST_SEEDS + 1)
-    enough = special.stdtrit(n - 1, level) * spread / np.sqrt(n) <= margin
-    return int(n[enough.argmax()]) if enough.any() else _MOST_SEEDS
 
 
 def rank_correlation(left: Sequence[float] | FloatArray, right: Sequence[float] | FloatArray) -> float | None:

@@ -27,8 +27,9 @@ from silo_analysis.estimates.interval import interval_of
 from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.oracles_compared import Pair
 from silo_analysis.estimates.regret import Endpoint
-from silo_analysis.estimates.stats import Estimate, holm, paired_interval
+from silo_analysis.estimates.stats import Estimate, holm, share_interval
 from silo_analysis.estimates.tuning import Savings, Tuning
+from silo_analysis.estimates.typical import paired_interval
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.arms import OracleArm
 from silo_tune.study.model import Study
@@ -213,10 +214,19 @@ def _verdict(group: OracleCycle, arm: str, tolerance: float) -> dict[str, Any]:
         "point_verdict": _point_verdict(group, verdict.max_lr, tolerance),
         "reason": verdict.reason,
         "n_seeds": verdict.n_seeds,
+        **_collapses(verdict.collapsed, verdict.n_seeds),
         "p_inside": verdict.p_inside,
         "p_outside": verdict.p_outside,
         **_needed(group, arm, verdict.name, tolerance),
     }
+
+
+def _collapses(collapsed: int, seeds: int) -> dict[str, float]:
+    """In how many seeds a training collapsed, with the exact 95 % interval of that share."""
+    if not seeds:
+        return {}
+    low, high = share_interval(collapsed, seeds)
+    return {"collapsed": collapsed, "collapsed_low": low, "collapsed_high": high}
 
 
 def _needed(group: OracleCycle, arm: str, verdict: str, tolerance: float) -> dict[str, int]:
@@ -278,6 +288,7 @@ def _arm(arm: str, cycle: int, rows: pd.DataFrame) -> dict[str, Any]:
     rates = rates[np.isfinite(rates)]
     remaining = oracle.numbers(rows, "weights_remaining")
     remaining = remaining[np.isfinite(remaining)]
+    test = paired_interval(oracle.numbers(rows, "test_accuracy"))
     return {
         "arm": arm,
         "cycle": cycle,
@@ -285,13 +296,25 @@ def _arm(arm: str, cycle: int, rows: pd.DataFrame) -> dict[str, Any]:
         "max_lr": float(np.median(rates)) if len(rates) else None,
         **_mean_and_spread("test", oracle.numbers(rows, "test_accuracy")),
         **_mean_and_spread("val", oracle.numbers(rows, "val_accuracy")),
-        "n_seeds": int(rows["test_accuracy"].notna().sum()),
+        "test_low": test.low,
+        "test_high": test.high,
+        "n_seeds": test.n,
         "diverged": int((rows["status"] == "diverged").sum()),
+        **_trained(rows[rows["test_accuracy"].notna()]),
     }
 
 
+def _trained(rows: pd.DataFrame) -> dict[str, float]:
+    """In how many seeds a chain's training succeeded, with the exact 95 % interval of that share."""
+    if not len(rows):
+        return {}
+    trained = int((~oracle.collapsed_rows(rows)).sum())
+    low, high = share_interval(trained, len(rows))
+    return {"trained": trained, "trained_low": low, "trained_high": high}
+
+
 def _reached(chains: pd.DataFrame) -> dict[tuple[str, int], int]:
-    last = _grouped(chains, ["arm", "seed"])["cycle"].max()
+    last = _grouped(chains[chains["key"].notna()], ["arm", "seed"])["cycle"].max()
     return {(str(arm), int(seed)): int(cycle) for (arm, seed), cycle in last.items()}
 
 
@@ -366,10 +389,10 @@ def _cycle(study: Study, cycle: int, judge_by: str | None, chain_by: str | None,
         "controls": "; ".join(f"{arm}: {name}" for arm, name in zip(known["arm"], known["verdict"], strict=True))
         or None,
         "informative": bool((known["verdict"] == "outside").any()),
-        "cycle_regret_test": _estimate(regrets, "regret_test").mean,
-        "cycle_regret_val": _estimate(regrets, "regret_val").mean,
-        "regret_crossfit_test": _estimate(at(parts.crossfit, judge_by), "regret_test").mean,
-        "chain_gap": gap.mean,
+        "cycle_regret_test": _estimate(regrets, "regret_test").median,
+        "cycle_regret_val": _estimate(regrets, "regret_val").median,
+        "regret_crossfit_test": _estimate(at(parts.crossfit, judge_by), "regret_test").median,
+        "chain_gap": gap.median,
         "chain_gap_spread": gap.spread,
         "n_seeds": _first(interval, "n_seeds", 0),
         "n_chain_seeds": gap.n,

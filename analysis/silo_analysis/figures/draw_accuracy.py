@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from silo_analysis.estimates import oracle
-from silo_analysis.estimates.stats import paired_interval
 from silo_analysis.estimates.summary import Summary
+from silo_analysis.estimates.typical import paired_interval
 from silo_analysis.figures.axes import MOST_DOTS, WIDTH, ints, new_figure, percent, weights_axis
 from silo_analysis.figures.palette import FAINT, INK, looks, shaded
 
@@ -43,7 +43,7 @@ def accuracy_figure(summary: Summary) -> Figure | None:
 
 
 def regret_figure(summary: Summary) -> Figure | None:
-    """Cycle regret and chain gap per cycle, in percentage points (pp) on test: seeds, mean, 95 % paired t interval."""
+    """Cycle regret and chain gap per cycle, in percentage points (pp) on test: seeds, median, 95 % interval."""
     judged = (summary.regret, "regret_test", summary.verdict_oracle, "Cycle regret")
     chained = (summary.gaps, "gap_test", summary.chain_oracle, "Chain gap")
     shown = [
@@ -83,11 +83,11 @@ def _differences_panel(axes: Axes, table: pd.DataFrame, column: str, color: str,
     places, means, below, above = [], [], [], []
     for left, rows in table.groupby("left"):
         estimate = paired_interval(percent(rows[column]))
-        if estimate.mean is not None:
+        if estimate.median is not None:
             places.append(float(str(left)))
-            means.append(estimate.mean)
-            below.append(estimate.mean - (estimate.mean if estimate.low is None else estimate.low))
-            above.append((estimate.mean if estimate.high is None else estimate.high) - estimate.mean)
+            means.append(estimate.median)
+            below.append(estimate.median - (estimate.median if estimate.low is None else estimate.low))
+            above.append((estimate.median if estimate.high is None else estimate.high) - estimate.median)
     axes.errorbar(
         places,
         means,
@@ -97,6 +97,6 @@ def _differences_panel(axes: Axes, table: pd.DataFrame, column: str, color: str,
         capsize=2.5,
         lw=1.3,
         ms=5,
-        label="mean, 95 % t interval",
+        label="median, 95 % interval",
     )
     axes.grid(visible=False, axis="x")

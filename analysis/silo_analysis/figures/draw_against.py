@@ -73,7 +73,7 @@ def _forest(axes: Axes, rows: pd.DataFrame, style: dict[str, Look], summary: Sum
     axes.set_xlim(*edges)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"{shortened(summary.schedule)} − arm, pp on test")
-    axes.set_title("mean over cycles ≥ 2, 95 % t interval", fontsize=8.5)
+    axes.set_title("mean over cycles ≥ 2, 95 % interval", fontsize=8.5)
 
 
 def _edges(middle: FloatArray, low: FloatArray, high: FloatArray, tolerance: float) -> tuple[float, float]:
@@ -168,7 +168,7 @@ def _marks(axes: Axes, grid: FloatArray, shown: FloatArray, limit: float) -> Non
 
 
 def controls_figure(summary: Summary, arms: dict[str, str]) -> Figure | None:
-    """Differences from the controls over weights remaining, a panel each: seeds' mean, 95 % paired t interval.
+    """Differences from the controls over weights remaining, a panel each: seeds' median, 95 % interval.
 
     Args:
         summary: of the run.

@@ -14,7 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from silo_analysis.curve_fit.comparison import Comparison
 from silo_analysis.curve_fit.families import NOMINAL_BETA
 from silo_analysis.curve_fit.fitted_response import Response, read
-from silo_analysis.estimates.stats import FloatArray, paired_interval
+from silo_analysis.estimates.stats import FloatArray
+from silo_analysis.estimates.typical import paired_interval
 from silo_analysis.figures.axes import WIDTH, mark_weights, rate_axis, save_figure
 from silo_analysis.figures.palette import CURVES, FAINT, GRID, INK, our_style
 
@@ -104,13 +105,13 @@ def _regrets(axes: Axes, comparison: Comparison) -> None:
     for kind, label, mark, shift in KINDS:
         for row, name in enumerate(names):
             estimate = paired_interval(100 * getattr(comparison.fits[name], kind))
-            if estimate.mean is None:
+            if estimate.median is None:
                 continue
             color = CURVES[name].color if name in CURVES else FAINT
             if estimate.low is not None and estimate.high is not None:
                 axes.plot([estimate.low, estimate.high], [row + shift] * 2, color=color, lw=1.2)
             face = "white" if kind == "seen" else color
-            axes.plot(estimate.mean, row + shift, mark, ms=4.5, color=color, mfc=face)
+            axes.plot(estimate.median, row + shift, mark, ms=4.5, color=color, mfc=face)
         axes.plot([], [], mark, color=INK, ms=4.5, mfc="white" if kind == "seen" else INK, label=label)
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(range(len(names)), names)
@@ -119,7 +120,7 @@ def _regrets(axes: Axes, comparison: Comparison) -> None:
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("regret, pp on validation")
-    axes.set_title("regret, 95 % t interval over seeds")
+    axes.set_title("regret, 95 % interval over seeds")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, handletextpad=0.1, columnspacing=0.9)
 
 

@@ -68,20 +68,22 @@ def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tupl
     top = means[line].max() if line.any() else np.nanmax(means)
     floor = top - room[0]
     axes.set_ylim(floor - 0.06 * room[0], top + room[1])
-    _seeds(axes, group, line, lost, crowded)
+    _seeds(axes, group, line, crowded)
     axes.axhline(top - 100 * summary.tolerance, color=FAINT, lw=0.9, ls=(0, (4, 2)), label="best − tolerance")
     axes.plot(group.rates[line], means[line], "-o", color=color, ms=3.5, lw=1.4, label=f"{group.oracle}: mean")
-    low = np.isfinite(means) & (means < floor)
+    low = np.isfinite(means) & (means < floor) & ~lost
     if low.any():
         axes.plot(group.rates[low], np.full(low.sum(), floor), "v", ms=4.5, color=color, label="mean below the panel")
     if lost.any():
-        axes.plot(group.rates[lost], np.full(lost.sum(), floor), "x", ms=5, color=INK, label="collapsed in a seed")
+        axes.plot(group.rates[lost], np.full(lost.sum(), floor), "x", ms=5, color=INK, label="collapsed in some seeds")
+        for rate, count in zip(group.rates[lost], group.collapsed.sum(axis=0)[lost], strict=True):
+            axes.annotate(str(count), (rate, floor), (0, 4), textcoords="offset points", ha="center", fontsize=6)
     _mark_schedule(axes, group, summary, means, floor)
 
 
-def _seeds(axes: Axes, group: OracleCycle, line: BoolArray, lost: BoolArray, crowded: bool) -> None:
+def _seeds(axes: Axes, group: OracleCycle, line: BoolArray, crowded: bool) -> None:
     """A dot per seed and rate; with too many of them, one standard deviation around the mean of the line's rates."""
-    accuracies = 100 * np.where(lost, np.nan, group.val)
+    accuracies = 100 * np.where(group.collapsed, np.nan, group.val)
     if not crowded:
         rates = np.broadcast_to(group.rates, accuracies.shape)
         axes.plot(rates.ravel(), accuracies.ravel(), "o", ms=2, color=FAINT, alpha=0.75, mew=0, label="one seed")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from silo_analysis.estimates.frames import typed
-from silo_analysis.estimates.stats import standard_error
+from silo_analysis.estimates.typical import standard_error
 from silo_analysis.replay.landscape import RecordedGrid
 from silo_analysis.replay.strategies import REPETITIONS, Strategy, play
 from silo_tune.errors import BadInput

@@ -247,12 +247,12 @@ CAPTIONS = {
     "against": (
         "The schedule against the other arms",
         "Judged schedule − arm on test, so that above 0 (orange) the judged schedule is better. Left: mean over cycles "
-        "≥ 2, paired by seed, with its 95 % t interval; shaded: the tolerance; an arrow: far off, with its number. "
+        "≥ 2, paired by seed, with its 95 % interval; shaded: the tolerance; an arrow: far off, with its number. "
         "Right: the same at each cycle; what is shown is so after Holm over all arms and cycles.",
     ),
     "controls": (
         "The S against simpler curves",
-        "Judged schedule − control on test over pruning, mean over seeds and 95 % paired t interval, not corrected for "
+        "Judged schedule − control on test over pruning, median over seeds and 95 % interval, not corrected for "
         "the number of cycles; above 0 the S is better. The controls have its profile and budget.",
     ),
     "fit": (

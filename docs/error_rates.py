@@ -1,0 +1,244 @@
+"""Writes the tables of docs/concepts/error-rates.md and how-many-seeds.md: how often the verdict's rules are right.
+
+python docs/error_rates.py         # rewrites what stands between <!-- NAME --> and <!-- end -->; a minute
+
+Runs with a known truth are drawn, and the rules of `estimates.containment` and `estimates.typical` are applied to them.
+A run is one cycle: the gains of eight other rates over the schedule's own, in each of n seeds. Noise is *paired*: of
+the difference between two rates, in standard deviations of its normal part. What all rates of a seed share cancels and
+is not drawn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from silo_analysis.estimates.containment import FAMILY_CALIBRATION, FEWEST_SEEDS, LEVEL, p_outside
+from silo_analysis.estimates.typical import CALIBRATION, order_ps, tost
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Draw = Callable[[np.random.Generator, tuple[int, int, int]], FloatArray]
+
+PAGES = Path(__file__).parent / "concepts"
+RIVALS = 8
+RUNS = 10_000
+RANDOM_SEED = 20
+
+# --- the rules, on many runs at once ---
+
+
+def verdicts(gains: FloatArray, tolerance: float) -> tuple[BoolArray, BoolArray]:
+    """Which runs are inside, and which outside; (T,) each. The rule is that of `containment.judge`.
+
+    Args:
+        gains: (T, S, R) score(rate) − score(schedule) of T runs, infinite where one of the two collapsed.
+        tolerance: difference of scores.
+    """
+    runs, seeds, rates = gains.shape
+    never = np.zeros(runs, dtype=bool)
+    if seeds < FEWEST_SEEDS:
+        return never, never
+    columns = gains.transpose(1, 0, 2).reshape(seeds, -1)
+    below = CALIBRATION * order_ps(columns, tolerance).reshape(runs, rates)
+    inside: BoolArray = np.all(below < 1 - LEVEL, axis=1)
+    if FAMILY_CALIBRATION * rates * 0.5**seeds <= 1 - LEVEL:
+        above = order_ps(-columns, -tolerance).reshape(runs, rates)
+        outside: BoolArray = np.any(FAMILY_CALIBRATION * rates * above < 1 - LEVEL, axis=1)
+    else:
+        agreed = np.flatnonzero(np.any(np.all(gains > tolerance, axis=1), axis=1))
+        outside = never.copy()
+        outside[agreed] = [p_outside(gains[run], tolerance) < 1 - LEVEL for run in agreed]
+    return inside, outside & ~inside
+
+
+def t_verdicts(gains: FloatArray, tolerance: float) -> tuple[BoolArray, BoolArray]:
+    """The same by paired t bounds of the mean gain, which the rule does not use; `gains` must be finite."""
+    seeds, rates = gains.shape[1:]
+    means, errors = gains.mean(axis=1), gains.std(axis=1, ddof=1) / np.sqrt(seeds)
+    inside: BoolArray = (means + special.stdtrit(seeds - 1, LEVEL) * errors < tolerance).all(axis=1)
+    level = 1 - (1 - LEVEL) / rates
+    outside: BoolArray = (means - special.stdtrit(seeds - 1, level) * errors > tolerance).any(axis=1)
+    return inside, outside & ~inside
+
+
+# --- worlds: gains whose median is 0 ---
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray:
+    """Every training has normal noise; the schedule's own is in all gains of a seed."""
+    runs, seeds, _ = shape
+    drawn: FloatArray = (rng.standard_normal(shape) + rng.standard_normal((runs, seeds, 1))) / np.sqrt(2)
+    return drawn
+
+
+def _heavy(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray:
+    return rng.standard_t(3, shape)
+
+
+def _skewed(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray:
+    drawn: FloatArray = rng.exponential(size=shape) - np.log(2)
+    return drawn
+
+
+def _two_modes(lower: float) -> Draw:
+    """Two normal modes four standard deviations apart, the lower one with this share."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray:
+        def modes(size: tuple[int, ...]) -> FloatArray:
+            return np.where(rng.random(size) < lower, -2.0, 2.0) + rng.standard_normal(size)
+
+        return modes(shape) - float(np.median(modes((400_001,))))
+
+    return draw
+
+
+def _lost(share: float, by: float, *, rival: bool = False, schedule: bool = False) -> Draw:
+    """Normal noise; a training of the rival, the schedule or both is lost with this probability, far below."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray:
+        def spoiled(size: tuple[int, int, int]) -> FloatArray:
+            runs, seeds, _ = size
+            theirs = rival & (rng.random(size) < share)
+            ours = np.broadcast_to(schedule & (rng.random((runs, seeds, 1)) < share), size)
+            gains = normal(rng, size)
+            gains[theirs & ~ours] -= by
+            gains[ours & ~theirs] += by
+            gains[ours & theirs] = 0.0
+            return gains
+
+        return spoiled(shape) - float(np.median(spoiled((200_001, 1, 1))))
+
+    return draw
+
+
+def _turned(draw: Draw) -> Draw:
+    return lambda rng, shape: -draw(rng, shape)
+
+
+WORLDS: Mapping[str, Draw] = {
+    "normal": normal,
+    "t, 3 degrees of freedom": _heavy,
+    "skewed: few large gains": _skewed,
+    "skewed: few large losses": _turned(_skewed),
+    "1 seed in 10: rival 10 sd lower": _lost(0.1, 10, rival=True),
+    "1 seed in 10: schedule 10 sd lower": _lost(0.1, 10, schedule=True),
+    "two modes, 50 : 50": _two_modes(0.5),
+    "two modes, 30 : 70": _two_modes(0.3),
+    "two modes, 70 : 30": _two_modes(0.7),
+    **{
+        f"{who} collapses, {share:.0%}".replace("%", " %"): _lost(share, np.inf, **which)
+        for share in (0.05, 0.1, 0.3)
+        for who, which in (
+            ("rival", {"rival": True}), ("schedule", {"schedule": True}), ("both", {"rival": True, "schedule": True}),
+        )
+    },
+}  # fmt: skip
+ERROR_SEEDS = (5, 10, 20)
+
+
+def errors(world: str, seeds: int, runs: int = RUNS) -> tuple[float, float, float | None, float | None]:
+    """False inside and false outside, in [0, 1], by the rule and by t bounds (None where a gain is infinite).
+
+    False inside: one rate's typical gain lies on the tolerance, the others are far worse. False outside: all rates'
+    lie on it. The tolerance is 0.
+    """
+    rng = np.random.default_rng((RANDOM_SEED, seeds, *world.encode()))
+    drawn = WORLDS[world](rng, (runs, seeds, RIVALS))
+    one = drawn[:, :, :1]
+    found = verdicts(one, 0.0)[0].mean(), verdicts(drawn, 0.0)[1].mean()
+    if not np.isfinite(drawn).all():
+        return float(found[0]), float(found[1]), None, None
+    by_t = t_verdicts(one, 0.0)[0].mean(), t_verdicts(drawn, 0.0)[1].mean()
+    return float(found[0]), float(found[1]), float(by_t[0]), float(by_t[1])
+
+
+def error_table() -> str:
+    """A row per world; in each cell the rule, then in brackets t bounds of the mean."""
+    head = ("World", *(f"inside, {n}" for n in ERROR_SEEDS), *(f"outside, {n}" for n in ERROR_SEEDS))
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for world in WORLDS:
+        found = [errors(world, seeds) for seeds in ERROR_SEEDS]
+        inside = [_pair(one[0], one[2]) for one in found]
+        outside = [_pair(one[1], one[3]) for one in found]
+        lines.append("| " + " | ".join((world, *inside, *outside)) + " |")
+    return "\n".join(lines)
+
+
+def _pair(rule: float, by_t: float | None) -> str:
+    return f"{100 * rule:.1f}" + ("" if by_t is None else f" ({100 * by_t:.0f})")
+
+
+# --- how many seeds ---
+
+SEEDS = (3, 5, 8, 10, 20)
+NOISES = (0.001, 0.0025, 0.005, 0.01)
+TOLERANCE = 0.005
+FAR, BETTER = -0.05, 0.01
+
+
+def equivalent(differences: FloatArray, margin: float) -> BoolArray:
+    """Which runs show equivalence (`typical.tost`); (T,). `differences` is (T, S)."""
+    return np.array([tost(one, margin).equivalent for one in differences])
+
+
+def shares(seeds: int, noise: float, runs: int = RUNS) -> tuple[tuple[float, float | None], ...]:
+    """How often, by the rule and by t bounds: inside among nine equals, inside beside one equal, outside (one better).
+
+    Last, how often equivalence is shown, by the rule alone.
+    """
+    rng = np.random.default_rng((RANDOM_SEED, seeds))
+    drawn = noise * normal(rng, (runs, seeds, RIVALS))
+    alone, better = np.full(RIVALS, FAR), np.zeros(RIVALS)
+    alone[0], better[0] = 0.0, BETTER
+    cases = ((drawn, 0), (drawn + alone, 0), (drawn + better, 1))
+    both = [(verdicts(gains, TOLERANCE)[k].mean(), t_verdicts(gains, TOLERANCE)[k].mean()) for gains, k in cases]
+    if seeds < FEWEST_SEEDS:
+        both = [(0.0, 0.0)] * 3
+    told = equivalent(drawn[: runs // 5, :, 0], TOLERANCE).mean()
+    return (*((float(rule), float(t)) for rule, t in both), (float(told), None))
+
+
+def power_table() -> str:
+    """The table in Markdown: one row per noise and number of seeds, cells in percent."""
+    head = (
+        "paired noise, percentage points", "seeds", "inside: all nine rates equal",
+        "inside: one other rate equal, the rest worse", "outside: one rate a percentage point better",
+        "equivalent: no chain gap",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for noise in NOISES:
+        for seeds in SEEDS:
+            cells = (f"{100 * noise:g}", str(seeds), *(_cell(*share) for share in shares(seeds, noise)))
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(rule: float, by_t: float | None) -> str:
+    """A share of simulated runs in percent; a verdict that too few seeds cannot have is "never"."""
+    if rule == 0 and not by_t:
+        return "never"
+    return f"{100 * rule:.0f}" + ("" if by_t is None else f" ({100 * by_t:.0f})")
+
+
+# --- pages ---
+
+TABLES = {"how-many-seeds.md": ("power", power_table), "error-rates.md": ("errors", error_table)}
+
+
+def filled(page: str, text: str) -> str:
+    """The text of a page with its table made anew."""
+    name, table = TABLES[page]
+    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    return block.sub(lambda found: f"{found[1]}{table()}\n{found[2]}", text)
+
+
+if __name__ == "__main__":
+    for page in TABLES:
+        path = PAGES / page
+        path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")

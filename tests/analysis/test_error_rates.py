@@ -1,0 +1,75 @@
+"""Error rates and power of the verdict, by simulation; the tables of the docs are what their script makes."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silo_analysis.estimates.containment import judge
+from tests.analysis.builder import oracle_cycle_of
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+TOLERANCE = 0.005
+WORLDS = list(runpy.run_path(str(DOCS / "error_rates.py"))["WORLDS"])
+
+
+@pytest.fixture(scope="module")
+def simulation() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "error_rates.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["how-many-seeds.md", "error-rates.md"])
+def test_the_tables_are_as_they_are_generated(simulation: dict[str, Any], page: str) -> None:
+    text = (DOCS / "concepts" / page).read_text(encoding="utf-8")
+    assert simulation["filled"](page, text) == text, "run `python docs/error_rates.py`"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_wrong_verdict_is_rarer_than_five_in_a_hundred(simulation: dict[str, Any], world: str, seeds: int) -> None:
+    inside, outside, _, _ = simulation["errors"](world, seeds)
+    assert inside <= 0.05
+    assert outside <= 0.05
+
+
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_wrong_verdict_is_rare_in_few_runs(simulation: dict[str, Any], world: str, seeds: int) -> None:
+    inside, outside, _, _ = simulation["errors"](world, seeds, runs=1000)
+    bound = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
+    assert inside <= bound
+    assert outside <= bound
+
+
+def test_the_rule_speaks_at_the_normal_law(simulation: dict[str, Any]) -> None:
+    # A rule that never speaks would pass every bound above.
+    five, ten = (simulation["shares"](seeds, 0.0025, runs=1000) for seeds in (5, 10))
+    assert five[1][0] > 0.9
+    assert five[2][0] > 0.5
+    assert min(ten[0][0], ten[1][0], ten[2][0]) > 0.95
+    assert simulation["errors"]("normal", 5, runs=4000)[0] > 0.025
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 7, 10])
+def test_its_verdicts_are_those_of_the_report(simulation: dict[str, Any], seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    rates, levels = np.geomspace(0.01, 1.0, 5), [0.0, -0.002, 0.0, 0.003, -0.05]
+    spread = rng.choice([0.0005, 0.002, 0.005], size=(200, 1, 1))
+    val = 0.9 + rng.choice([0.0, 1.0, 4.0], size=(200, 1, 1)) * levels + spread * rng.standard_normal((200, seeds, 5))
+    lost = rng.random(val.shape) < 0.03
+    cycles = [
+        oracle_cycle_of(one, rates, {"silo": rates[2]}, collapsed=gone) for one, gone in zip(val, lost, strict=True)
+    ]
+    gains = np.stack([np.delete(cycle.gains(2), 2, axis=1) for cycle in cycles])
+    inside, outside = simulation["verdicts"](gains, TOLERANCE)
+    names = [judge(cycle, "silo", TOLERANCE).name for cycle in cycles]
+    assert [name == "inside" for name in names] == inside.tolist()
+    assert [name == "outside" for name in names] == outside.tolist()
+    assert set(names) == ({"undetermined"} if seeds < 5 else {"inside", "outside", "undetermined"})
