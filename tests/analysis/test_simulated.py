@@ -7,8 +7,6 @@ arms. Every bound is the rule's own level plus two binomial standard errors of t
 from __future__ import annotations
 
 import math
-import runpy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
