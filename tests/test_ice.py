@@ -19,6 +19,7 @@ from silo_tune.cli.catalogue import sections
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.models.build import build_model
 from silo_tune.planner.candidates import peak_of
+from silo_tune.planner.curves import words_of
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.filters import removable, without_filters
@@ -147,6 +148,10 @@ def test_the_key_holds_the_s_and_the_version_and_no_planned_rate(tmp_path: Path)
     bench = Bench(tmp_path / "run", made)
     first = bench.unit(1, bench.unit(0, None), peak=layout._peak("it", None, 1), arm="it")
     assert first.pipeline == {"name": "ice", "version": 2, "ratio": 0.3, "threshold": 0, "freeze": 0}
+
+
+def test_what_show_says_of_the_rate() -> None:
+    assert "taken at the weights left when a fine-tune begins" in "\n".join(words_of(study({"it": ICE}), "it"))
 
 
 # --- the loss ---

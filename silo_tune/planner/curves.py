@@ -101,7 +101,7 @@ def _peaks_in_words(study: Study, name: str) -> str:
         return f"{_table(arm.schedule.resolved())}; [pilot] finds its {' and '.join(arm.schedule.open)}"
     late = "; the worker resolves it after each prune" if arm.schedule.adaptive else ""
     if isinstance(arm.pipeline, Ice) and arm.pipeline.follows_weights and arm.schedule.name == "silo":
-        late = "; at every fine-tune that of the weights left then, at the end of a cycle those drawn"
+        late = "; taken at the weights left when a fine-tune begins, drawn for those left at a cycle's end"
     return _table(arm.schedule.resolved()) + late
 
 
