@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 import silo_analysis
 import silo_tune
 from silo_tune.cli import app
-from silo_tune.cli.catalogue import KINDS
+from silo_tune.cli.catalogue import deviations as listed_deviations
 from silo_tune.results.columns import COLUMNS
 from silo_tune.schedules.peaks import SCHEDULES
 from silo_tune.schedules.shapes import PROFILES
@@ -95,7 +95,16 @@ def pipelines() -> str:
 
 
 def deviations() -> str:
-    return rows(["name", "what the scripts do"], ([f"`{name}`", line] for name, line in KINDS["deviations"]().items()))
+    return _deviations("authors-2023", "what the scripts do")
+
+
+def ice_deviations() -> str:
+    return _deviations("ice-pruning", "what is done there, and here, and why")
+
+
+def _deviations(of: str, head: str) -> str:
+    found = next(lines for heading, lines in listed_deviations().items() if heading.startswith(of))
+    return rows(["name", head], ([f"`{name}`", line] for name, line in found.items()))
 
 
 # --- study keys ---
@@ -138,6 +147,7 @@ EXAMPLES = {
     "guided.stop_below": "stop_below = 0.001",
     "ends.arm": 'arm = "silo"',
     "ice.name": 'name = "ice"',
+    "ice.version": "version = 2",
     "ice.ratio": "ratio = 0.2",
     "while.name": 'name = "while-training"',
     "while.over": "over = 9",
@@ -344,6 +354,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "data": data,
     "pipelines": pipelines,
     "deviations": deviations,
+    "ice_deviations": ice_deviations,
 }
 
 # --- cells ---

@@ -105,9 +105,18 @@ def test_small_commands_answer_at_once(arguments: tuple[str, ...], limit: float)
     ],
 )
 def test_list_has_one_line_for_each_name(kind: str, name: str) -> None:
-    lines = in_process("list", kind).stdout.splitlines()
+    lines = [line for line in in_process("list", kind).stdout.splitlines() if not line.endswith(":")]  # a heading
     assert any(line.split()[0] == name and len(line.split()) > 2 for line in lines)
     assert [line.split()[0] for line in lines] == list(KINDS[kind]())
+
+
+def test_deviations_stand_under_a_heading_of_their_own() -> None:
+    lines = in_process("list", "deviations").stdout.splitlines()
+    heads = [line for line in lines if line.endswith(":")]
+    assert [head.split(",")[0] for head in heads] == ["authors-2023", "ice-pruning"]
+    first, second = (lines.index(head) for head in heads)
+    assert first < next(i for i, line in enumerate(lines) if line.startswith("best-on-test")) < second
+    assert next(i for i, line in enumerate(lines) if line.startswith("probe-rate")) > second
 
 
 def test_list_alone_has_one_line_of_names_for_each_kind() -> None:

@@ -17,13 +17,13 @@ from silo_tune.planner.unit import Unit, UnitMaker
 from silo_tune.run.local import LocalRunner
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
-from silo_tune.training.ice import layer_changes, left_of
+from silo_tune.training.ice import left_of
 from silo_tune.training.trainer import Trainer
 from silo_tune.training.worker import drain
 from tests.test_cycle import Bench, stable
 from tests.test_training import trainer_of, unit_of
 
-ICE = {"preset": "ice-pruning", "base": 0.02, "delta": 0.01, "threshold": 0.0}
+ICE = {"preset": "ice-pruning", "base": 0.02, "delta": 0.01, "threshold": 0.0, "freeze": 0.0}
 WHILE = {"preset": "while-training"}
 TABLE: dict[str, Any] = {
     "name": "pipelines",
@@ -50,7 +50,7 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "always": ICE,
         "never": {**ICE, "threshold": 0.99},
         "frozen": {**ICE, "freeze": 0.4},
-        "probed": {**ICE, "freeze": 0.7, "threshold": 0.99},  # two of three layers: one whose filters are counted
+        "probed": {**ICE, "freeze": 0.4, "threshold": 0.99},  # one of the two layers that lose filters
         "while": WHILE,
     }
     return run_study(study(arms), str(tmp_path_factory.mktemp("run")), runner=LocalRunner()).frame
@@ -66,7 +66,8 @@ def of(frame: Any, arm: str) -> Any:
 def test_a_block_loses_its_share_of_filters_rounded_up_and_never_the_last() -> None:
     assert [left_of(n, 0.2) for n in (10, 9, 5, 4, 1)] == [8, 7, 4, 3, 1]
     assert left_of(3, 0.9) == 1
-    assert left_of(15, 0.2) == 12  # 0.2 · 15 is a little above 3 in binary
+    assert 0.28 * 25 > 7  # in binary
+    assert left_of(25, 0.28) == 18
 
 
 def test_every_cycle_prunes_every_block_by_the_declared_count(frame: Any) -> None:
@@ -83,9 +84,9 @@ def test_fine_tuning_is_triggered_by_the_loss_of_validation_accuracy(frame: Any)
     assert never.realised_peak_lr[1:].isna().all()
     assert never.train_loss[1:].isna().all()
     # With a threshold of 0 a block is followed by an epoch wherever it is no better than the dense network.
-    assert set(always.epochs[1:]) <= {0, 1, 2}
+    assert set(always.epochs[1:]) <= {0, 1, 2}  # no probe
     assert always.epochs[1:].sum() > 0
-    trained = always[always.epochs > 0].iloc[1:]
+    trained = always.iloc[1:][always.epochs[1:] > 0]
     assert len(trained) > 0
     assert list(trained.realised_peak_lr) == list(trained.max_lr)
 
@@ -99,8 +100,9 @@ def test_a_probe_without_fine_tuning_after_it_is_told_as_what_was_trained(frame:
     probed = of(frame, "probed").iloc[1:]
     assert list(probed.status) == ["ok", "ok"]
     assert list(probed.epochs) == [1, 1]
-    assert list(probed.realised_peak_lr) == list(probed.max_lr)
-    assert probed.train_loss.isna().all()  # the probe's network was thrown away
+    assert probed.steps.min() > 0
+    assert probed.realised_peak_lr.isna().all()  # the probe's network was thrown away
+    assert probed.train_loss.isna().all()
 
 
 def test_frozen_layers_are_measured_as_all_are(frame: Any) -> None:
@@ -133,24 +135,6 @@ def test_rows_are_those_of_every_arm(frame: Any) -> None:
         assert rows.val_accuracy.notna().all()
         assert (rows.test_accuracy > 0.2).all()
     assert of(frame, "always").key[0] == of(frame, "silo").key[0]  # the dense cycle is shared
-
-
-def test_a_change_of_a_layer_is_that_of_its_l1_norm_over_its_l2_norm() -> None:
-    before, after = {"a": torch.tensor([3.0, -4.0])}, {"a": torch.tensor([3.0, -2.0])}
-    assert layer_changes(before, after) == {"a": 2 / 5}
-    assert layer_changes({"a": torch.zeros(2)}, {"a": torch.zeros(2)}) == {"a": 0.0}
-
-
-def test_a_frozen_layer_does_not_move() -> None:
-    trainer = trainer_of(unit_of())
-    names = [name for name, _ in trainer.model.named_parameters() if name.endswith("weight")]
-    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
-    trainer.freeze(names[:1])
-    trainer.run_epoch()
-    moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
-    assert names[0] not in moved
-    assert names[0].replace("weight", "bias") not in moved
-    assert set(names[1:]) <= moved
 
 
 # --- pruning while training ---
@@ -246,6 +230,17 @@ def test_the_momentum_is_carried_over(tmp_path: Path) -> None:
         ({**WHILE, "own_dense": False}, {}, "set own_dense = true"),
         ({**WHILE, "over": 2}, {}, "has 2 parts, and there are 3 cycles"),
         ({**ICE, "threshold": 2}, {}, "arms.it.pipeline"),
+        ({"mode": "schedule", "pipeline": "ice", "profile": "constant", "schedule": SILO["schedule"]}, {}, "q = 0"),
+        (
+            {"mode": "schedule", "pipeline": "ice", "profile": "constant", "schedule": {"name": "allr", "max_lr": 0.1}},
+            {},
+            "give a fixed schedule",
+        ),
+        (
+            {"mode": "schedule", "pipeline": {"name": "ice", "version": 1}, "schedule": SILO["schedule"]},
+            {},
+            "version 1 is trained no more",
+        ),
         (ICE, {"evaluate": {"augment": True}}, "measured as usual"),
     ],
 )
@@ -324,14 +319,3 @@ def test_a_unit_that_was_interrupted_ends_as_one_that_was_not(
     one, other = broken.weights(first), whole.weights(first)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[group][name], other[group][name]) for group in one for name in one[group])
-
-
-def test_a_cycle_of_ice_pruning_that_was_interrupted_starts_again_and_ends_alike(tmp_path: Path) -> None:
-    made = study({"it": {**ICE, "freeze": 0.4}}, cluster={"partial_seconds": 0})
-    whole, broken = Bench(tmp_path / "whole", made), Bench(tmp_path / "broken", made)
-    dense = whole.unit(0, None)
-    first = whole.unit(1, dense, arm="it")
-    for bench in (whole, broken):
-        bench.train(dense)
-    next(broken.worker.run(first))  # the probe's epoch
-    assert stable(drain(broken.fresh().run(first))) == stable(whole.train(first))

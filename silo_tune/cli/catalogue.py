@@ -48,10 +48,24 @@ def _pipelines() -> Lines:
     return _of(PIPELINES)
 
 
-def _deviations() -> Lines:
+def deviations() -> dict[str, Lines]:
+    """Deviations under their headings: those of the authors' scripts, and those of this project from ICE-Pruning."""
     from silo_tune.study.authors import DEVIATIONS
+    from silo_tune.study.pipelines import ICE_DEVIATIONS
 
-    return _of(DEVIATIONS)
+    return {
+        "authors-2023, what the scripts do and a correct version would not:": _of(DEVIATIONS),
+        "ice-pruning, what its public code does otherwise, and why:": dict(ICE_DEVIATIONS),
+    }
+
+
+def _deviations() -> Lines:
+    return {name: line for lines in deviations().values() for name, line in lines.items()}
+
+
+def sections(kind: str) -> dict[str, Lines]:
+    """The names of a kind by heading; without headings under ""."""
+    return deviations() if kind == "deviations" else {"": KINDS[kind]()}
 
 
 KINDS: dict[str, Callable[[], Lines]] = {

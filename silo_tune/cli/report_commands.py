@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from silo_tune.cli.app import Debug, GridOracle, RunFolder, app
-from silo_tune.cli.catalogue import KINDS
+from silo_tune.cli.catalogue import KINDS, sections
 from silo_tune.cli.writing import write_report, write_together
 from silo_tune.errors import BadInput, unknown
 
@@ -138,10 +138,13 @@ def list_(
     """List what a study can name, one line each."""
     if kind is not None and kind not in KINDS:
         raise BadInput(unknown("kind", kind, KINDS))
-    entries = KINDS[kind]() if kind else {name: ", ".join(lines()) for name, lines in KINDS.items()}
-    width = max(map(len, entries))
-    for name, line in entries.items():
-        typer.echo(f"{name:<{width}}  {line}")
+    found = sections(kind) if kind else {"": {name: ", ".join(lines()) for name, lines in KINDS.items()}}
+    width = max(len(name) for lines in found.values() for name in lines)
+    for heading, lines in found.items():
+        if heading:
+            typer.echo(heading)
+        for name, line in lines.items():
+            typer.echo(f"{name:<{width}}  {line}")
 
 
 @app.command()

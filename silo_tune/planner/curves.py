@@ -10,6 +10,7 @@ from silo_tune.planner.coincidences import same_as
 from silo_tune.schedules.shapes import make_profile
 from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.model import Study
+from silo_tune.study.pipelines import Ice
 from silo_tune.study.presets import PRESETS
 
 # Steps that a drawn cycle is divided into: every profile shows its corners at this many.
@@ -99,6 +100,8 @@ def _peaks_in_words(study: Study, name: str) -> str:
     if arm.open:
         return f"{_table(arm.schedule.resolved())}; [pilot] finds its {' and '.join(arm.schedule.open)}"
     late = "; the worker resolves it after each prune" if arm.schedule.adaptive else ""
+    if isinstance(arm.pipeline, Ice) and arm.pipeline.follows_weights and arm.schedule.name == "silo":
+        late = "; taken at the weights left when a fine-tune begins, drawn for those left at a cycle's end"
     return _table(arm.schedule.resolved()) + late
 
 

@@ -11,7 +11,7 @@ from silo_tune.planner.guided import GuidedSource
 from silo_tune.planner.points import Params, Plan, plan_of, rates_of, sampler_seed
 from silo_tune.planner.samplers import require_sampler
 from silo_tune.planner.unit import Unit, UnitMaker
-from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule
+from silo_tune.schedules.peaks import AdaptiveSchedule, AtShare, Schedule, Silo
 from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.model import Study
 from silo_tune.study.pipelines import Ice
@@ -58,6 +58,9 @@ class Layout:
         self, arm: str, trial: int | None, schedule: Schedule | AdaptiveSchedule, pipeline: Ice | None = None
     ) -> None:
         """Fix the schedule of an arm, or of a search's trial. One that fails at its last cycle should fail now."""
+        used = pipeline or self.settings[arm].pipeline
+        if isinstance(used, Ice) and used.follows_weights and isinstance(schedule, Silo):
+            schedule = AtShare(schedule)
         self._schedules[arm, trial] = schedule
         if pipeline is not None:
             self._pipelines[arm, trial] = pipeline

@@ -22,6 +22,7 @@ from silo_tune.planner.unit import Unit
 from silo_tune.planner.winner import winner_of
 from silo_tune.study.arms import ScheduleArm, TuneArm
 from silo_tune.study.model import Study
+from silo_tune.study.pipelines import Ice
 
 
 @dataclass
@@ -467,7 +468,8 @@ class Planner:
         return floor_of(self._chains_of(seed), self.study.cycles)
 
     def _held(self, seed: int) -> set[str | None]:
-        """Keys whose weights are still needed: parents of open cycles, and the final state of every arm's chain."""
+        """Keys whose weights are still needed: parents of open cycles, the final state of every arm's chain, and the
+        dense network that ICE-Pruning distils from."""
         held: set[str | None] = set()
         for chain in self._chains_of(seed):
             if chain.trial is None and chain.closed:
@@ -475,6 +477,8 @@ class Planner:
             if not chain.active:
                 continue
             held.add(chain.parent)
+            if chain.closed and isinstance(self.layout.settings[chain.arm].pipeline, Ice):
+                held.add(chain.closed[0])
             leader = self._leader(chain)
             if leader is not None and len(leader.closed) >= chain.cycle > 0:
                 held.add(leader.closed[chain.cycle - 1])

@@ -232,7 +232,9 @@ class TunePlan:
         return len(heard) >= self.arm.trials
 
     def schedule(self, params: Params) -> Schedule:
-        return Snapped(Silo(**self.args(params)))
+        curve = Silo(**self.args(params))
+        follows = self.arm.pipeline is not None and self.arm.pipeline.follows_weights
+        return curve if follows else Snapped(curve)  # a rate that follows the weights is known to the worker alone
 
     def args(self, params: Params) -> dict[str, Any]:
         return {**self.arm.pinned, **{name: value for name, value in params.items() if name in CONSTANTS}}

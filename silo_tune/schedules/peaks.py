@@ -4,7 +4,8 @@ A *fixed* schedule answers ``peak(cycle, pruned)`` with the max_lr of a cycle. `
 fraction of weights pruned when cycle m trains (0 at cycle 0, the dense one). No schedule sees the number of cycles.
 
 An *adaptive* schedule names a rule instead: ``rule(cycle, pruned)`` returns ``(name, args)`` and the worker resolves
-the rule to a number after it has pruned (`RULES`), because the number depends on the weights.
+the rule to a number after it has pruned (`RULES`), because the number depends on the weights; that of `AtShare` when a
+fine-tune begins.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Schedule(Protocol):
 class AdaptiveSchedule(Protocol):
     """A schedule whose peak is resolved by the worker, after pruning."""
 
-    def rule(self, cycle: int, pruned: Sequence[float]) -> tuple[str, dict[str, float]]:
-        """Name and fully resolved arguments of a rule in `RULES`."""
+    def rule(self, cycle: int, pruned: Sequence[float]) -> tuple[str, dict[str, Any]]:
+        """Name and fully resolved arguments of a rule: one of `RULES`, or that of `AtShare`."""
         ...
 
 
@@ -165,8 +166,24 @@ class Allr:
         _require(self.max_lr > 0, f"max_lr must be above 0, got {self.max_lr}")
         _require(self.train_epochs >= 1, f"train_epochs must be at least 1, got {self.train_epochs}")
 
-    def rule(self, cycle: int, pruned: Sequence[float]) -> tuple[str, dict[str, float]]:
+    def rule(self, cycle: int, pruned: Sequence[float]) -> tuple[str, dict[str, Any]]:
         return "allr", {"max_lr": self.max_lr, "train_epochs": self.train_epochs}
+
+
+@dataclass(frozen=True)
+class AtShare:
+    """ICE-Pruning's use of an S: at every fine-tune of a cycle, its value at the share of weights that is left then."""
+
+    schedule: Silo
+
+    def rule(self, cycle: int, pruned: Sequence[float]) -> tuple[str, dict[str, Any]]:
+        names = ("eps", "delta", "beta", "midpoint", "direction")
+        return "at-share", {name: getattr(self.schedule, name) for name in names}
+
+
+def rate_at_share(share: float, **curve: Any) -> float:
+    """The S of `AtShare`'s arguments where that share of the weights is left, rounded as rates are."""
+    return rounded(Silo(**curve, q=0).peak(0, [1.0 - share]))
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,22 @@ def pipeline_problems(study: Study) -> Iterator[tuple[str, str]]:
             )
         elif study.settings(arm).after_prune != "keep":
             yield f"arms.{name}.after_prune", "fine-tunes what is left: it keeps its weights"
+        elif pipeline.follows_weights and (key := _beside_weights(arm)):
+            yield (
+                f"arms.{name}.{key}",
+                "its rate follows the weights that are left at each fine-tune, not cycles: give a fixed schedule with "
+                "q = 0 and without early",
+            )
+
+
+def _beside_weights(arm: ArmBase) -> str | None:
+    """The key of a schedule that knows more than the weights left: a delay in cycles, or an adaptive rule."""
+    if isinstance(arm, TuneArm):
+        return None if arm.q == 0 else "q"
+    if not isinstance(arm, ScheduleArm) or arm.schedule.name not in ("silo", "allr"):
+        return None
+    args = arm.schedule.args
+    return None if arm.schedule.name == "silo" and args.get("q") == 0 and args.get("early") is None else "schedule"
 
 
 def _part_problems(study: Study, name: str, pipeline: WhileTraining) -> Iterator[tuple[str, str]]:

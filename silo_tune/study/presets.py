@@ -327,8 +327,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "ice": Preset("falling S, constant in each cycle", "ICE-Pruning 2025", ICE_CURVE, _falling),
     "ice-pruning": Preset(
-        "the pipeline: block by block, fine-tuned an epoch where needed, falling S",
-        "ICE-Pruning 2025 (its threshold and frozen share here are ours)",
+        "the pipeline: block by block, fine-tuned an epoch where needed, falling S of the weights left just then",
+        "ICE-Pruning 2025, public code; its threshold here is ours, see `silo-tune list deviations`",
         (*ICE_CURVE, "ratio", "threshold", "freeze"),
         _ice,
     ),

@@ -28,6 +28,9 @@ from silo_tune.seeds import stream, stream_seed
 # network starts with a low loss, and a rate that first triples it can still end best.
 DIVERGED_LOSS = 1.5
 
+# Of distillation, as in ICE-Pruning's public code.
+TEMPERATURE = 2.0
+
 # The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
 STATE_FORMAT = "3"
 # Tensors that an optimizer keeps for each weight once it has made a step.
@@ -69,6 +72,19 @@ def require_logits(found: Any, images: int, classes: int) -> None:
         )
 
 
+def distillation(logits: Tensor, taught: Tensor) -> Tensor:
+    """KL(softmax(taught / 2) ‖ softmax(logits / 2)) in nats, mean over the images of a batch (N, classes).
+
+    Source: the loss that ICE-Pruning's public code adds to cross-entropy, with temperature 2 and weight 1, and without
+    the usual factor of the temperature squared.
+    """
+    return F.kl_div(
+        F.log_softmax(logits.float() / TEMPERATURE, 1),
+        F.softmax(taught.float() / TEMPERATURE, 1),
+        reduction="batchmean",
+    )
+
+
 def names_hash(tensors: Mapping[str, Tensor]) -> str:
     """Stands for the names of an optimizer's buffers: which weights have moved is not known before the training."""
     return hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()
@@ -107,12 +123,9 @@ class Trainer:
     ) -> None:
         self.unit, self.model, self.masks, self.feed, self.max_lr = unit, model, masks, feed, max_lr
         self.parameters = dict(model.named_parameters())
-        moving = [p for p in self.parameters.values() if p.requires_grad]
-        if not moving:
-            raise BadInput(
-                "model: all of its parameters are frozen (requires_grad is false); there is nothing to train"
-            )
-        self.optimizer = make_optimizer(moving, unit.optimizer, max_lr)
+        self.teacher: nn.Module | None = None  # a network whose outputs the loss compares with, in evaluation mode
+        self._frozen: list[str] = []
+        self.begin_anew(max_lr)
         self.profile = profile_of(unit)
         self._momentum = getattr(self.profile, "momentum_at", lambda step, total: None)
         if unit.optimizer.get("momentum") == 0 and self._momentum(0, 1) is not None:
@@ -185,8 +198,9 @@ class Trainer:
             if self.step == 0:
                 require_logits(logits, len(labels), self.classes)
             loss = F.cross_entropy(logits.float(), labels)
+            objective = loss if self.teacher is None else loss + distillation(logits, self._taught(images))
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(objective).backward()
         self._scaler.step(self.optimizer)
         self._scaler.update()
         with torch.no_grad():
@@ -196,6 +210,12 @@ class Trainer:
         if self.step in self.snapshots:
             self.taken[self.step] = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         return loss.detach()
+
+    @torch.no_grad()
+    def _taught(self, images: Tensor) -> Tensor:
+        assert self.teacher is not None
+        logits: Tensor = self.teacher(images)
+        return logits
 
     def _judge(self) -> None:
         finite = math.isfinite(self.train_loss) and all(bool(p.isfinite().all()) for p in self.parameters.values())
@@ -215,17 +235,26 @@ class Trainer:
         self._pairs = [(self.parameters[n], copy_into(self.parameters[n], m)) for n, m in masks.items()]
         apply_masks(self.parameters, masks)
 
-    def freeze(self, layers: Iterable[str]) -> None:
-        """Leave the weights of these layers, and their biases, as they are."""
-        for name in layers:
-            for frozen in (name, f"{name.removesuffix('weight')}bias"):
-                if frozen in self.parameters:
-                    self.parameters[frozen].requires_grad_(False)
+    def begin_anew(self, max_lr: float) -> None:
+        """Go on with a new optimizer, without momentum, and another peak. Raises BadInput when all is frozen."""
+        moving = [p for p in self.parameters.values() if p.requires_grad]
+        if not moving:
+            raise BadInput(
+                "model: all of its parameters are frozen (requires_grad is false); there is nothing to train"
+            )
+        self.max_lr = max_lr
+        self.optimizer = make_optimizer(moving, self.unit.optimizer, max_lr)
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Leave these parameters as they are, from the next new optimizer on."""
+        self._frozen = [name for name in names if self.parameters[name].requires_grad]
+        for name in self._frozen:
+            self.parameters[name].requires_grad_(False)
 
     def thaw(self) -> None:
-        """Let every weight move again, and be measured."""
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
+        """Let what was frozen move again, and be measured."""
+        for name in self._frozen:
+            self.parameters[name].requires_grad_(True)
 
     def carry_on(self, buffers: Mapping[str, Tensor]) -> None:
         """Begin with the optimizer's buffers of an earlier part of the same training."""
@@ -250,19 +279,27 @@ class Trainer:
         meta["buffers"] = names_hash(buffers)
         return groups, {**meta, **written_with(), "threads": str(torch.get_num_threads())}
 
-    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str]) -> None:
-        """Go on from a state. Raises KeyError, ValueError or RuntimeError when it does not fit."""
+    def require_written_here(self, meta: Mapping[str, str]) -> None:
+        """Raises ValueError where a state was written by another version, or would be resumed with other threads."""
         self._check_writer(meta)
         if meta["threads"] != str(torch.get_num_threads()):
             raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
-        self._check_layout(groups, int(meta["epoch"]), int(meta["step"]))
+
+    def stand(self, meta: Mapping[str, str]) -> None:
+        """Take over where a state stood: epochs, steps, seconds and what was seen by then."""
+        self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
+        for name in ("seconds", "peak", "train_loss", "best_test"):
+            setattr(self, name, float(meta[name]))
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str]) -> None:
+        """Go on from a state. Raises KeyError, ValueError or RuntimeError when it does not fit."""
+        self.require_written_here(meta)
+        self.require_layout(groups, int(meta["epoch"]), int(meta["step"]))
         if meta["buffers"] != names_hash(groups.get("optim", {})):
             raise ValueError("some of the optimizer's buffers are missing")
         load_weights(self.model, groups["weights"])
         self.carry_on(groups.get("optim", {}))
-        self.epoch, self.step = int(meta["epoch"]), int(meta["step"])
-        for name in ("seconds", "peak", "train_loss", "best_test"):
-            setattr(self, name, float(meta[name]))
+        self.stand(meta)
 
     def _check_writer(self, meta: Mapping[str, str]) -> None:
         here = written_with()
@@ -274,7 +311,7 @@ class Trainer:
         if missing:
             raise ValueError(f"it does not say its {', '.join(missing)}")
 
-    def _check_layout(self, groups: Mapping[str, Mapping[str, Tensor]], epoch: int, step: int) -> None:
+    def require_layout(self, groups: Mapping[str, Mapping[str, Tensor]], epoch: int, step: int) -> None:
         """A tensor that is missing, or of another shape or type, would be zero, spread out or rounded in silence."""
         if not 0 <= epoch <= self.unit.epochs or step != epoch * self.steps_per_epoch:
             raise ValueError(f"step {step} of epoch {epoch} is not where an epoch of {self.steps_per_epoch} steps ends")

@@ -76,7 +76,7 @@ class Worker:
         """The result, not committed yet, and the bytes of its final state (none when it diverged)."""
         attempt = new_attempt()
         began = time.perf_counter()
-        trainer, max_lr = yield from self._looped(unit) if is_loop(unit) else self._retrained(unit, attempt)
+        trainer, max_lr = yield from self._looped(unit, attempt) if is_loop(unit) else self._retrained(unit, attempt)
         self.check(unit, trainer)
         outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
         if outcome["status"] == "ok":
@@ -103,19 +103,40 @@ class Worker:
             yield log
         return trainer, max_lr
 
-    def _looped(self, unit: Unit) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
-        """A pipeline's own loop, from its parent: it leaves no partial states."""
-        assert unit.parent is not None
-        dense = self.units.result(self._dense_of(unit).key)
-        assert dense is not None
-        parent, model = self._state_of(unit.parent), self.fresh(unit, init_seed(unit.seed))
-        load_weights(model, parent["weights"])
-        feed, classes = self.feed(unit), self.dataset.classes
-        loop = IceLoop.begin(unit, model, parent, self.pruner, feed, classes, dense["val_accuracy"])
+    def _looped(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+        """A pipeline's own loop, from its partial state if there is one."""
+        loop = self._loop_of(unit)
+        saved = time.perf_counter()
+
+        def save() -> None:
+            nonlocal saved
+            if loop.trainer.diverged is None and time.perf_counter() - saved >= self.workspace.partial_seconds:
+                self.units.write_partial(unit.key, attempt, loop.trainer.epoch, pack(*loop.state()))
+                saved = time.perf_counter()
+
+        loop.save = save
         yield from loop.walk()
         loop.trainer.thaw()
-        require_in_effect(model, self.pruner.counted(unit, model, loop.trainer.masks), few_images(feed))
-        return loop.trainer, loop.trainer.max_lr
+        masks = self.pruner.counted(unit, loop.model, loop.trainer.masks)
+        require_in_effect(loop.model, masks, few_images(loop.feed))
+        return loop.trainer, loop.highest
+
+    def _loop_of(self, unit: Unit) -> IceLoop:
+        """A loop that stands where the last partial state stood, or at its parent."""
+        assert unit.parent is not None
+        dense = self._dense_of(unit)
+        result = self.units.result(dense.key)
+        assert result is not None
+        parent, taught = self._state_of(unit.parent), self._state_of(dense.key)
+        while True:
+            model, teacher = (self.fresh(unit, init_seed(unit.seed)) for _ in range(2))
+            load_weights(model, parent["weights"])
+            load_weights(teacher, taught["weights"])
+            feed, classes = self.feed(unit), self.dataset.classes
+            loop = IceLoop.begin(unit, model, parent, self.pruner, feed, classes, result["val_accuracy"], teacher)
+            data = self.units.read_partial(unit.key)
+            if data is None or self._restored(unit, data, loop.restore):
+                return loop
 
     def start(self, unit: Unit) -> Trainer:
         """A trainer at the first step of a unit with a fixed peak, whatever was saved or committed of it."""
@@ -257,19 +278,25 @@ class Worker:
                 if carries(unit) and unit.parent is not None:
                     trainer.carry_on(self._state_of(unit.parent).get("optim", {}))
                 return trainer, max_lr
-            try:
-                trainer.restore(*unpack(data))
+            if self._restored(unit, data, trainer.restore):
                 return trainer, max_lr
-            except (KeyError, ValueError, RuntimeError) as error:
-                self.notice(
-                    f"a partial state of trial {unit.key[:12]} does not fit ({one_line(error)}); it is removed, and "
-                    f"the trial starts from its parent"
-                )
-                self.units.discard_partial(unit.key, data)
+
+    def _restored(self, unit: Unit, data: bytes, restore: Callable[..., None]) -> bool:
+        """Did a partial state fit? One that does not is removed."""
+        try:
+            restore(*unpack(data))
+            return True
+        except (KeyError, ValueError, RuntimeError) as error:
+            self.notice(
+                f"a partial state of trial {unit.key[:12]} does not fit ({one_line(error)}); it is removed, and "
+                f"the trial starts from its parent"
+            )
+            self.units.discard_partial(unit.key, data)
+            return False
 
     def check(self, unit: Unit, trainer: Trainer) -> None:
         """Raises Violation when a finished training was given another peak than the unit's."""
-        if not trainer.step or trainer.diverged is not None:
+        if not trainer.step or trainer.diverged is not None or is_loop(unit):  # a loop looks at its every fine-tune
             return
         declared = trainer.max_lr * maximum_of(trainer.profile, trainer.total)
         if trainer.peak != declared:
@@ -319,7 +346,8 @@ class Worker:
             "epochs": trainer.epoch if is_loop(unit) else unit.epochs,
             "steps": trainer.step,
             "train_seconds": trainer.seconds,
-            "realised_peak_lr": trainer.peak if trainer.step else None,
+            # A loop may have trained a probe alone, which is thrown away.
+            "realised_peak_lr": trainer.peak if (trainer.peak if is_loop(unit) else trainer.step) else None,
             **asdict(spreads),
             "device": device_name(self.device),
             "threads": self.workspace.threads,
