@@ -128,6 +128,7 @@ EXAMPLES = {
     "prune.targets": "targets = [0.5, 0.25, 0.1]",
     "cluster.memory_per_unit_gb": "memory_per_unit_gb = 2.0",
     "cluster.max_concurrent": "max_concurrent = 8",
+    "cluster.unit_timeout": "unit_timeout = 3600",
     "arms.profile": 'profile = "cosine"',
     "arms.epochs": "epochs = 4",
     "arms.rewind_to": 'rewind_to = "2 ep"',

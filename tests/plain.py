@@ -168,6 +168,7 @@ class Drive:
         rng: draws which of the units under way ends next.
         slots: units under way at once.
         on_ask: called with every asked unit before it trains.
+        on_tell: called with every outcome before the planner hears it.
         asked: keys, in order.
     """
 
@@ -176,6 +177,7 @@ class Drive:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     slots: int = 3
     on_ask: Callable[[Unit], None] = lambda unit: None
+    on_tell: Callable[[Outcome], None] = lambda outcome: None
     asked: list[str] = field(default_factory=list)
 
     def __call__(self, planner: Planner, tells: int | None = None) -> int:
@@ -194,6 +196,7 @@ class Drive:
             outcome = self.world.outcome(unit)
             if outcome["status"] != "failed":
                 self.commit(outcome)
+            self.on_tell(outcome)
             planner.tell(unit.key, outcome)
             told += 1
         return told

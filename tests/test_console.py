@@ -25,7 +25,7 @@ from silo_tune.planner.planner import Planner
 from silo_tune.run.progress import Progress
 from silo_tune.run.status import Status
 from silo_tune.store.run_folder import Run
-from silo_tune.store.snapshot import Failure, Note, Snapshot
+from silo_tune.store.snapshot import Failure, Note, Snapshot, Units
 from silo_tune.store.storage import StorageError, seal
 from silo_tune.study.model import Study
 from tests.conftest import small_study
@@ -38,7 +38,8 @@ def snapshots(made: Study, world: World | None = None) -> Iterator[Snapshot]:
     journal = MemoryJournal()
     planner = Planner(made, journal, listen=progress.changed)
     progress.begin(planner, 2)
-    drive = Drive(journal.commit, world or World(), slots=1)
+    hear = lambda outcome: progress.ended(outcome["key"], outcome)  # noqa: E731
+    drive = Drive(journal.commit, world or World(), slots=1, on_ask=progress.began, on_tell=hear)
     yield progress.snapshot()
     while drive(planner, 1):
         yield progress.snapshot()
@@ -74,9 +75,15 @@ def test_numbers_in_words() -> None:
 
 
 def test_the_pace_says_what_is_done_left_and_expected(told: list[Snapshot]) -> None:
-    assert re.fullmatch(r"0 of at most \d+ trials on 2 slots, ETA unknown", pace_line(told[0]))
+    assert re.fullmatch(r"0 of at most \d+ trials on 2 slots", pace_line(told[0]))  # nothing is measured yet
     assert re.fullmatch(r"9 of at most \d+ trials on 2 slots, [\d,.]+ trials/h, ETA \d+:\d\d", pace_line(told[9]))
     assert re.fullmatch(r"\d+ trials on 2 slots, [\d,.]+ trials/h", pace_line(told[-1]))
+
+
+def test_the_pace_of_a_resumed_run_is_that_of_the_whole(told: list[Snapshot]) -> None:
+    units = Units(trained=110, failed=1, reused=301, left=433)
+    resumed = told[9].model_copy(update={"units": units})
+    assert pace_line(resumed).startswith("412 of at most 845 trials on 2 slots, 301 from before, ")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +181,7 @@ def test_a_run_tells_every_closed_cycle_once_in_plain_lines(tmp_path: Path) -> N
         "network: 50,610 weights, 50,200 prunable (99.2 %)",
     ]
     assert re.fullmatch(r"memory: \d+ MB for one trial's process, \d+ MB for 1 at once", memory)
-    assert re.fullmatch(r"\[0:00\] 0 of at most 15 trials on 1 slot, ETA unknown", lines[0])
+    assert re.fullmatch(r"\[0:00\] 0 of at most 15 trials on 1 slot", lines[0])
     closed = [line.partition("] ")[2].partition(":")[0] for line in lines[1:]]
     arms = ("silo", "flat", "greedy", "conditioned")
     assert sorted(closed) == sorted(

@@ -166,8 +166,8 @@ def test_the_seconds_are_those_of_the_units_that_are_done() -> None:
         return "ok"
 
     finish(made, journal, World(remember), 9)
-    _, seconds = forecast(Layout(made), journal)
-    assert sorted(seconds) == sorted(seen)
+    _, spent = forecast(Layout(made), journal)
+    assert sorted(one.training for one in spent) == sorted(seen)
 
 
 # --- silo-tune plan ---

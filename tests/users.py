@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,6 +150,33 @@ class Leaves(Net):
 
 def leaving(shape: tuple[int, int, int], classes: int, how: str) -> nn.Module:
     return Leaves(shape[0] * shape[1] * shape[2], classes, how)
+
+
+class Hangs(Net):
+    """Hangs in training once in a file's life, or always: asleep, in a loop that catches what it can, or in code that
+    no signal reaches ("deaf"), perhaps holding the interpreter ("locked")."""
+
+    def __init__(self, inputs: int, classes: int, how: str, marker: str) -> None:
+        super().__init__(inputs, classes, 0.0)
+        self.how, self.marker, self.calls = how, marker, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += self.training
+        always = self.marker == "always"
+        if self.training and self.calls == (3 if always else 6) and not Path(self.marker).exists():
+            if not always:
+                Path(self.marker).touch()
+            if self.how in ("deaf", "locked"):
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            while self.how == "loop":
+                with contextlib.suppress(Exception):
+                    time.sleep(0.01)
+            (ctypes.PyDLL(None).sleep if self.how == "locked" else time.sleep)(600)
+        return super().forward(images)
+
+
+def hanging(shape: tuple[int, int, int], classes: int, how: str, marker: str) -> nn.Module:
+    return Hangs(shape[0] * shape[1] * shape[2], classes, how, marker)
 
 
 class Raises(nn.Module):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
+from silo_tune.cli.stopping import last_words
 from silo_tune.cli.view import (
     advice,
     as_it_is,
@@ -23,6 +25,7 @@ from silo_tune.cli.view import (
     table_and_pace,
     tail_lines,
 )
+from silo_tune.errors import RunFailed
 from silo_tune.formats import clock, moment, percent_sign, printable, rate
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Planner
@@ -93,6 +96,14 @@ class _Watch(Monitor):
 
     def looked_at(self, lines: Sequence[str]) -> None:
         _say(self.console, *lines)
+
+    def stuck(self, message: str) -> None:
+        last_words(
+            f"{message}; it is in code that cannot be interrupted, so the command ends here. Nothing committed is "
+            f"lost, the same command resumes from here; without --local the process of such a trial is ended, and the "
+            f"run continues"
+        )
+        os._exit(RunFailed.exit_code)
 
 
 class PlainWatch(_Watch):

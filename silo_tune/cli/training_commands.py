@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from silo_tune.cli.app import Debug, Out, Preflight, RunFolder, Sets, Smoke, StudyFile, app
-from silo_tune.cli.stopping import monitors, stops
+from silo_tune.cli.stopping import monitors, stops, watched
 from silo_tune.cli.writing import write_report
 from silo_tune.errors import BadInput, RunFailed, Stopped, StudyError
 from silo_tune.formats import printable
@@ -19,6 +19,7 @@ from silo_tune.formats import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from silo_tune.planner.forecast import ArmForecast, Pace
     from silo_tune.run.session import Outcome, Runner
 
 FOLLOW_SECONDS, FOLLOW_URL_SECONDS = 2.0, 5.0
@@ -60,19 +61,20 @@ def run(
     loaded = load_study(study, sets or (), smoke, outside=preflight)
     console = Console()
     _print_lines(console, coincidences(loaded))
-    with _lines_told(study, sets), watch(console) as monitor:
-        monitors.append(monitor)
-        outcome = run_study(
-            loaded,
-            out,
-            runner=_with_dashboard() if dashboard else None,
-            address=address,
-            local=local,
-            monitor=monitor,
-            retry_failed=retry_failed,
-            preflight=preflight,
-        )
-    _finish(console, outcome)
+    with watched():
+        with _lines_told(study, sets), watch(console) as monitor:
+            monitors.append(monitor)
+            outcome = run_study(
+                loaded,
+                out,
+                runner=_with_dashboard() if dashboard else None,
+                address=address,
+                local=local,
+                monitor=monitor,
+                retry_failed=retry_failed,
+                preflight=preflight,
+            )
+        _finish(console, outcome)
 
 
 def _with_dashboard() -> Runner:
@@ -137,7 +139,7 @@ def plan(
     from rich.table import Table
 
     from silo_tune.planner.coincidences import coincidences
-    from silo_tune.planner.forecast import forecast
+    from silo_tune.planner.forecast import Pace, forecast
     from silo_tune.planner.layout import Layout
     from silo_tune.run.session import checkpoint_hash, default_run, look_here
     from silo_tune.store.run_folder import Run
@@ -147,7 +149,7 @@ def plan(
     loaded = load_study(study, sets or (), smoke, outside=preflight)
     run_ = Run(out or default_run(loaded))
     run_.check(loaded)
-    arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
+    arms, spent = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
     to_train = sum(arm.to_train for arm in arms.values())
     console = Console()
     table = Table(box=None, pad_edge=False)
@@ -160,19 +162,21 @@ def plan(
     _print_lines(console, coincidences(loaded))
     exact = all(arm.exact for arm in arms.values())
     console.print(
-        f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(to_train, seconds)}", highlight=False
+        f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
+        highlight=False,
     )
     if preflight and to_train:
         with _lines_told(study, sets):
             _print_lines(console, look_here(loaded, run_.url))
 
 
-def _expected(to_train: int, seconds: list[float]) -> str:
+def _expected(arms: Collection[ArmForecast], pace: Pace | None) -> str:
     from silo_tune.formats import clock
 
-    if not seconds:
+    if pace is None:
         return "time unknown before a first trial has run"
-    return f"about {clock(to_train * sum(seconds) / len(seconds))} of training on one slot"
+    seconds = pace.seconds(sum(arm.left for arm in arms), sum(arm.epochs for arm in arms))
+    return f"about {clock(seconds)} of training on one slot"
 
 
 @app.command()

@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from silo_tune.formats import ago, clock, hourly, moment, percent_sign, rate
+from silo_tune.formats import ago, clock, hourly, moment, percent_sign, plural, rate, seconds
 from silo_tune.run.status import Status
-from silo_tune.store.snapshot import ChainView, Failure, SearchView, Snapshot, Units, foremost
+from silo_tune.store.snapshot import ChainView, Failure, RunningView, SearchView, Snapshot, Units, foremost
 
 GO_ON = "to resume, run the same command again"
 # In a screen that is redrawn so many reasons and notices have room; a plain `status` shows all that are kept.
@@ -35,16 +35,15 @@ def pace_line(snapshot: Snapshot) -> str:
     if snapshot.slots == 0:
         return "nothing to train"
     running = snapshot.state == "running"
-    most = f" of at most {units.done + units.left}" if units.left or running else ""
-    number = units.done + units.left if most else units.done
-    parts = [
-        f"{units.done}{most} trial{'s' * (number != 1)} on {snapshot.slots} slot{'s' * (snapshot.slots != 1)}",
-    ]
+    most = f" of at most {units.whole + units.left}" if units.left or running else ""
+    number = units.whole + units.left if most else units.whole
+    before = f", {units.reused} from before" if units.reused else ""
+    parts = [f"{units.whole}{most} trial{'s' * (number != 1)} on {plural(snapshot.slots, 'slot')}{before}"]
     pace = snapshot.recent_per_hour if running else snapshot.per_hour
     if pace is not None:
         parts.append(f"{hourly(pace)} trials/h")
-    if running:
-        parts.append("ETA unknown" if snapshot.eta is None else f"ETA {clock(snapshot.eta)}")
+    if running and snapshot.eta is not None:
+        parts.append(f"ETA {clock(snapshot.eta)}")
     return ", ".join(parts)
 
 
@@ -63,6 +62,26 @@ def search_line(search: SearchView) -> str:
 def failure_line(failure: Failure) -> str:
     """A failed unit: whose, where and why."""
     return f"{failure.chain} cycle {failure.cycle}, max_lr {rate(failure.max_lr)}: {failure.reason}"
+
+
+def running_line(trial: RunningView) -> str:
+    """A trial under way: whose, where, and since when nothing was heard of it."""
+    come = f"epoch {trial.epoch} of {trial.epochs}" if trial.epoch else f"no epoch of {trial.epochs} yet"
+    return f"{_whose(trial)}: {come}, {clock(trial.idle)} without progress"
+
+
+def hanging_lines(snapshot: Snapshot) -> list[str]:
+    """A warning for every trial that may hang."""
+    return [
+        f"warning: {_whose(trial)} is without progress for {clock(trial.idle)}, and an epoch usually takes "
+        f"{seconds(trial.usual)}; if trials hang, cluster.unit_timeout ends them"
+        for trial in snapshot.running
+        if trial.hangs and snapshot.state == "running"
+    ]
+
+
+def _whose(trial: RunningView) -> str:
+    return f"{trial.chain} cycle {trial.cycle}, max_lr {rate(trial.max_lr)}"
 
 
 # --- the table of chains ---
@@ -119,12 +138,13 @@ def table_and_pace(snapshot: Snapshot, room: int, width: int) -> list[Renderable
 
 
 def lines_below(snapshot: Snapshot) -> list[str]:
-    """The searches and the pace."""
+    """The searches, the pace, and what may hang."""
     lines = [*map(search_line, snapshot.searches)]
     if snapshot.units is None:
         return lines
     total = f" ({clock(snapshot.clock)} with earlier sessions)" if snapshot.earlier and snapshot.clock else ""
-    return [*lines, f"{pace_line(snapshot)}, elapsed {clock(snapshot.elapsed)}{total}"]
+    pace = f"{pace_line(snapshot)}, elapsed {clock(snapshot.elapsed)}{total}"
+    return [*lines, pace, *hanging_lines(snapshot)]
 
 
 def _text(lines: Sequence[str]) -> Text:
@@ -199,9 +219,12 @@ def _local(created: str) -> str:
 
 
 def tail_lines(status: Status, most: int | None = None) -> list[str]:
-    """Chains that ended early, failures, notices (the last so many of each), and the report."""
+    """Trials under way, chains that ended early, failures, notices (so many of each), and the report."""
     snapshot = status.snapshot
     lines: list[str] = []
+    if snapshot is not None and as_it_is(status).state == "running":
+        under_way = [*map(running_line, snapshot.running)]
+        lines += _section("trials under way, the longest without progress first", under_way[:most], 0, None)
     if snapshot is not None:
         ended = [f"{end.chain}: {end.reason}" for end in snapshot.ended]
         lines += _section("ended early", ended, snapshot.ended_count, most)

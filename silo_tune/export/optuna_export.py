@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 # What a trial of an Oracle says beside its max_lr and its validation accuracy: columns of the table.
 ATTRIBUTES = (
-    "winner", "status", "error", "asked", "tests", "candidate", "repeat", "val_loss", "test_accuracy",
+    "seed", "cycle", "winner", "status", "error", "asked", "tests", "candidate", "repeat", "val_loss", "test_accuracy",
     "weights_remaining", "train_seconds", "key",
 )  # fmt: skip
 
@@ -84,7 +84,7 @@ def export(url: str, file: str) -> list[str]:
 
 
 def oracle_studies(frame: pd.DataFrame, study: Study, run: Run) -> Iterator[OptunaStudy]:
-    """One study per (Oracle, seed, cycle) that the Oracle decided and closed, in the order of the table."""
+    """One study per Oracle: the candidates of all seeds and cycles that it decided and closed, in that order."""
     rows = frame.astype(object).where(frame.notna(), None)
     for name, arm in study.arms.items():
         if not isinstance(arm, OracleArm):
@@ -96,13 +96,11 @@ def oracle_studies(frame: pd.DataFrame, study: Study, run: Run) -> Iterator[Optu
         # One range for all cycles and seeds of an Oracle, so that their plots compare.
         bounds = FloatDistribution(mine.max_lr.min(), mine.max_lr.max(), log=True)
         groups: Any = mine.groupby(["seed", "cycle"])
+        trials = []
         for (seed, cycle), group in groups:
             rounds = rounds_of(run, name, seed, cycle)
-            trials = [oracle_trial(row, bounds, rounds.get(row["key"])) for row in group.to_dict("records")]
-            # Where accuracies tie, Optuna's best trial need not be the winner: the loss decided.
-            winner = next((number for number, won in enumerate(group.winner) if won), None)
-            where = {"study": study.name, "arm": name, "prefix": arm.prefix, "seed": seed, "cycle": cycle}
-            yield OptunaStudy(f"{name} / seed {seed} / cycle {cycle}", trials, {**where, "winner": winner})
+            trials += [oracle_trial(row, bounds, rounds.get(row["key"])) for row in group.to_dict("records")]
+        yield OptunaStudy(f"{name} / oracle", trials, {"study": study.name, "arm": name, "prefix": arm.prefix})
 
 
 def rounds_of(run: Run, arm: str, seed: int, cycle: int) -> dict[str, int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from silo_tune.planner.candidates import OneRound
 from silo_tune.planner.chain import Chain
@@ -23,6 +23,9 @@ class ArmForecast:
         shared: of these, first used by an earlier arm of the study.
         to_train: of these, not committed and not shared.
         exact: False while a winner, a round or a pilot that decides keys is open.
+        left: of `to_train`, those that are likely to be trained: no rare extension of a pilot, few trials that a rung
+            stops.
+        epochs: of those.
     """
 
     units: int = 0
@@ -30,22 +33,74 @@ class ArmForecast:
     shared: int = 0
     to_train: int = 0
     exact: bool = True
+    left: float = 0.0
+    epochs: float = 0.0
 
 
-# A unit's key, and whether it failed in a cycle that this arm has closed.
-Asked = tuple[str, bool]
+@dataclass(frozen=True)
+class Spent:
+    """What a trained unit took: its epochs, the seconds of their training, and all its seconds."""
+
+    epochs: int
+    training: float
+    whole: float
 
 
-def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], list[float]]:
-    """What every arm has to train, and the training seconds of the units that are done. Trains and writes nothing."""
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of an epoch, and those of a unit beside its epochs: its parent, its prune, its scores, its way to a slot.
+
+    The training set and the batch are a study's, so that steps and epochs measure alike.
+    """
+
+    epoch: float
+    rest: float
+
+    @classmethod
+    def of(cls, spent: Collection[Spent]) -> Pace | None:
+        """The pace of trained units; None where they tell none."""
+        epochs = sum(one.epochs for one in spent)
+        if not epochs:
+            return None
+        rest = sum(max(0.0, one.whole - one.training) for one in spent)
+        return cls(sum(one.training for one in spent) / epochs, rest / len(spent))
+
+    def seconds(self, units: float, epochs: float) -> float:
+        """Seconds of so many units with so many epochs in all, on one slot."""
+        return units * self.rest + epochs * self.epoch
+
+
+class Asked(NamedTuple):
+    """A unit's key, whether it failed in a cycle that this arm has closed, and its epochs."""
+
+    key: str
+    failed: bool
+    epochs: int
+
+
+class Unknown(NamedTuple):
+    """Units whose keys are not decided yet: at most so many, likely so many, and the epochs of those."""
+
+    most: int = 0
+    likely: float = 0.0
+    epochs: float = 0.0
+
+    def __add__(self, other: Unknown) -> Unknown:  # type: ignore[override]
+        return Unknown(self.most + other.most, self.likely + other.likely, self.epochs + other.epochs)
+
+
+def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], list[Spent]]:
+    """What every arm has to train, and what the units took that are done. Trains and writes nothing."""
     arms = {name: ArmForecast() for name in layout.study.arms}
     asked: dict[str, list[Asked]] = {name: [] for name in arms}
 
-    def count(name: str, found: list[Asked], unknown: int) -> None:
+    def count(name: str, found: list[Asked], unknown: Unknown) -> None:
         asked[name] += found
-        arms[name].units += unknown
-        arms[name].to_train += unknown
-        arms[name].exact &= unknown == 0
+        arms[name].units += unknown.most
+        arms[name].to_train += unknown.most
+        arms[name].left += unknown.likely
+        arms[name].epochs += unknown.epochs
+        arms[name].exact &= unknown.most == 0
 
     for name, plan in layout.plans.items():
         count(name, *_search(layout, journal, name, plan))
@@ -61,8 +116,8 @@ def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], 
     owner: dict[str, str] = {}
     counted: set[str] = set()
     for name, arm in arms.items():
-        arm.units += len({key for key, _ in asked[name]})
-        for key, failed in dict.fromkeys(asked[name]):
+        arm.units += len({one.key for one in asked[name]})
+        for key, failed, epochs in dict.fromkeys(asked[name]):
             if key not in results:
                 results[key] = journal.result(key)
             arm.done += results[key] is not None
@@ -71,15 +126,22 @@ def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], 
             if results[key] is None and not failed and key not in counted:
                 counted.add(key)
                 arm.to_train += 1
-    return arms, [result["train_seconds"] for result in results.values() if result is not None]
+                arm.left += 1
+                arm.epochs += epochs
+    return arms, [_spent(result) for result in results.values() if result is not None]
+
+
+def _spent(result: Mapping[str, Any]) -> Spent:
+    seconds = result["train_seconds"]
+    return Spent(result["unit"]["epochs"], seconds, result.get("wall_seconds") or seconds)
 
 
 def _walk(
     layout: Layout, journal: Journal, chain: Chain, paths: Mapping[str, list[str | None]]
-) -> tuple[list[Asked], int, list[str | None]]:
-    """Units of one chain as far as they are decided, the number of those beyond, and the key after each cycle."""
+) -> tuple[list[Asked], Unknown, list[str | None]]:
+    """Units of one chain as far as they are decided, those beyond, and the key after each cycle."""
     asked: list[Asked] = []
-    unknown = 0
+    unknown = Unknown()
     path: list[str | None] = []
     leader = layout.prefix_arm(chain.arm)
     for cycle in range(layout.study.cycles):
@@ -89,13 +151,13 @@ def _walk(
                 break
             chain.parent = paths[leader][cycle - 1]
         if cycle > 0 and chain.parent is None:
-            unknown += layout.most(chain.arm, cycle)
+            unknown += _unknown(layout, chain, layout.most(chain.arm, cycle))
             path.append(None)
             continue
         rounds = list(closed_rounds(journal, chain))
         found, more = _candidates(layout, chain, rounds)
         asked += found
-        unknown += more
+        unknown += _unknown(layout, chain, more)
         if rounds and rounds[-1]["closes"]:
             chain.parent = rounds[-1]["winner"]
             if chain.parent is None and leader is None:
@@ -103,24 +165,29 @@ def _walk(
             told = [outcome for body in rounds for outcome in body["told"]]
             chain.rates.append(next((o["max_lr"] for o in told if o["key"] == chain.parent), None))
         else:
-            chain.parent = found[0][0] if len(found) == 1 and not more else None
+            chain.parent = found[0].key if len(found) == 1 and not more else None
         path.append(chain.parent)
     return asked, unknown, path
+
+
+def _unknown(layout: Layout, chain: Chain, most: int) -> Unknown:
+    return Unknown(most, most, most * layout.epochs(chain.arm, chain.cycle))
 
 
 def _candidates(layout: Layout, chain: Chain, rounds: list[dict[str, Any]]) -> tuple[list[Asked], int]:
     """Units of a chain's cycle that are known, and how many more there may be."""
     last = {o["key"]: o["status"] for body in rounds for o in body["told"]}  # a failed unit may have been tried again
     failed = {key for key, status in last.items() if status == "failed"}
+    epochs = layout.epochs(chain.arm, chain.cycle)
     known = list(dict.fromkeys(entry["key"] for body in rounds for entry in body["asked"]))
     if rounds and rounds[-1]["closes"]:
-        return [(key, key in failed) for key in known], 0
+        return [Asked(key, key in failed, epochs) for key in known], 0
     if layout.decides(chain.arm, chain.cycle) and not layout.ready(chain.arm) and chain.trial is None:
         return [], layout.most(chain.arm, chain.cycle)
     source = layout.source(chain)
     if isinstance(source, OneRound) or not known:
         known = [layout.unit(chain, proposal).key for proposal in source.ask([])]
-    return [(key, key in failed) for key in known], max(0, source.most - len(known))
+    return [Asked(key, key in failed, epochs) for key in known], max(0, source.most - len(known))
 
 
 def closed_rounds(journal: Journal, chain: Chain) -> Iterator[dict[str, Any]]:
@@ -131,14 +198,14 @@ def closed_rounds(journal: Journal, chain: Chain) -> Iterator[dict[str, Any]]:
             return
 
 
-def _search(layout: Layout, journal: Journal, name: str, plan: Plan) -> tuple[list[Asked], int]:
-    """Units of a search as far as its chains have come, and how many more there may be."""
+def _search(layout: Layout, journal: Journal, name: str, plan: Plan) -> tuple[list[Asked], Unknown]:
+    """Units of a search as far as its chains have come, and those beyond."""
     heard: list[dict[str, Any]] = []
     number = 1
     while (body := journal.search_round(name, number)) is not None:
         heard += body["points"]
         number += 1
-    seeds, asked = layout.study.search_seeds(name), []
+    seeds, asked = layout.study.search_seeds(name), list[Asked]()
     for seed in seeds:
         for trial in range(plan.most):
             found = list(_trial_units(layout, journal, Chain(name, seed, trial)))
@@ -149,10 +216,24 @@ def _search(layout: Layout, journal: Journal, name: str, plan: Plan) -> tuple[li
         best = plan.best(heard)
         if plan.kind == "pilot" and best is not None:
             layout.take(name, best["params"])
-        return asked, 0
+        return asked, Unknown()
     # The dense unit of a seed is shared by all its trials.
-    most = len(seeds) * (1 + plan.most * (layout.study.cycles - 1))
-    return asked, max(0, most - len({key for key, _ in asked}))
+    known, cycles = set(asked), layout.study.cycles
+    most = len(seeds) * (1 + plan.most * (cycles - 1))
+    each = _cycles_of_a_trial(plan, cycles)
+    likely = len(seeds) * (1 + plan.likely(heard) * each)
+    epochs = len(seeds) * (layout.epochs(name, 0) + plan.likely(heard) * each * layout.epochs(name, cycles - 1))
+    return asked, Unknown(
+        max(0, most - len({one.key for one in known})),
+        max(0.0, likely - len({one.key for one in known})),
+        max(0.0, epochs - sum(one.epochs for one in known)),
+    )
+
+
+def _cycles_of_a_trial(plan: Plan, cycles: int) -> float:
+    """Cycles ≥ 1 that a trial of a search is likely to train: a rung lets the study's share pass."""
+    first = min(plan.rungs, default=cycles - 1)
+    return first + plan.keep * (cycles - 1 - first)
 
 
 def _trial_units(layout: Layout, journal: Journal, chain: Chain) -> Iterator[Asked]:
@@ -162,4 +243,4 @@ def _trial_units(layout: Layout, journal: Journal, chain: Chain) -> Iterator[Ask
         if not rounds:
             return
         for outcome in rounds[0]["told"]:
-            yield outcome["key"], outcome["status"] == "failed"
+            yield Asked(outcome["key"], outcome["status"] == "failed", layout.epochs(chain.arm, cycle))

@@ -39,6 +39,12 @@ class GuidedSource:
     def most(self) -> int:
         return self.settings.trials + len(set(self.tested.values())) + self.settings.repeat_top
 
+    @property
+    def rounds(self) -> int:
+        """Rounds of a cycle that follow one another, at most."""
+        later = math.ceil((self.settings.trials - WARM_STARTS) / self.settings.batch)
+        return 1 + later + (self.settings.repeat_top > 0)
+
     def ask(self, heard: Sequence[Heard]) -> list[Proposal]:
         if not heard:
             starts = warm_starts(self.settings.low, self.settings.high, self.start)

@@ -129,6 +129,15 @@ class Layout:
         asked = found.grid.points if found.grid else found.guided.trials + found.guided.repeat_top  # type: ignore[union-attr]
         return asked + len(self.tests(arm, cycle))
 
+    def rounds(self, arm: str) -> int:
+        """Rounds of a decided cycle that follow one another, at most."""
+        found = self.study.arms[arm]
+        return GuidedSource(found.guided).rounds if isinstance(found, OracleArm) and found.guided is not None else 1
+
+    def epochs(self, arm: str, cycle: int) -> int:
+        """Epochs of a unit of a cycle."""
+        return self._makers[arm].epochs(cycle, self.checkpoint if cycle == 0 else None)
+
     def _dense(self) -> OneRound:
         dense = self.study.dense
         return OneRound((Proposal(None if self.checkpoint is not None else value_of(dense.max_lr or 0.0)),))

@@ -104,6 +104,11 @@ class Planner:
         self._flying.add(unit.key)
         return unit
 
+    def asker(self, key: str) -> Chain | None:
+        """The first chain that waits for a unit; None where none does: a lost row is trained again."""
+        waiters = self._waiters.get(key)
+        return waiters[0][0] if waiters else None
+
     def take_back(self, unit: Unit) -> None:
         """A unit that was asked and whose worker is gone: it is ready again."""
         if unit.key in self._flying:

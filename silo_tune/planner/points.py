@@ -48,6 +48,10 @@ class Plan(Protocol):
         """Upper bound of the points of all rounds."""
         ...
 
+    def likely(self, heard: Sequence[Mapping[str, Any]]) -> int:
+        """The points of all rounds as far as can be said now: what is rare is left out."""
+        ...
+
     def ask(self, heard: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         """The next round, given every point of the complete rounds in order; empty ends the search."""
         ...
@@ -115,6 +119,9 @@ class PilotPlan:
     def most(self) -> int:
         one_side = self.pilot.levels + 1
         return self.pilot.chains + 2 * one_side + self.pairs
+
+    def likely(self, heard: Sequence[Mapping[str, Any]]) -> int:
+        return len(heard) + len(self.ask(heard))
 
     def levels(self) -> list[float]:
         """The rates of the grid before it is extended."""
@@ -205,6 +212,9 @@ class TunePlan:
     @property
     def most(self) -> int:
         return self.arm.trials
+
+    def likely(self, heard: Sequence[Mapping[str, Any]]) -> int:
+        return self.most
 
     def space(self) -> dict[str, Dimension]:
         """The searched parameters. Rates and steepness are searched in log, where their bounds allow."""

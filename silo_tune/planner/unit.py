@@ -192,7 +192,7 @@ class UnitMaker:
             seed=seed,
             repeat=repeat,
             checkpoint=checkpoint,
-            epochs=self._epochs_of(cycle, checkpoint),
+            epochs=self.epochs(cycle, checkpoint),
             profile=self._profile_of(cycle),
             peak=canonical(peak),
             prune=self._prune_of(cycle),
@@ -215,7 +215,8 @@ class UnitMaker:
             return self._pipeline.ratio
         return 1.0 - float(self._targets[cycle] / self._targets[cycle - 1])
 
-    def _epochs_of(self, cycle: int, checkpoint: str | None) -> int:
+    def epochs(self, cycle: int, checkpoint: str | None) -> int:
+        """Epochs of a unit of a cycle."""
         if cycle > 0 or isinstance(self._pipeline, WhileTraining):
             return self._epochs
         return 0 if checkpoint is not None else self._dense_epochs

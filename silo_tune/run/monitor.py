@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from silo_tune.errors import RunFailed
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Planner
+from silo_tune.planner.unit import Unit
 from silo_tune.run.progress import Progress
 from silo_tune.study.model import Study
 
@@ -28,11 +30,27 @@ class Monitor:
     def started(self, study: Study, planner: Planner, slots: int) -> None:
         """The planner is ready; training begins on so many slots."""
 
+    def began(self, unit: Unit) -> None:
+        """A trial was given to a slot; or its worker stands ready only now, and it begins."""
+
+    def moved(self, key: str, epoch: int) -> None:
+        """A trial under way has finished so many epochs."""
+
+    def ended(self, key: str, outcome: Mapping[str, Any] | None) -> None:
+        """A trial under way has an outcome; None where it has none: its worker died."""
+
     def changed(self, chain: Chain) -> None:
         """A chain heard an outcome, opened, closed or ended."""
 
     def notice(self, message: str) -> None:
         """Something the user should know, in one sentence."""
+
+    def stuck(self, message: str) -> None:
+        """A trial's time is over, and it cannot be interrupted in this process: here that is told, and waited for.
+
+        Called from another thread.
+        """
+        self.notice(f"{message}; it is in code that cannot be interrupted, and is waited for")
 
 
 class Recorder(Monitor):
@@ -55,6 +73,18 @@ class Recorder(Monitor):
         self.progress.begin(planner, slots)
         self._to.started(study, planner, slots)
 
+    def began(self, unit: Unit) -> None:
+        self.progress.began(unit)
+        self._to.began(unit)
+
+    def moved(self, key: str, epoch: int) -> None:
+        self.progress.moved(key, epoch)
+        self._to.moved(key, epoch)
+
+    def ended(self, key: str, outcome: Mapping[str, Any] | None) -> None:
+        self.progress.ended(key, outcome)
+        self._to.ended(key, outcome)
+
     def changed(self, chain: Chain) -> None:
         self.progress.changed(chain)
         self._to.changed(chain)
@@ -62,6 +92,10 @@ class Recorder(Monitor):
     def notice(self, message: str) -> None:
         self.progress.notice(message)
         self._to.notice(message)
+
+    def stuck(self, message: str) -> None:
+        self.progress.notice(message)
+        self._to.stuck(message)
 
 
 def require_going(monitor: Monitor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -12,18 +13,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from silo_tune.planner.chain import Chain
-from silo_tune.planner.forecast import forecast
+from silo_tune.planner.forecast import Pace, Spent, forecast
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.search import Search
+from silo_tune.planner.unit import Unit
 from silo_tune.store.lease import Lease
 from silo_tune.store.snapshot import (
     CHAINS,
     REASONS,
     RECENT,
+    RUNNING,
     ChainView,
     Ended,
     Failure,
     Note,
+    RunningView,
     SearchView,
     Snapshot,
     State,
@@ -35,6 +39,30 @@ from silo_tune.study.model import Study
 
 # Counting what is left reads many files of a large run: it takes at most this share of the time.
 COUNTING_SHARE = 1 / 200
+
+
+@dataclass
+class _Running:
+    """A trial under way, by a clock that only goes forward. `first` is what was heard first of its epochs, and when."""
+
+    unit: Unit
+    chain: str
+    began: float
+    moved: float
+    epoch: int = 0
+    first: tuple[int, float] | None = None
+
+    def move(self, now: float, epoch: int) -> None:
+        self.epoch, self.moved = epoch, now
+        self.first = self.first or (epoch, now)
+
+    @property
+    def trained(self) -> Spent | None:
+        """Epochs that were heard of from the first on: before it may lie those of an earlier attempt."""
+        if self.first is None or self.epoch <= self.first[0]:
+            return None
+        seconds = self.moved - self.first[1]
+        return Spent(self.epoch - self.first[0], seconds, seconds)
 
 
 @dataclass
@@ -86,7 +114,13 @@ class Progress:
         self._failures: dict[str, Failure] = {}
         self._notices: deque[Note] = deque(maxlen=REASONS)
         self._units = self._counted_done = 0
+        self._left, self._epochs_left = 0.0, 0.0  # likely, when they were counted
+        self._done_then, self._epochs_then = 0, 0
         self._count_again = 0.0
+        self._running: dict[str, _Running] = {}
+        self._ended = self._epochs_ended = 0
+        self._spent: deque[Spent] = deque(maxlen=RECENT)  # by units of this session
+        self._before: list[Spent] = []  # by all that was done when they were counted
 
     # --- what a session hears ---
 
@@ -120,6 +154,30 @@ class Progress:
         with self._lock:
             self._notices.append(Note(at=time.time(), message=shortened(message)))
 
+    def began(self, unit: Unit) -> None:
+        """A unit was given to a slot; or its worker stands ready only now, and it begins."""
+        now = self._now()
+        asker = None if self._planner is None else self._planner.asker(unit.key)
+        with self._lock:
+            self._running[unit.key] = _Running(unit, "a lost row" if asker is None else asker.label, now, now)
+
+    def moved(self, key: str, epoch: int) -> None:
+        """A unit under way has finished so many epochs."""
+        with self._lock:
+            if key in self._running:
+                self._running[key].move(self._now(), epoch)
+
+    def ended(self, key: str, outcome: Mapping[str, Any] | None) -> None:
+        """A unit under way has an outcome, or, where that is None, will begin again."""
+        with self._lock:
+            ended = self._running.pop(key, None)
+            if ended is None or outcome is None:
+                return
+            self._ended += 1
+            self._epochs_ended += ended.unit.epochs
+            if outcome.get("train_seconds") is not None:
+                self._spent.append(Spent(ended.unit.epochs, outcome["train_seconds"], self._now() - ended.began))
+
     def changed(self, chain: Chain) -> None:
         """A chain heard an outcome, opened, closed or ended."""
         with self._lock:
@@ -150,8 +208,12 @@ class Progress:
         assert self._planner is not None
         began = self._now()
         done = self._outcomes_of(self._planner)
-        arms, _ = forecast(self._planner.layout, self._planner.journal)
+        ended, epochs_ended = self._ended, self._epochs_ended
+        arms, self._before = forecast(self._planner.layout, self._planner.journal)
         self._units, self._counted_done = done + sum(arm.to_train for arm in arms.values()), done
+        with self._lock:
+            self._left, self._done_then = sum(arm.left for arm in arms.values()), ended
+            self._epochs_left, self._epochs_then = sum(arm.epochs for arm in arms.values()), epochs_ended
         now = self._now()
         self._count_again = now + (now - began) / COUNTING_SHARE
 
@@ -187,8 +249,85 @@ class Progress:
             "per_hour": 3600 * units.done / elapsed if units.done and elapsed > 0 else None,
             "recent_per_hour": 3600 * per_second if per_second else None,
             "busy": min(1.0, self._planner.counts.train_seconds / capacity) if capacity > 0 and units.done else None,
-            "eta": units.left / per_second if per_second else None,
+            "eta": self._eta() if units.left else None,
         }
+
+    def _eta(self) -> float | None:
+        """Seconds to the end: all that is left, shared by the slots; or the longest chain alone, if that is more.
+
+        No order of the units takes less, and none that leaves no slot idle without need takes more than both together.
+        """
+        assert self._planner is not None
+        with self._lock:
+            running = dict(self._running)
+            pace = self._pace(running)
+            units = max(0.0, self._left - (self._ended - self._done_then))
+            epochs = max(0.0, self._epochs_left - (self._epochs_ended - self._epochs_then))
+        if pace is None:
+            return None
+        epochs -= sum(one.epoch for one in running.values())
+        slots = min(max(self._slots, len(running), 1), self.study.cluster.max_concurrent or math.inf)
+        return max(pace.seconds(units, max(0.0, epochs)) / slots, self._longest(pace, running))
+
+    def _pace(self, running: Mapping[str, _Running]) -> Pace | None:
+        """By what was trained in this session, or else before it, or by the epochs that are heard of."""
+        heard = [one.trained for one in running.values()]
+        return Pace.of(self._spent) or Pace.of(self._before) or Pace.of([spent for spent in heard if spent is not None])
+
+    def _longest(self, pace: Pace, running: Mapping[str, _Running]) -> float:
+        """Seconds of the longest chain: its cycles follow one another, however many slots there are."""
+        assert self._planner is not None
+        searches = [search for search in self._planner.searches.values() if not search.finished]
+        searching = {search.arm: self._search_left(search, pace, running) for search in searches}
+        pilot = max((searching[search.arm] for search in searches if search.plan.kind == "pilot"), default=0.0)
+        ready = {arm: self._planner.layout.ready(arm) for arm in self.study.arms}  # else it waits for a pilot
+        chains = [
+            self._chain_left(chain, pace, running) + (0.0 if ready[chain.arm] else pilot)
+            for chain in self._planner.chains.values()
+            if chain.active
+        ]
+        return max([*chains, *searching.values()], default=0.0)
+
+    def _search_left(self, search: Search, pace: Pace, running: Mapping[str, _Running]) -> float:
+        """Seconds of a search: its rounds follow one another."""
+        trials = dict(search.trials)
+        points = len({trial for trial, _ in trials}) or 1
+        rounds = math.ceil(max(0, search.plan.likely(search.closed) - len(search.closed) - points) / points)
+        open_round = [self._chain_left(chain, pace, running) for chain in trials.values() if chain.active]
+        return max(open_round, default=0.0) + rounds * self._chain_left(Chain(search.arm, 0), pace, {})
+
+    def _chain_left(self, chain: Chain, pace: Pace, running: Mapping[str, _Running]) -> float:
+        """Seconds of a chain's cycles that are not closed, of which each waits for the one before."""
+        assert self._planner is not None
+        layout, last = self._planner.layout, self.study.cycles - 1
+        rounds, cycle = layout.rounds(chain.arm), chain.cycle
+        dense, other = (pace.seconds(1, layout.epochs(chain.arm, which)) for which in (0, last))
+        left = (dense if cycle == 0 else 0.0) + (last + 1 - max(1, cycle)) * rounds * other
+        if not chain.open:
+            return left
+        untold = [candidate.unit.key for candidate in list(chain.candidates) if candidate.index not in chain.told]
+        epochs = min((running[key].epoch if key in running else 0 for key in untold), default=0)
+        return max(0.0, left - (chain.round - 1) * other - epochs * pace.epoch)
+
+    def under_way(self) -> tuple[RunningView, ...]:
+        """Trials under way, the longest without progress first."""
+        with self._lock:
+            running, now = dict(self._running), self._now()
+            pace = self._pace(running)
+        found = [
+            RunningView(
+                chain=one.chain,
+                cycle=one.unit.cycle,
+                max_lr=(one.unit.peak or {}).get("value"),
+                epoch=one.epoch,
+                epochs=one.unit.epochs,
+                seconds=now - one.began,
+                idle=now - one.moved,
+                usual=None if pace is None else pace.epoch,
+            )
+            for one in running.values()
+        ]
+        return tuple(sorted(found, key=lambda one: -one.idle)[:RUNNING])
 
     def view(self, chain: Chain) -> ChainView:
         """One chain as it stands."""
@@ -248,6 +387,7 @@ class Progress:
             earlier=self.earlier,
             slots=self._slots,
             units=self.units(),
+            running=self.under_way(),
             **self.pace(),  # type: ignore[arg-type]
             chains=tuple(self.view(chain) for chain in shown),
             more=dict(Counter(_state(chain) for chain in every if id(chain) not in inside)),

@@ -16,7 +16,9 @@ STATUS = "status.json"
 # The recent pace is that of so many units.
 RECENT = 50
 # What a snapshot holds at most: with all of it a snapshot stays below 100 KB.
-CHAINS, REASONS, LETTERS = 150, 20, 500
+CHAINS, REASONS, LETTERS, RUNNING = 150, 20, 500, 20
+# A trial without progress for so many of its usual epochs, and for so many seconds, may hang.
+HANGING_EPOCHS, HANGING_SECONDS = 5, 60.0
 
 State = Literal["waits", "open", "done", "ended"]
 
@@ -82,7 +84,10 @@ class SearchView(_Part):
 
 
 class Units(_Part):
-    """Units of this session by what became of them; `left` are those to come, at most."""
+    """Units of this session by what became of them; `left` are those to come, at most.
+
+    `reused` are those from before that it found done: with them the units are those of the whole run.
+    """
 
     trained: int = 0
     shared: int = 0
@@ -93,6 +98,37 @@ class Units(_Part):
     @property
     def done(self) -> int:
         return self.trained + self.failed
+
+    @property
+    def whole(self) -> int:
+        """Done in this session and before."""
+        return self.reused + self.done
+
+
+class RunningView(_Part):
+    """A trial under way.
+
+    Attributes:
+        chain, cycle, max_lr: the first that asked for it.
+        epoch, epochs: epochs that it is known to have finished, and all.
+        seconds: since it began.
+        idle: seconds since its last finished epoch that was heard of, or since it began.
+        usual: seconds of an epoch of this study; None before one is known.
+    """
+
+    chain: str
+    cycle: int
+    max_lr: float | None = None
+    epoch: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    idle: float = 0.0
+    usual: float | None = None
+
+    @property
+    def hangs(self) -> bool:
+        """Is it without progress for so long that something may be wrong?"""
+        return self.usual is not None and self.idle > max(HANGING_EPOCHS * self.usual, HANGING_SECONDS)
 
 
 class Failure(_Part):
@@ -132,7 +168,9 @@ class Snapshot(_Part):
         units: None where no driver counted them.
         per_hour, recent_per_hour: units an hour, of this session and of the last `RECENT` units.
         busy: share of the slots' time that went into training.
-        eta: expected seconds to the end, by the recent pace.
+        eta: expected seconds to the end: all that is left, shared by the slots, or the longest chain alone. None before
+            a pace is known.
+        running: at most `RUNNING` trials under way, the longest without progress first.
         chains: at most `CHAINS`, those that still move first.
         more: the number of other chains by state.
         ended, failures, notices: the last `REASONS` of each; `ended_count` and `failure_count` count them all.
@@ -156,6 +194,7 @@ class Snapshot(_Part):
     recent_per_hour: float | None = None
     busy: float | None = None
     eta: float | None = None
+    running: tuple[RunningView, ...] = ()
     chains: tuple[ChainView, ...] = ()
     more: dict[str, int] = {}
     searches: tuple[SearchView, ...] = ()

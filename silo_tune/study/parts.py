@@ -320,6 +320,12 @@ class Cluster(Frozen):
         default=None, ge=1, description="at most so many trials at once; as many as fit when left out"
     )
     max_failures: int = Field(default=2, ge=0, description="how often a trial that raises is tried again")
+    unit_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        le=MOST,
+        description="most seconds of one attempt at a trial, by the wall clock; a longer one is ended and has failed",
+    )
     device: str = Field(default="auto", description='"auto", "cpu", "cuda" or "cuda:N"')
     partial_seconds: float = Field(
         default=5.0, ge=0, description="least seconds between two partial states; 0 writes one after every epoch"

@@ -21,6 +21,7 @@ class Workspace:
         device: "auto", "cpu", "cuda" …
         partial_seconds: least time between two partial states (0: after every epoch).
         max_failures: how often a unit that raises is tried again.
+        unit_timeout: most wall seconds of one attempt at a unit; None is no limit.
         last_target: share of weights that the study's last cycle leaves; checked before anything is trained.
         granularity, skip, norm_scales: what the study's prunes count, as in [prune].
         needs: what a state must hold for the study's criterion beside weights and masks.
@@ -35,6 +36,7 @@ class Workspace:
     device: str = "auto"
     partial_seconds: float = 5.0
     max_failures: int = 2
+    unit_timeout: float | None = None
     last_target: float = 1.0
     granularity: str = "weight"
     skip: tuple[str, ...] = ()
@@ -56,6 +58,7 @@ class Workspace:
             device=cluster.device,
             partial_seconds=cluster.partial_seconds,
             max_failures=cluster.max_failures,
+            unit_timeout=cluster.unit_timeout,
             last_target=study.remaining[-1],
             granularity=study.prune.granularity,
             skip=study.prune.skip,

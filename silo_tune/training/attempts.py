@@ -1,36 +1,66 @@
-"""Running a unit to its end: again after an error, and how an error is told."""
+"""Running a unit to its end: again after an error or when its time is over, and how either is told."""
 
 from __future__ import annotations
 
+import time
 import traceback
+from collections.abc import Callable, Generator
+from typing import Any
 
 from silo_tune.errors import ENDS, SiloTuneError, words
 from silo_tune.planner.unit import Unit
-from silo_tune.training.worker import Progress, Worker
+from silo_tune.training.time_limit import TimedOut, next_until, over_time
+from silo_tune.training.trainer import EpochLog
+from silo_tune.training.worker import Worker
+
+Attempts = Generator[EpochLog | None, None, dict[str, Any]]
 
 
-def attempts(worker: Worker, unit: Unit, max_failures: int) -> Progress:
+def attempts(
+    worker: Worker,
+    unit: Unit,
+    max_failures: int,
+    limit: float | None = None,
+    stuck: Callable[[str], None] = lambda message: None,
+) -> Attempts:
     """Run a unit, again after an error, up to `max_failures` times more; then the outcome is "failed", with its reason.
+
+    Yields after every epoch, and None after an attempt that failed.
+
+    Args:
+        worker: trains it.
+        unit: the unit.
+        max_failures: how often it is tried again.
+        limit: most seconds of one attempt; one that takes longer has failed.
+        stuck: told, from another thread, of an attempt whose time is over and that cannot be interrupted.
 
     Raises:
         SiloTuneError: bad input or storage that does not answer; trying again would not help, and the run ends.
     """
+    epoch: int | None = None
+
+    def late() -> str:
+        return over_time(limit or 0.0, epoch, unit.epochs)
+
     for failures in range(max_failures + 1):
         progress = worker.run(unit)
+        deadline = None if limit is None else time.monotonic() + limit
         while True:
             try:
-                log = next(progress)
+                log = next_until(deadline, progress, lambda: stuck(f"trial {unit.key[:12]} {late()}"))
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             except (SiloTuneError, *ENDS):
                 raise
             except BaseException as error:  # a network may raise anything, SystemExit too
-                reason = reason_of(error)
+                reason = late() if isinstance(error, TimedOut) else reason_of(error)
                 place = worker.units.write_log(unit.key, traceback.format_exc())
                 attempt = f"attempt {failures + 1} of {max_failures + 1}"
                 worker.notice(f"trial {unit.key[:12]} failed ({reason}); {attempt}, see {place}")
                 break
+            epoch = log.epoch
             yield log
+        yield None
     return {"key": unit.key, "status": "failed", "error": f"{reason} (see {place})"}
 
 

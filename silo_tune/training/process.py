@@ -50,8 +50,12 @@ def keep_freed_memory() -> None:
 
 
 def enter(workspace: Workspace) -> None:
-    """Prepare this process: memory, thread count and import path."""
+    """Prepare this process: memory, thread count, import path, and what torch loads late.
+
+    Its first optimizer imports a compiler, for seconds: they are not a first trial's, whose time may be limited.
+    """
     keep_freed_memory()
     if torch.get_num_threads() != workspace.threads:
         torch.set_num_threads(workspace.threads)
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     sys.path.extend(path for path in workspace.sys_path if path not in sys.path)

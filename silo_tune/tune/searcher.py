@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -22,12 +23,15 @@ from silo_tune.store.lease import Lease
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
+from silo_tune.training.time_limit import GRACE_SECONDS, over_time
 from silo_tune.tune.cluster import ask_autoscaler, look_from, reason_of, slots
 from silo_tune.tune.ready import Ready, Wanted, stand_ready
 from silo_tune.tune.trainable import Shared, TrainUnit, with_study
 
 # How often the number of slots is asked for: nodes come and go.
 SLOTS_SECONDS = 5.0
+# A driver that stood still does not take its own silence for that of a trial: one look at it adds no more than this.
+LOOK_SECONDS = 1.0
 # Tune starts no more trials than this at once; how many there are is for `suggest` to say, as nodes come and go.
 NO_LIMIT = 100_000
 
@@ -104,6 +108,9 @@ class ChainSearch(Searcher):
         self._deaths: dict[str, int] = {}  # by key, since the last epoch that was reported
         self._epochs: dict[str, int] = {}
         self._slots, self._slots_at = 0, -SLOTS_SECONDS
+        self._silent: dict[str, float] = {}  # by trial: seconds since it began, or reported
+        self._overdue: dict[str, str] = {}  # trials whose process was ended, and why
+        self._looked_at = time.monotonic()
 
     # --- what a Tuner needs ---
 
@@ -171,6 +178,7 @@ class ChainSearch(Searcher):
         if unit is None:
             return None
         self._live[trial_id] = unit
+        self.monitor.began(unit)
         self.suggested += 1
         # As text: Tune flattens, prints and names folders after the leaves of a nested config.
         return {"key": unit.key, "unit": canonical_json(unit.spec)}
@@ -191,15 +199,18 @@ class ChainSearch(Searcher):
         """Tell the planner. An exception in here would make Tune run the trial again, so it is kept for `suggest`."""
         try:
             unit = self._live.pop(trial_id, None)
+            self._silent.pop(trial_id, None)
             if unit is None or self.error is not None:
                 return
             if error or result is None or not result.get("done"):
                 self._lost[trial_id] = unit
+                self.monitor.ended(unit.key, None)
             elif "stop" in result:
                 kind = BadInput if result["exit_code"] == BadInput.exit_code else RunFailed
                 self.error = kind(result["stop"])
             else:
                 self._forget(unit.key)
+                self.monitor.ended(unit.key, result)
                 self.planner.tell(unit.key, result)
         except Exception as problem:
             self.error = problem
@@ -217,20 +228,49 @@ class ChainSearch(Searcher):
 
     # --- what Tune's callbacks tell ---
 
+    def start(self, trial_id: str) -> None:
+        """A trial's worker stands ready: its time counts from here."""
+        if (unit := self._live.get(trial_id)) is not None:
+            self._silent[trial_id] = 0.0
+            self.monitor.began(unit)
+
     def hear(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass a worker's notices on, and note that its unit moves."""
         for message in result.get("notices") or []:
             self.monitor.notice(message)
         unit, epoch = self._live.get(trial_id), result.get("epoch") or 0
-        if unit is not None and epoch > self._epochs.get(unit.key, 0):
+        if unit is None:
+            return
+        self._silent[trial_id] = 0.0
+        if epoch:
+            self.monitor.moved(unit.key, epoch)
+        if epoch > self._epochs.get(unit.key, 0):
             self._epochs[unit.key] = epoch
             self._deaths.pop(unit.key, None)
+
+    def overdue(self) -> list[str]:
+        """Trials that should have ended themselves by `cluster.unit_timeout` and did not: their processes must end.
+
+        No attempt that is in time is silent for longer than the limit.
+        """
+        now, limit = time.monotonic(), self.study.cluster.unit_timeout
+        passed, self._looked_at = min(now - self._looked_at, LOOK_SECONDS), now
+        if limit is None:
+            return []
+        for trial_id in self._silent:
+            self._silent[trial_id] += passed
+            if self._silent[trial_id] > limit + GRACE_SECONDS and trial_id not in self._overdue:
+                unit = self._live[trial_id]
+                why = over_time(limit, self._epochs.get(unit.key), unit.epochs)
+                self._overdue[trial_id] = f"{why}; its process did not hear of it, and was ended"
+        return list(self._overdue)
 
     def bury(self, trial_id: str, reason: str) -> None:
         """A trial's worker died: its unit is trained again, or has failed."""
         unit = self._lost.pop(trial_id, None)
         if unit is None:
             return
+        reason = self._overdue.pop(trial_id, reason)
         deaths = self._deaths[unit.key] = self._deaths.get(unit.key, 0) + 1
         if deaths <= self.study.cluster.max_failures:
             self.monitor.notice(f"trial {unit.key[:12]}: {reason}; it resumes elsewhere from its last partial state")
@@ -244,7 +284,9 @@ class ChainSearch(Searcher):
     def bury_all(self, reason: str) -> None:
         """Tune itself ended, and with it every trial under way."""
         for trial_id in list(self._live):
-            self._lost[trial_id] = self._live.pop(trial_id)
+            unit = self._lost[trial_id] = self._live.pop(trial_id)
+            self._silent.pop(trial_id, None)
+            self.monitor.ended(unit.key, None)
             self.bury(trial_id, reason)
 
     def _forget(self, key: str) -> None:
@@ -293,15 +335,30 @@ class _Patient(FIFOScheduler):
 
 
 class _Reports(Callback):
-    """Brings workers' notices and reasons of death to the search."""
+    """Brings workers' notices and reasons of death to the search, and ends the processes of trials that hang."""
 
     def __init__(self, search: ChainSearch) -> None:
         self._search = search
 
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        try:
+            late = set(self._search.overdue())
+            for trial in trials if late else ():
+                if trial.trial_id in late and trial.temporary_state.ray_actor is not None:
+                    ray.kill(trial.temporary_state.ray_actor)
+        except Exception as problem:  # an exception in a callback ends Tune in its own words
+            self._search.error = problem
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        try:
+            self._search.start(trial.trial_id)
+        except Exception as problem:
+            self._search.error = problem
+
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         try:
             self._search.bury(trial.trial_id, reason_of(_said(trial)))
-        except Exception as problem:  # an exception in a callback ends Tune in its own words
+        except Exception as problem:
             self._search.error = problem
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:

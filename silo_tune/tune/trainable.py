@@ -88,7 +88,8 @@ class TrainUnit(tune.Trainable):
         from silo_tune.training.attempts import attempts
 
         unit = Unit.from_spec(json.loads(config["unit"]))
-        self._progress = attempts(self._worker, unit, self._worker.workspace.max_failures)
+        workspace = self._worker.workspace
+        self._progress = attempts(self._worker, unit, workspace.max_failures, workspace.unit_timeout)
 
     def step(self) -> dict[str, Any]:
         """Train for a while. Bad input and failed storage are reported, not raised: trying again would not help."""
@@ -99,6 +100,8 @@ class TrainUnit(tune.Trainable):
                 raise self._broken
             while True:
                 log = next(self._progress)
+                if log is None:  # an attempt failed: the driver counts the time of the next from here
+                    break
                 report |= {"epoch": log.epoch, "train_loss": log.train_loss}
                 if time.monotonic() >= until:
                     break
