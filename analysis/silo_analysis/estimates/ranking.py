@@ -5,8 +5,8 @@ every compared arm. A rank alone says nothing about noise, so each comes with a 
 simultaneous pairwise paired tests (`typical`) leave open. With a probability of at least 95 % no arm is called better
 that is not, so that all intervals hold the true ranks at once. Ranks are read off pairwise tests as by Al Mohamad,
 Goeman and van Zwet ("Simultaneous confidence intervals for ranks with application to ranking institutions", Biometrics
-2022, with Tukey's test) and by Mogstad, Romano, Shaikh and Wilhelm ("Inference for ranks", Review of Economic Studies 2024, with
-the bootstrap). The tests and Holm's correction are ours: arms of one seed share its noise and need not be
+2022, with Tukey's test) and by Mogstad, Romano, Shaikh and Wilhelm ("Inference for ranks", Review of Economic Studies
+2024, with the bootstrap). The tests and Holm's correction are ours: arms of one seed share its noise and need not be
 equally noisy, and a bootstrap needs more seeds than a study has.
 """
 
