@@ -163,11 +163,16 @@ def look_here(study: Study, url: str) -> list[str]:
     from silo_tune.run.local import LocalRunner
 
     with LocalRunner().open(study, Workspace.of(study, url), Monitor()) as session:
-        return look(study, session, preflight=True)
+        return look(study, session, preflight=True, layers=True)
 
 
-def look(study: Study, session: Session, preflight: bool) -> list[str]:
+def look(study: Study, session: Session, preflight: bool, layers: bool = False) -> list[str]:
     """What to tell of the data and the network; refuses a study for all that is found wrong before the training.
+
+    Args:
+        study, session: what is looked at, and by whom.
+        preflight: look at more than the data.
+        layers: tell every prunable layer.
 
     Raises:
         StudyError: with every problem.
@@ -178,7 +183,7 @@ def look(study: Study, session: Session, preflight: bool) -> list[str]:
     if preflight:
         found = session.look(study)
         findings.problems += found.problems
-        findings.lines += found.lines
+        findings.lines += [*found.lines, *(found.layers if layers else ())]
     if findings.problems:
         raise StudyError("", findings.problems)
     return [*data_lines(session.facts), *findings.lines]

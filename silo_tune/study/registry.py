@@ -43,10 +43,14 @@ class CriterionEntry(Entry):
     Attributes:
         granularity: what it scores, "weight" or "filter".
         needs: what the parent's state must hold beside weights and masks: "previous", as its last epoch began.
+        not_for: kinds of layers for whose weights its score means nothing.
+        why_not: the reason.
     """
 
     granularity: str = "weight"
     needs: tuple[str, ...] = ()
+    not_for: tuple[str, ...] = ()
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,10 @@ CRITERIA: dict[str, CriterionEntry] = {
         ("per_class",),
     ),
     "synflow": CriterionEntry(
-        "silo_tune.pruning.criteria.weight_scores:synflow", "synaptic flow, no data needed (Tanaka et al. 2020)"
+        "silo_tune.pruning.criteria.weight_scores:synflow",
+        "synaptic flow, no data needed (Tanaka et al. 2020)",
+        not_for=("embedding", "lstm", "gru", "rnn"),
+        why_not="an input of ones looks up one row of an embedding, and saturates the gates of a recurrent layer",
     ),
     "lamp": CriterionEntry(
         "silo_tune.pruning.criteria.weight_scores:lamp",

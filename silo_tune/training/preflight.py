@@ -29,6 +29,7 @@ from silo_tune.models.build import init_seed
 from silo_tune.models.checkpoint import pack, unpack
 from silo_tune.planner.unit import Unit, canonical_json, make_unit
 from silo_tune.pruning.in_effect import used_zeros
+from silo_tune.pruning.layers import kinds_by_name
 from silo_tune.pruning.masks import Masks
 from silo_tune.pruning.prune_step import few_images
 from silo_tune.study import registry
@@ -78,7 +79,8 @@ def preflight(study: Study, workspace: Workspace, dataset: DataSet | StreamedSet
     place = Path(cache_root()) / "preflight" / f"{_identity(study, dataset)}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(place.read_text(encoding="utf-8"))
-        return _with_room(Findings(lines=list(known["lines"])), Needs(**known["needs"]), study, workspace, slots)
+        looked = Findings(lines=list(known["lines"]), layers=list(known["layers"]))
+        return _with_room(looked, Needs(**known["needs"]), study, workspace, slots)
     found, needs = Findings(), Needs()
     _functions(study, found)
     _checkpoint(study, found)
@@ -91,7 +93,8 @@ def preflight(study: Study, workspace: Workspace, dataset: DataSet | StreamedSet
     if not found.problems:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps({"lines": found.lines, "needs": vars(needs)}), encoding="utf-8")
+            kept = {"lines": found.lines, "layers": found.layers, "needs": vars(needs)}
+            place.write_text(json.dumps(kept), encoding="utf-8")
     return _with_room(found, needs, study, workspace, slots)
 
 
@@ -194,6 +197,7 @@ class _Network:
     def _sizes(self, model: nn.Module, masks: Masks) -> None:
         total = sum(parameter.numel() for parameter in model.parameters())
         prunable = sum(mask.numel() for mask in masks.values())
+        kinds = kinds_by_name(model)
         line = f"network: {total:,} weights, {prunable:,} prunable ({percent(prunable / total)} %)"
         others = [
             (name, parameter)
@@ -204,7 +208,11 @@ class _Network:
             largest = sorted(others, key=lambda item: -item[1].numel())[:3]
             shown = ", ".join(f"{name} ({parameter.numel():,})" for name, parameter in largest)
             line += f"; never pruned: {shown}{', …' if len(others) > 3 else ''}"
+            could = {kinds[name] for name, _ in others if name in kinds} - set(self.study.prune.layers)
+            if could and self.study.prune.granularity == "weight":
+                line += f" (prune.layers can name {', '.join(sorted(could))})"
         self.found.lines.append(line)
+        self.found.layers += _layer_lines(masks, kinds)
         unused = sorted(set(masks) - set(used_zeros(model, _named(model, masks), few_images(self._feed()))))
         if unused:
             self.found.lines.append(
@@ -253,6 +261,14 @@ def _candidates(arm: Arm) -> int:
     if not isinstance(arm, OracleArm):
         return 1
     return arm.grid.points if arm.grid is not None else arm.guided.trials if arm.guided is not None else 1
+
+
+def _layer_lines(masks: Masks, kinds: Mapping[str, str]) -> list[str]:
+    """A table of the prunable layers: name of the weight, kind, number of weights."""
+    cells = [(name, kinds[name], f"{mask.numel():,}") for name, mask in masks.items()]
+    wide = [max(len(row[column]) for row in cells) for column in range(3)]
+    rows = (f"  {name:<{wide[0]}}  {kind:<{wide[1]}}  {count:>{wide[2]}}" for name, kind, count in cells)
+    return ["prunable weights by layer:", *rows]
 
 
 def _named(model: nn.Module, masks: Masks) -> dict[str, Tensor]:

@@ -309,6 +309,8 @@ class Worker:
             "max_lr": max_lr,
             "sparsity": (total - kept) / total,
             "weights_remaining": kept / total,
+            "prunable": total,
+            "parameters": sum(parameter.numel() for parameter in trainer.parameters.values()),
             "val_accuracy": scores[0],
             "val_loss": scores[1],
             "n_val": len(feed.val),

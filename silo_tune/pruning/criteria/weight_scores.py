@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from silo_tune.errors import BadInput
-from silo_tune.pruning.criteria.scoring import Scoring, in_mode
+from silo_tune.pruning.criteria.scoring import Scoring, in_mode, slopes_of_recurrent
 
 
 def magnitude(scoring: Scoring) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def gradient(scoring: Scoring, images: int = 512) -> dict[str, Tensor]:
     """
     total = {name: torch.zeros_like(weight) for name, weight in scoring.weights.items()}
     count = 0
-    with in_mode(scoring.model, training=False), _movable(scoring.weights):
+    with in_mode(scoring.model, training=False), _movable(scoring.weights), slopes_of_recurrent(scoring.model):
         for batch, labels in scoring.batches(images):
             loss = F.cross_entropy(scoring.model(batch), labels, reduction="sum")
             for name, grad in gradients(loss, scoring.weights).items():
@@ -96,7 +96,7 @@ def synflow(scoring: Scoring) -> dict[str, Tensor]:
     ones = torch.ones(1, channels, height, width, dtype=torch.float64, device=next(linear.parameters()).device)
     parameters = dict(linear.named_parameters())
     weights = {name: parameters[name] for name in scoring.weights}
-    with _movable(weights):
+    with _movable(weights), slopes_of_recurrent(linear):
         grads = gradients(linear(ones).sum(), weights)
     return {name: (weight.detach() * grads[name]).abs() for name, weight in weights.items()}
 
