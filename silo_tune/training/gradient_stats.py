@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from silo_tune.data.batches import Feed, Part
+from silo_tune.models.outputs import logits_of
 from silo_tune.pruning.criteria.scoring import slopes_of_recurrent
 from silo_tune.pruning.layers import CONVOLUTIONS
 from silo_tune.pruning.masks import Masks
@@ -88,7 +89,7 @@ def spreads(model: nn.Module, masks: Masks, batches: Iterable[tuple[Tensor, Tens
     count = 0
     with watched(model) as hidden, slopes_of_recurrent(model):
         for images, labels in batches:
-            loss = F.cross_entropy(model(images).float(), labels, reduction="sum")
+            loss = F.cross_entropy(logits_of(model(images)).float(), labels, reduction="sum")
             _add_gradients(loss, weights, sums)
             count += len(labels)
     gradients = {name: total / count for name, total in sums.items()}

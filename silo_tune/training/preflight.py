@@ -26,7 +26,8 @@ from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import percent, plural, size
 from silo_tune.machine import VERSION
 from silo_tune.models.build import init_seed
-from silo_tune.models.checkpoint import pack, unpack
+from silo_tune.models.checkpoint import load_pretrained, pack, unpack
+from silo_tune.models.outputs import beside_logits
 from silo_tune.planner.unit import Unit, canonical_json, make_unit
 from silo_tune.pruning.in_effect import used_zeros
 from silo_tune.pruning.layers import kinds_by_name
@@ -184,10 +185,12 @@ class _Network:
         dense = self.unit(0)
         model, masks, max_lr = self._start(dense)
         self._sizes(model, masks)
+        self._drawn(model)
         with self.found.about("model"):
-            trainer = self.worker.trainer_of(dense, model, masks, max_lr, frozenset())
+            stepped = replace(dense, epochs=max(1, dense.epochs))  # a checkpoint has none
+            trainer = self.worker.trainer_of(stepped, model, masks, max_lr, frozenset())
             self._step(trainer)
-            self._state(dense, trainer)
+            self._state(stepped, trainer)
         memory, data = _resident(), pack({"weights": model.state_dict(), "mask": masks})
         if self.study.cycles > 1 and not self.found.problems:
             with self.found.about("prune"):
@@ -220,12 +223,29 @@ class _Network:
                 f"which count among the prunable weights; leave them out with prune.skip"
             )
 
+    def _drawn(self, model: nn.Module) -> None:
+        """Tell of a classifier that the checkpoint could not give."""
+        path = self.worker.workspace.checkpoint
+        drawn = load_pretrained(model, path) if path not in (None, "timm") else []
+        if drawn:
+            self.found.lines.append(
+                f"dense.checkpoint: {', '.join(drawn)} are for another number of classes and are drawn anew: the dense "
+                f"network guesses, until cycle 1 has trained them"
+            )
+
     def _feed(self) -> Any:
         return self.worker.feed(self.unit(0))
 
     def _step(self, trainer: Trainer) -> None:
         """One batch forward and backward, and one evaluated."""
+        seen: list[str] = []
+        hook = trainer.model.register_forward_hook(lambda _, __, output: seen.extend(beside_logits(output)))
         loss = trainer.one_step()
+        hook.remove()
+        if seen:
+            self.found.lines.append(
+                f"network: in training it gives {', '.join(seen)} beside its logits; only the logits have a loss"
+            )
         if not math.isfinite(loss):
             raise BadInput(f"model: the loss of its first batch is {loss}; it must give a finite number for each class")
         feed = trainer.feed
