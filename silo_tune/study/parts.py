@@ -209,7 +209,7 @@ class AdamW(Frozen):
 class Dense(Frozen):
     """[dense]: cycle 0, trained once per seed and shared by all arms; or a pretrained network.
 
-    `checkpoint` is a safetensors file or a state dict of torch.save, or "timm" for a `timm:` model's pretrained weights.
+    `checkpoint` is a safetensors file or a state dict of torch.save, or "timm" for those of a `timm:` model.
     """
 
     epochs: int | None = Field(default=None, ge=1, le=MOST, description="epochs of the dense training")

@@ -235,7 +235,8 @@ class Trainer:
         for name in layers:
             for frozen in (name, f"{name.removesuffix('weight')}bias"):
                 if frozen in self.parameters and self.parameters[frozen].requires_grad:
-                    self._frozen.append(self.parameters[frozen].requires_grad_(False))
+                    self.parameters[frozen].requires_grad_(False)
+                    self._frozen.append(self.parameters[frozen])
 
     def thaw(self) -> None:
         """Let what `freeze` froze move again, and be measured; what the network itself holds still stays so."""
