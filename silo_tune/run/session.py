@@ -244,7 +244,8 @@ def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:
     if facts is not None and study.report.tolerance < 2 / facts["n_val"]:
         raise BadInput(
             f"report.tolerance: {study.report.tolerance} is finer than {facts['n_val']} validation images can show; "
-            f"set it to {2 / facts['n_val']:.4g} or more, or raise data.val_share"
+            f"set it to {2 / facts['n_val']:.4g} or more"
+            + (", or raise data.val_share" if study.data.val == "drawn" else "")
         )
 
 
