@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import plural
 from silo_tune.machine import environment
+from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Counts, Planner
 from silo_tune.planner.points import TunePlan, plan_of
 from silo_tune.planner.samplers import importance
+from silo_tune.results.remembered import may_be_remembered, remembered
 from silo_tune.results.searches import searches
 from silo_tune.results.table import table, write_table
 from silo_tune.run.monitor import Monitor, Recorder
@@ -133,7 +135,8 @@ def open_run(
     checkpoint = checkpoint_hash(study)
     with run.lease() as lease, recorded(progress, run.storage, lease):
         run.check(study)
-        planner = Planner(study, run, run.tests_from(study), checkpoint, monitor.changed, retry_failed)
+        listen = listener(study, run, monitor)
+        planner = Planner(study, run, run.tests_from(study), checkpoint, listen, retry_failed)
         opened = OpenRun(run, planner, lease, monitor, None)
         with contextlib.ExitStack() as stack:
             if planner.done:
@@ -152,6 +155,24 @@ def open_run(
         weigh_parameters(run, study)
         opened.frame = table(run, study)
         write_table(run, opened.frame)
+
+
+def listener(study: Study, run: Run, monitor: Monitor) -> Callable[[Chain], None]:
+    """Tells a monitor of every change of a chain; and once, if a checkpoint seems to remember validation images."""
+    unseen = set(study.replicates.seeds) if study.dense.checkpoint is not None else set()
+
+    def changed(chain: Chain) -> None:
+        monitor.changed(chain)
+        key = chain.closed[0] if chain.closed and chain.seed in unseen else None
+        if key is None or (result := run.result(key)) is None:
+            return
+        unseen.discard(chain.seed)
+        warning = remembered(study, [{**result, "seed": chain.seed}])
+        if warning is not None:
+            unseen.clear()  # once is enough
+            monitor.notice(warning)
+
+    return changed
 
 
 def look_here(study: Study, url: str) -> list[str]:
@@ -186,7 +207,8 @@ def look(study: Study, session: Session, preflight: bool, layers: bool = False) 
         findings.lines += [*found.lines, *(found.layers if layers else ())]
     if findings.problems:
         raise StudyError("", findings.problems)
-    return [*data_lines(session.facts), *findings.lines]
+    doubt = may_be_remembered(study)
+    return [*data_lines(session.facts), *([f"dense.checkpoint: {doubt}"] if doubt else []), *findings.lines]
 
 
 def drive(
