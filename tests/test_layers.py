@@ -396,6 +396,33 @@ def test_a_tied_weight_is_pruned_once_by_its_first_name_whatever_layer_is_named(
         assert [name for name in found if "embed" in name or "decoder" in name] == ["body.embed.weight"]
 
 
+class Lent(nn.Module):
+    """The weight of a layer is a parameter of the network itself."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.lent = nn.Parameter(0.1 * torch.randn(classes, SIDE * SIDE))
+        self.norm = nn.LayerNorm((SIDE, SIDE))
+        self.head = nn.Linear(SIDE * SIDE, classes)
+        self.head.weight = self.lent
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.norm(images[:, 0]).flatten(1))  # type: ignore[no-any-return]
+
+
+def lent(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Lent(classes)
+
+
+def test_a_weight_that_a_layer_borrows_is_its_own_kind(tmp_path: Path) -> None:
+    assert list(prunable(Lent(10))) == ["lent"]
+    made = small_study(model={"name": None, "function": "tests.test_layers:lent", "version": "1"})
+    lines = look_here(made, "none")
+    assert lines[-1].split() == ["lent", "linear", "640"]
+    assert not any("can name" in line for line in lines)
+    assert "failed" not in set(local(made, tmp_path / "run").frame.status)
+
+
 def test_norm_scales_stay_a_choice_of_their_own() -> None:
     model = fresh("tied")
     assert "body.norm.weight" not in prunable(model, layers=("embedding",))

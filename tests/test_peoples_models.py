@@ -273,3 +273,14 @@ def test_logits_are_taken_from_what_people_return() -> None:
     assert beside_logits(Outputs(one, one)) == ["aux_logits"]
     assert beside_logits({"logits": one, "loss": one}) == ["loss"]
     assert logits_of((one, 1)) == (one, 1)  # and it is refused, as before
+
+
+@pytest.mark.parametrize("kind", ["frozen", "whole"])
+def test_what_a_pipeline_froze_thaws_and_what_the_network_holds_still_does_not(kind: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, study_of(kind, tmp_path))
+    trainer = bench.worker.start(bench.unit(0, None))
+    before = {name: parameter.requires_grad for name, parameter in trainer.parameters.items()}
+    trainer.freeze(["backbone.weight", "head.weight"])
+    assert not trainer.parameters["head.weight"].requires_grad
+    trainer.thaw()
+    assert {name: parameter.requires_grad for name, parameter in trainer.parameters.items()} == before

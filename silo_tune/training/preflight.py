@@ -30,7 +30,7 @@ from silo_tune.models.checkpoint import load_pretrained, pack, unpack
 from silo_tune.models.outputs import beside_logits
 from silo_tune.planner.unit import Unit, canonical_json, make_unit
 from silo_tune.pruning.in_effect import used_zeros
-from silo_tune.pruning.layers import kinds_by_name
+from silo_tune.pruning.layers import SCALE, kinds_by_name, weights_of
 from silo_tune.pruning.masks import Masks
 from silo_tune.pruning.prune_step import few_images
 from silo_tune.study import registry
@@ -38,6 +38,7 @@ from silo_tune.study.arms import Arm, OracleArm
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
+from silo_tune.study.prune import LAYERS
 from silo_tune.study.workspace import Workspace
 from silo_tune.training.process import enter
 from silo_tune.training.trainer import Trainer, evaluate
@@ -200,7 +201,8 @@ class _Network:
     def _sizes(self, model: nn.Module, masks: Masks) -> None:
         total = sum(parameter.numel() for parameter in model.parameters())
         prunable = sum(mask.numel() for mask in masks.values())
-        kinds = kinds_by_name(model)
+        asked = (*self.study.prune.layers, SCALE)
+        kinds = kinds_by_name(model) | {weight.name: weight.kind for weight in weights_of(model, asked)}
         line = f"network: {total:,} weights, {prunable:,} prunable ({percent(prunable / total)} %)"
         others = [
             (name, parameter)
@@ -211,9 +213,9 @@ class _Network:
             largest = sorted(others, key=lambda item: -item[1].numel())[:3]
             shown = ", ".join(f"{name} ({parameter.numel():,})" for name, parameter in largest)
             line += f"; never pruned: {shown}{', …' if len(others) > 3 else ''}"
-            could = {kinds[name] for name, _ in others if name in kinds} - set(self.study.prune.layers)
+            could = {kinds.get(name) for name, _ in others} & (set(LAYERS) - set(self.study.prune.layers))
             if could and self.study.prune.granularity == "weight":
-                line += f" (prune.layers can name {', '.join(sorted(could))})"
+                line += f" (prune.layers can name {', '.join(kind for kind in LAYERS if kind in could)})"
         self.found.lines.append(line)
         self.found.layers += _layer_lines(masks, kinds)
         unused = sorted(set(masks) - set(used_zeros(model, _named(model, masks), few_images(self._feed()))))
