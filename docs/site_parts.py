@@ -28,6 +28,7 @@ from silo_tune.schedules.shapes import PROFILES
 from silo_tune.study import registry
 from silo_tune.study.pipelines import PIPELINES
 from silo_tune.study.presets import PRESETS
+from silo_tune.study.prune import DEFAULT_LAYERS, LAYERS
 from silo_tune.study.recipes import RECIPES
 from silo_tune.study.schema import PRESET_GIVES, study_schema
 
@@ -80,6 +81,11 @@ def models() -> str:
     return rows(["name", "arguments (defaults)", "parameters", "what it is"], body)
 
 
+def layers() -> str:
+    body = ([f"`{kind}`", line, "yes" if kind in DEFAULT_LAYERS else "no"] for kind, line in LAYERS.items())
+    return rows(["kind", "weights", "by default"], body)
+
+
 def recipes() -> str:
     return rows(["network", "what it is trained with (source)"], ([f"`{n}`", one.line] for n, one in RECIPES.items()))
 
@@ -125,6 +131,7 @@ EXAMPLES = {
     "data.mean": "mean = [0.49, 0.48, 0.45]",
     "data.std": "std = [0.25, 0.24, 0.26]",
     "dense.checkpoint": 'checkpoint = "dense.safetensors"',
+    "prune.layers": 'layers = ["linear", "lstm"]',
     "prune.targets": "targets = [0.5, 0.25, 0.1]",
     "cluster.memory_per_unit_gb": "memory_per_unit_gb = 2.0",
     "cluster.max_concurrent": "max_concurrent = 8",
@@ -350,6 +357,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "schedules": schedules,
     "profiles": profiles,
     "criteria": criteria,
+    "layers": layers,
     "models": models,
     "recipes": recipes,
     "data": data,

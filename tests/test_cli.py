@@ -96,6 +96,7 @@ def test_small_commands_answer_at_once(arguments: tuple[str, ...], limit: float)
         ("schedules", "silo"),
         ("profiles", "warmup-drop"),
         ("criteria", "magnitude"),
+        ("layers", "lstm"),
         ("models", "timm:NAME"),
         ("recipes", "vgg19"),
         ("data", "digits"),
@@ -134,7 +135,7 @@ def test_list_of_an_unknown_kind_names_the_choices() -> None:
     done = silo_tune("list", "optimisers")
     assert done.returncode == 2
     assert (
-        "choose from criteria, data, deviations, models, pipelines, presets, profiles, recipes, schedules"
+        "choose from criteria, data, deviations, layers, models, pipelines, presets, profiles, recipes, schedules"
         in done.stderr
     )
 

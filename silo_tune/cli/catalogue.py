@@ -42,6 +42,12 @@ def _recipes() -> Lines:
     return _of(RECIPES)
 
 
+def _layers() -> Lines:
+    from silo_tune.study.prune import LAYERS
+
+    return dict(LAYERS)
+
+
 def _pipelines() -> Lines:
     from silo_tune.study.pipelines import PIPELINES
 
@@ -73,6 +79,7 @@ KINDS: dict[str, Callable[[], Lines]] = {
     "schedules": _schedules,
     "profiles": _profiles,
     "criteria": lambda: _of(registry.CRITERIA),
+    "layers": _layers,
     "models": _models,
     "recipes": _recipes,
     "data": lambda: _of(registry.DATA),

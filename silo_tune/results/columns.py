@@ -19,6 +19,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "error": ("string", "why, unless ok"),
     "sparsity": ("Float64", "fraction of prunable weights pruned, in [0, 1]"),
     "weights_remaining": ("Float64", "1 - sparsity, as counted"),
+    "prunable": ("Int64", "weights of the network that can be pruned, in prune.layers and not in prune.skip"),
+    "parameters": ("Int64", "all parameters of the network"),
     "val_accuracy": ("Float64", "in [0, 1], on the validation split: the only one that chooses"),
     "val_loss": ("Float64", "mean cross-entropy in nats"),
     "n_val": ("Int64", "validation images"),
@@ -56,6 +58,6 @@ UNSTABLE = ("train_seconds", "device", "mixed")
 FORMAT = 1
 FORMAT_KEY = b"silo_tune.table"
 # Columns that tables of earlier versions do not have. They are null there.
-LATER = ("activation_spread_norm", "mixed")
+LATER = ("activation_spread_norm", "mixed", "prunable", "parameters")
 # What makes a row one row.
 IDENTITY = ("arm", "seed", "trial", "cycle", "candidate", "repeat")

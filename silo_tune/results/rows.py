@@ -17,7 +17,7 @@ _FROM_RESULT = (
     "classes", "epochs", "steps", "train_seconds", "realised_peak_lr", "device", "version",
 )  # fmt: skip
 # Results made before these were measured do not have them.
-_SPREADS = ("grad_spread", "activation_spread", "activation_spread_norm")
+_LATER = ("grad_spread", "activation_spread", "activation_spread_norm", "prunable", "parameters")
 
 
 def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
@@ -82,5 +82,5 @@ def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: 
         row["max_lr"] = peak.get("value")
     if told["status"] != "failed" and (result := run.result(asked["key"])) is not None:
         row |= {name: result[name] for name in _FROM_RESULT}
-        row |= {name: result.get(name) for name in _SPREADS}
+        row |= {name: result.get(name) for name in _LATER}
     return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import plural
 from silo_tune.machine import environment
+from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Counts, Planner
 from silo_tune.planner.points import TunePlan, plan_of
 from silo_tune.planner.samplers import importance
+from silo_tune.results.remembered import may_be_remembered, remembered
 from silo_tune.results.searches import searches
 from silo_tune.results.table import table, write_table
 from silo_tune.run.monitor import Monitor, Recorder
@@ -133,7 +135,8 @@ def open_run(
     checkpoint = checkpoint_hash(study)
     with run.lease() as lease, recorded(progress, run.storage, lease):
         run.check(study)
-        planner = Planner(study, run, run.tests_from(study), checkpoint, monitor.changed, retry_failed)
+        listen = listener(study, run, monitor)
+        planner = Planner(study, run, run.tests_from(study), checkpoint, listen, retry_failed)
         opened = OpenRun(run, planner, lease, monitor, None)
         with contextlib.ExitStack() as stack:
             if planner.done:
@@ -154,6 +157,24 @@ def open_run(
         write_table(run, opened.frame)
 
 
+def listener(study: Study, run: Run, monitor: Monitor) -> Callable[[Chain], None]:
+    """Tells a monitor of every change of a chain; and once, if a checkpoint seems to remember validation images."""
+    unseen = set(study.replicates.seeds) if study.dense.checkpoint is not None else set()
+
+    def changed(chain: Chain) -> None:
+        monitor.changed(chain)
+        key = chain.closed[0] if chain.closed and chain.seed in unseen else None
+        if key is None or (result := run.result(key)) is None:
+            return
+        unseen.discard(chain.seed)
+        warning = remembered(study, [{**result, "seed": chain.seed}])
+        if warning is not None:
+            unseen.clear()  # once is enough
+            monitor.notice(warning)
+
+    return changed
+
+
 def look_here(study: Study, url: str) -> list[str]:
     """What a run of this study would tell of its data and network before the training, looked at in this process.
 
@@ -163,11 +184,16 @@ def look_here(study: Study, url: str) -> list[str]:
     from silo_tune.run.local import LocalRunner
 
     with LocalRunner().open(study, Workspace.of(study, url), Monitor()) as session:
-        return look(study, session, preflight=True)
+        return look(study, session, preflight=True, layers=True)
 
 
-def look(study: Study, session: Session, preflight: bool) -> list[str]:
+def look(study: Study, session: Session, preflight: bool, layers: bool = False) -> list[str]:
     """What to tell of the data and the network; refuses a study for all that is found wrong before the training.
+
+    Args:
+        study, session: what is looked at, and by whom.
+        preflight: look at more than the data.
+        layers: tell every prunable layer.
 
     Raises:
         StudyError: with every problem.
@@ -178,10 +204,11 @@ def look(study: Study, session: Session, preflight: bool) -> list[str]:
     if preflight:
         found = session.look(study)
         findings.problems += found.problems
-        findings.lines += found.lines
+        findings.lines += [*found.lines, *(found.layers if layers else ())]
     if findings.problems:
         raise StudyError("", findings.problems)
-    return [*data_lines(session.facts), *findings.lines]
+    doubt = may_be_remembered(study)
+    return [*data_lines(session.facts), *([f"dense.checkpoint: {doubt}"] if doubt else []), *findings.lines]
 
 
 def drive(
@@ -239,7 +266,8 @@ def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:
     if facts is not None and study.report.tolerance < 2 / facts["n_val"]:
         raise BadInput(
             f"report.tolerance: {study.report.tolerance} is finer than {facts['n_val']} validation images can show; "
-            f"set it to {2 / facts['n_val']:.4g} or more, or raise data.val_share"
+            f"set it to {2 / facts['n_val']:.4g} or more"
+            + (", or raise data.val_share" if study.data.val == "drawn" else "")
         )
 
 

@@ -53,8 +53,16 @@ class Data(Frozen):
     args: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of the data set or of the user's function"
     )
+    val: Literal["drawn", "given"] = Field(
+        default="drawn",
+        description='validation images: "drawn" from the training part by each replicate\'s seed, or the "given" '
+        "validation part of the set, the same for all; then the whole training part is trained on",
+    )
     val_share: float = Field(
-        default=0.2, gt=0, lt=1, description="share of the images that are not test that becomes validation"
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="share of the images that are not test that becomes validation, where it is drawn",
     )
     test_share: float = Field(
         default=0.2,
@@ -92,7 +100,7 @@ class Data(Frozen):
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers", "duplicates")
     SPLIT: ClassVar[tuple[str, ...]] = (
-        "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool",
+        "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool", "val",
     )  # fmt: skip
     AUGMENT: ClassVar[tuple[str, ...]] = ("augment", "crop_padding", "mean", "std")
 
@@ -113,7 +121,20 @@ class Data(Frozen):
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std are given together, one number for each channel; or neither")
         self._check_streaming()
+        self._check_val()
         return self
+
+    def _check_val(self) -> None:
+        if self.val == "drawn":
+            return
+        if self.name is not None and not self._entry.gives_val:
+            able = ", ".join(sorted(name for name, entry in registry.DATA.items() if entry.gives_val))
+            raise ValueError(
+                f'val: data set {self.name!r} has no validation part beside its test part; "given" is for {able} and '
+                f"for a function's"
+            )
+        if self.pool:
+            raise ValueError('val: "given" keeps a part that pool = true would mix with the rest; choose one')
 
     def _check_streaming(self) -> None:
         if self.stream and not self._entry.streams:
@@ -161,8 +182,11 @@ class Data(Frozen):
     def split(self) -> dict[str, Any]:
         """The part that says how they are split."""
         found = {key: getattr(self, key) for key in self.SPLIT}
+        if self.val == "given":
+            del found["val_share"]  # nothing is drawn
         # A choice that came later is told only where it is made: older keys stand.
-        return {key: value for key, value in found.items() if value is not None and (key, value) != ("pool", False)}
+        usual = {"pool": False, "val": "drawn"}
+        return {key: value for key, value in found.items() if value is not None and usual.get(key) != value}
 
     def augmentation(self) -> dict[str, Any]:
         """The part that says how training batches are augmented, and how all are normalised where that is fixed."""

@@ -209,7 +209,7 @@ class AdamW(Frozen):
 class Dense(Frozen):
     """[dense]: cycle 0, trained once per seed and shared by all arms; or a pretrained network.
 
-    `checkpoint` is a safetensors file, or "timm" for the pretrained weights of a `timm:` model.
+    `checkpoint` is a safetensors file or a state dict of torch.save, or "timm" for those of a `timm:` model.
     """
 
     epochs: int | None = Field(default=None, ge=1, le=MOST, description="epochs of the dense training")
@@ -218,7 +218,8 @@ class Dense(Frozen):
         default=ProfileRef(name="warmup-drop"), description="learning rate inside the dense training"
     )
     checkpoint: str | None = Field(
-        default=None, description='pretrained weights: a safetensors file, or "timm"; then nothing is trained'
+        default=None,
+        description='pretrained weights: a safetensors or .pt file, or "timm"; then nothing is trained',
     )
 
     @model_validator(mode="after")

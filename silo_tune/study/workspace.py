@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from silo_tune.study.data import Data, absolute
 from silo_tune.study.model import Study
+from silo_tune.study.prune import DEFAULT_LAYERS
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Workspace:
         max_failures: how often a unit that raises is tried again.
         unit_timeout: most wall seconds of one attempt at a unit; None is no limit.
         last_target: share of weights that the study's last cycle leaves; checked before anything is trained.
-        granularity, skip, norm_scales: what the study's prunes count, as in [prune].
+        granularity, skip, norm_scales, layers: what the study's prunes count, as in [prune].
         needs: what a state must hold for the study's criterion beside weights and masks.
         rewind_points: points of the dense training whose weights some arm goes back to.
         checkpoint: path of the pretrained weights, or "timm".
@@ -41,6 +42,7 @@ class Workspace:
     granularity: str = "weight"
     skip: tuple[str, ...] = ()
     norm_scales: bool = False
+    layers: tuple[str, ...] = DEFAULT_LAYERS
     needs: tuple[str, ...] = ()
     rewind_points: tuple[str, ...] = ()
     checkpoint: str | None = None
@@ -63,6 +65,7 @@ class Workspace:
             granularity=study.prune.granularity,
             skip=study.prune.skip,
             norm_scales=study.prune.norm_scales,
+            layers=study.prune.layers,
             needs=study.prune.criterion.needs,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
             checkpoint=checkpoint if checkpoint in (None, "timm") else absolute(str(checkpoint)),

@@ -54,14 +54,20 @@ def _amounts(summary: Summary, frame: pd.DataFrame) -> list[tuple[str, str]]:
     whole = summary.cost[summary.cost["arm"] == STUDY]
     times = frame.loc[~frame["key"].duplicated(), "train_seconds"].dropna()
     took = f"{seconds(times.sum())}, added up over trials; the longest {seconds(times.max())}" if len(times) else DASH
+    counted = frame[["prunable", "parameters"]].dropna().drop_duplicates().itertuples(index=False)
     devices = sorted(frame["device"].dropna().unique())
     versions = sorted(frame["version"].dropna().unique())
     return [
         ("Trials", f"{int(whole['units'].sum())} distinct, in {plural(len(frame), 'row')}"),
         ("Training time", took),
+        *[("Prunable weights", _prunable(summary.study, int(some), int(of))) for some, of in counted],
         *([("Trained on", ", ".join(devices))] if devices else []),
         *([("Trained by", f"silo-tune {', '.join(versions)}")] if versions else []),
     ]
+
+
+def _prunable(study: Study, some: int, of: int) -> str:
+    return f"{some:,} of {of:,} ({percent(some / of)} %), in layers of {', '.join(study.prune.layers)}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:
