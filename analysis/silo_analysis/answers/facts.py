@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from silo_analysis.answers.effort import STANDINGS
+from silo_analysis.answers.headline import AFTER, after_prune
 from silo_analysis.estimates.cost import STUDY
 from silo_tune.formats import DASH, percent, plural, points, seconds
 from silo_tune.study.model import Study
@@ -29,6 +30,7 @@ def _what_was_run(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str
     facts = [
         ("Judged schedule", summary.schedule),
         ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
+        ("After a prune", AFTER[after_prune(study)]),
         ("Seeds", _seeds(summary.seeds)),
         ("Tolerance", f"{points(summary.tolerance, signed=False)} pp"),
         ("Model and data", f"{study.model.title}, {study.data.title}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from silo_analysis.answers.headline import KEPT, after_prune
 from silo_analysis.estimates.containment import FEWEST_SEEDS
 from silo_analysis.estimates.oracle import conditioned_oracle, greedy_oracle, is_guided, prefix_of
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def notes(summary: Summary) -> tuple[str, ...]:
     """What is missing or limits the numbers, one sentence each; empty for a full study."""
     return (
+        *([KEPT] if after_prune(summary.study) == "keep" else []),
         *_checkpoint(summary),
         *_missing_arms(summary),
         *_missing_seeds(summary),

@@ -57,7 +57,10 @@ def cycle_table(summary: Summary) -> Table:
 
 
 def score_table(summary: Summary) -> Table:
-    """Test accuracy in % of every arm (rows) at every share of weights left (columns), mean ± standard deviation."""
+    """Test accuracy in % of every arm (rows) at every share of weights left (columns), the dense network first.
+
+    Mean over seeds, in brackets the 95 % interval of the median; k/n where only k of n trainings succeeded.
+    """
     arms = summary.arms
     left = arms.dropna(subset=["weights_remaining"]).groupby("cycle")["weights_remaining"].mean()
     head = ("Arm", *(f"{percent(share)} %" for share in left))
@@ -70,8 +73,9 @@ def score_table(summary: Summary) -> Table:
 def _score(row: Any) -> str:
     if row is None or not known(row["test_mean"]):
         return DASH
-    deviation = f" ± {percent(row['test_spread'])}" if known(row["test_spread"]) else ""
-    return f"{percent(row['test_mean'])}{deviation}"
+    ends = f" ({percent(row['test_low'])}–{percent(row['test_high'])})" if known(row["test_low"]) else ""
+    lost = "" if row["trained"] == row["n_seeds"] else f" {row['trained']}/{row['n_seeds']}"
+    return f"{percent(row['test_mean'])}{ends}{lost}"
 
 
 def regret_table(summary: Summary) -> Table:

@@ -18,6 +18,7 @@ from silo_analysis.answers.answer import Answer
 from silo_analysis.answers.curve import Fitted, fit_of
 from silo_analysis.answers.effort import savings_sentence, seed_list
 from silo_analysis.answers.facts import facts
+from silo_analysis.answers.headline import unsettled
 from silo_analysis.answers.missing import notes
 from silo_analysis.answers.table_files import csv_bytes, to_latex, to_markdown
 from silo_analysis.answers.text_tables import (
@@ -157,6 +158,7 @@ def _page(
         scores=shown["scores"],
         drawn=drawn,
         figures=[figure for name, figure in drawn.items() if name not in verdicts],
+        unsettled=unsettled(summary),
         notes=notes(summary),
         cycles=shown["cycles"],
         verdicts=shown["verdicts"],
