@@ -16,8 +16,8 @@ AFTER = {
     "reinit": "weights drawn anew after every prune (reinit)",
 }
 KEPT = (
-    "The weights are kept after a prune, and kept weights hardly need a learning rate: a study of reinit or rewind asks "
-    "more of a schedule. The authors' scripts draw them anew or rewind them."
+    "The weights are kept after a prune, and kept weights hardly need a learning rate: a study of reinit or rewind "
+    "asks more of a schedule. The authors' scripts draw them anew or rewind them."
 )
 MOST_NAMED = 5
 
