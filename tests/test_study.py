@@ -377,7 +377,7 @@ def test_a_study_file_loads(tmp_path: Path) -> None:
 def test_a_missing_or_unreadable_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no study file .*none\.toml"):
         load_study(tmp_path / "none.toml")
-    with pytest.raises(BadInput, match="cannot read the study"):
+    with pytest.raises(BadInput, match=r"is a folder; the study of a run is its .*study\.toml"):
         load_study(tmp_path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="cannot read the study"):

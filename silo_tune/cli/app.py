@@ -36,8 +36,11 @@ GridOracle = Annotated[
     str | None,
     typer.Option("--oracle", metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out."),
 ]
-StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="The study file.")]
-Out = Annotated[str | None, typer.Option("--out", metavar="RUN", help="Run folder or URL; runs/NAME when left out.")]
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="The study file, or RUN/study.toml of a run.")]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", metavar="RUN", help="Run folder or URL; runs/NAME when left out, RUN for RUN/study.toml."),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

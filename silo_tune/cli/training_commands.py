@@ -50,7 +50,7 @@ def run(
     from silo_tune.api import run_study
     from silo_tune.cli.console import watch
     from silo_tune.planner.coincidences import coincidences
-    from silo_tune.study.study_file import load_study
+    from silo_tune.study.study_file import load_study, run_of
 
     if local and address is not None:
         raise BadInput("--local and --address exclude each other")
@@ -64,7 +64,7 @@ def run(
         monitors.append(monitor)
         outcome = run_study(
             loaded,
-            out,
+            out or (None if smoke else run_of(study)),
             runner=_with_dashboard() if dashboard else None,
             address=address,
             local=local,
@@ -141,11 +141,11 @@ def plan(
     from silo_tune.planner.layout import Layout
     from silo_tune.run.session import checkpoint_hash, default_run, look_here
     from silo_tune.store.run_folder import Run
-    from silo_tune.study.study_file import load_study
+    from silo_tune.study.study_file import load_study, run_of
 
     see_functions(study)
     loaded = load_study(study, sets or (), smoke, outside=preflight)
-    run_ = Run(out or default_run(loaded))
+    run_ = Run(out or (None if smoke else run_of(study)) or default_run(loaded))
     run_.check(loaded)
     arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
     to_train = sum(arm.to_train for arm in arms.values())

@@ -93,6 +93,8 @@ class Named(Frozen):
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
+        if self.function is not None and {"name", "function", "version", "args"} & set(self.args):
+            return {"function": self.function, "version": self.version, "args": self.args}  # flat it reads otherwise
         return self.resolved()
 
     def resolved(self) -> dict[str, Any]:
