@@ -145,8 +145,9 @@ def plan(
 
     see_functions(study)
     loaded = load_study(study, sets or (), smoke, outside=preflight)
-    run_ = Run(out or (None if smoke else run_of(study)) or default_run(loaded))
-    run_.check(loaded)
+    notices: list[str] = []
+    run_ = Run(out or (None if smoke else run_of(study)) or default_run(loaded), notices.append)
+    loaded = run_.resumed(loaded)
     arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
     to_train = sum(arm.to_train for arm in arms.values())
     console = Console()
@@ -157,7 +158,7 @@ def plan(
         most = "" if arm.exact else "≤ "
         table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
     console.print(table)
-    _print_lines(console, coincidences(loaded))
+    _print_lines(console, [*notices, *coincidences(loaded)])
     exact = all(arm.exact for arm in arms.values())
     console.print(
         f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(to_train, seconds)}", highlight=False

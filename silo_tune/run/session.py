@@ -132,7 +132,7 @@ def open_run(
     run = Run(out or default_run(study), monitor.notice)
     checkpoint = checkpoint_hash(study)
     with run.lease() as lease, recorded(progress, run.storage, lease):
-        run.check(study)
+        study = run.resumed(study)
         planner = Planner(study, run, run.tests_from(study), checkpoint, monitor.changed, retry_failed)
         opened = OpenRun(run, planner, lease, monitor, None)
         with contextlib.ExitStack() as stack:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tomli_w
@@ -179,6 +179,41 @@ class Run:
                 since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
         return since
 
+    def resumed(self, study: Study) -> Study:
+        """The study as this run resumes it: with the arms and seeds that it has begun and this study leaves out.
+
+        An arm or a seed that has closed no cycle may be left out; what has begun stays, and is trained to its end.
+
+        Raises:
+            BadInput: as `check`.
+        """
+        recorded = self.recorded()
+        if recorded is None or not self.started(recorded[0]):
+            self.check(study)
+            return study
+        before = recorded[0]
+        arms = [name for name in before.arms if name not in study.arms and self._begun_arm(name, before)]
+        asked = study.replicates.seeds
+        seeds = [seed for seed in before.replicates.seeds if seed not in asked and self._begun_seed(seed, before)]
+        if not arms and not seeds:
+            self.check(study)
+            return study
+        whole = _with_begun(study, before, arms, seeds)
+        self.check(whole)
+        parts = [("arm", arms), ("seed", [str(seed) for seed in seeds])]
+        also = " and ".join(f"{kind}{'s' * (len(names) > 1)} {', '.join(names)}" for kind, names in parts if names)
+        self.notice(
+            f"{self.url} has {also}, which this study leaves out: what a run has begun stays and is trained to its "
+            f"end; to leave it out, choose another --out"
+        )
+        return parse_study(whole.model_dump(mode="json", exclude_none=True), recorded=True)
+
+    def _begun_arm(self, name: str, study: Study) -> bool:
+        return self.searched(name, study) or self.closed_cycles(name, study) > 0
+
+    def _begun_seed(self, seed: int, study: Study) -> bool:
+        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms)
+
     def check(self, study: Study) -> list[str]:
         """Keys that differ from the recorded study, all of them additive.
 
@@ -282,7 +317,8 @@ class Run:
             searched = [arm for arm in before.arms if arm in after.arms and self.searched(arm, before)]
             if any(before.search_seeds(arm) != after.search_seeds(arm) for arm in searched):
                 return False  # a tune arm without seeds of its own has begun with these
-            return set(before.replicates.seeds) <= set(after.replicates.seeds)
+            gone = set(before.replicates.seeds) - set(after.replicates.seeds)
+            return not any(self._begun_seed(seed, before) for seed in gone)
         return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
 
     def _is_additive_arm(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
@@ -366,6 +402,20 @@ class Run:
             BadInput: the folder cannot be written.
         """
         return Lease(self.storage)
+
+
+def _with_begun(study: Study, before: Study, arms: Sequence[str], seeds: Sequence[int]) -> Study:
+    """A study with arms and seeds of an earlier one, in whose order all stay; not checked as a whole."""
+    kept = {name: study.arms.get(name, arm) for name, arm in before.arms.items() if name in study.arms or name in arms}
+    asked = study.replicates.seeds
+    ordered = [seed for seed in before.replicates.seeds if seed in asked or seed in seeds]
+    return study.model_copy(
+        update={
+            "arms": {**kept, **study.arms},
+            "replicates": study.replicates.model_copy(update={"seeds": tuple(dict.fromkeys([*ordered, *asked]))}),
+            "pilot": before.pilot if any(before.pilots(name) for name in arms) and study.pilot is None else study.pilot,
+        }
+    )
 
 
 def _same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:

@@ -69,6 +69,7 @@ class ChainSearch(Searcher):
     ) -> None:
         stack = contextlib.ExitStack()
         opened = stack.enter_context(open_run(study, out, _Caller(), monitor or Monitor(), retry_failed, preflight))
+        study = opened.planner.study
         ready = opened.session.ready if isinstance(opened.session, _Standing) else None
         shared = ready.shared if ready is not None else Shared(Workspace.of(study, opened.run.url), None)
         self._join(study, shared, opened.planner, opened.lease, opened.monitor, None)
