@@ -219,7 +219,7 @@ def test_bad_input_met_by_a_run(study: str, tmp_path: Path, more: tuple[str, ...
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for arguments, message in (
         (("run", "no.toml"), "no study file 'no.toml'"),
-        (("plan", str(tmp_path)), "cannot read the study"),
+        (("plan", str(tmp_path)), "is a folder; the study of a run is its"),
         (("report", str(tmp_path / "nowhere")), "no run at"),
     ):
         done = in_process(*arguments)

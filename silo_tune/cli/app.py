@@ -47,6 +47,12 @@ Sets = Annotated[
         "--set", metavar="KEY.PATH=VALUE", help="Change a value of the study, as written in TOML. Repeatable."
     ),
 ]
+Reused = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reuse", metavar="OTHER", help="Take trials that another run has, and do not train them again. Repeatable."
+    ),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the study to seconds, into runs/NAME-smoke.")]
 Preflight = Annotated[
     bool,

@@ -171,7 +171,12 @@ class Progress:
         counts = self._planner.counts
         left = 0 if self._planner.done else max(0, self._units - self._outcomes_of(self._planner))
         return Units(
-            trained=counts.trained, shared=counts.shared, reused=counts.reused, failed=counts.failed, left=left
+            trained=counts.trained,
+            shared=counts.shared,
+            reused=counts.reused,
+            taken=counts.taken,
+            failed=counts.failed,
+            left=left,
         )
 
     def pace(self) -> dict[str, float | None]:

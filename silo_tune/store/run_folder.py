@@ -238,8 +238,15 @@ class Run:
             )
         return self._additive_changes(before, study)
 
-    def accept(self, study: Study, environment: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    def accept(
+        self, study: Study, environment: Mapping[str, str], reuse: Sequence[str] = ()
+    ) -> dict[str, dict[str, int]]:
         """Record the study of a new run, or accept additive changes to an existing one; returns `tests_from`.
+
+        Args:
+            study: as the run trains it from now on.
+            environment: versions and machine of a new run.
+            reuse: URLs of the runs whose trials it takes, those of earlier sessions included; a resumed run finds them.
 
         Raises:
             BadInput: the run was made with another recipe, or the change is not additive; the keys are named.
@@ -248,10 +255,17 @@ class Run:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         if recorded is None or not self.started(recorded[0]):
             self.check(study)  # a record is never written over
-            self.write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
+            others = {"reuse": list(reuse)} if reuse else {}
+            self.write_study(
+                study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment, **others}
+            )
             return {}
         ledger = recorded[1]
         changed, since = self.check(study), self.tests_from(study)
+        if reuse and ledger.get("reuse") != list(reuse):
+            ledger["reuse"] = list(reuse)
+            if not changed:
+                self.write_study(recorded[0], ledger)
         if changed:
             self.notice(f"accepted changes to {self.url}: {', '.join(changed)}")
             ledger["changes"] = [*ledger.get("changes", []), {"at": now, "keys": changed}]
@@ -294,7 +308,7 @@ class Run:
             ]
             raise BadInput(
                 "\n".join(lines) + f"\n{self.url} was decided with the earlier value{'' if one else 's'}; put "
-                f"{'it' if one else 'them'} back, or choose another --out (trials are not shared between runs)"
+                f"{'it' if one else 'them'} back, or choose another --out (there --reuse {self.url} takes its trials)"
             )
         return [".".join(path) for path in changed]
 
@@ -367,7 +381,7 @@ class Run:
         recorded = self.recorded()
         if known is None or recorded is None or not self.started(recorded[0]):
             self.storage.replace("data.json", seal(facts))
-        elif not _same_data(known, facts):
+        elif not same_data(known, facts):
             raise BadInput(
                 f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "
                 f"{facts['content'][:12]}…; put the data back, or choose another --out (a damaged decoded copy counts "
@@ -381,12 +395,11 @@ class Run:
             sources: key of the study → sha256 of the file; see `registry.sources`.
         """
         known = self.units._sealed("functions.json", "it is written anew") or {}
-        for key, source in sources.items():
-            if known.get(key, source) != source:
-                self.notice(
-                    f"{key}: the file of this function changed since the run began, and its version did not; trials "
-                    f"that are done stay as they are: where it gives other numbers now, raise its version in a new run"
-                )
+        for key in changed_functions(known, sources):
+            self.notice(
+                f"{key}: the file of this function changed since the run began, and its version did not; trials "
+                f"that are done stay as they are: where it gives other numbers now, raise its version in a new run"
+            )
         if known != sources and sources:
             self.storage.replace("functions.json", seal({**known, **sources}))
 
@@ -418,7 +431,12 @@ def _with_begun(study: Study, before: Study, arms: Sequence[str], seeds: Sequenc
     )
 
 
-def _same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+def changed_functions(known: Mapping[str, str], sources: Mapping[str, str]) -> list[str]:
+    """Keys of the functions whose files are not those that were recorded."""
+    return [key for key, source in sources.items() if known.get(key, source) != source]
+
+
+def same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Is it the data that was recorded? Read in another way than then, its files speak for its pixels."""
     if known.get("streamed", False) == facts.get("streamed", False):
         return bool(known["content"] == facts["content"])
