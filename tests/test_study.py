@@ -587,6 +587,18 @@ def test_an_unset_variable_is_bad_input_that_names_it(monkeypatch: pytest.Monkey
         expand("${UNSET}/x")
 
 
+@pytest.mark.parametrize(("section", "name"), [("data", "path"), ("dense", "checkpoint")])
+def test_a_variable_that_is_not_set_is_told_by_the_key_that_names_it(section: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    changes = {section: {**({"name": "digits"} if section == "data" else {}), name: "${UNSET}/x"}, "cycels": 1}
+    file.write_text(tomli_w.dumps(table(changes)), encoding="utf-8")
+    with pytest.raises(StudyError) as caught:
+        load_study(file, outside=True)
+    found = dict(caught.value.problems)
+    assert found[f"{section}.{name}"].startswith("the variable UNSET is not set (path '${UNSET}/x')")
+    assert "cycels" in found
+
+
 def test_the_studies_that_come_with_the_project_are_valid() -> None:
     files = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
     assert files

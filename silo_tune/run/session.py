@@ -273,6 +273,6 @@ def checkpoint_hash(study: Study) -> str | None:
     if path == "timm":
         return f"{study.model.name} pretrained"
     try:
-        return hashlib.sha256(Path(expand(path)).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(expand(path, "dense.checkpoint")).read_bytes()).hexdigest()
     except OSError as error:
         raise BadInput(f"dense.checkpoint: cannot read {path!r}: {error.strerror}") from None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from silo_tune.errors import BadInput
+from silo_tune.machine import absolute
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.run_folder import Run, changed_functions, same_data
 from silo_tune.store.storage import Corrupt, unseal
@@ -181,8 +181,7 @@ class Foreseen:
 
 def _placed(url: str) -> str:
     """The place by a name that holds wherever the run is resumed."""
-    place = Run(url).url
-    return place.rstrip("/") if "://" in place else os.path.abspath(place)
+    return absolute(url).rstrip("/")
 
 
 def _fitting(other: Run, run: Run, study: Study) -> Run:

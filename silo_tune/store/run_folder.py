@@ -16,10 +16,10 @@ from typing import Any
 import tomli_w
 
 from silo_tune.errors import BadInput, StudyError
-from silo_tune.machine import VERSION
+from silo_tune.machine import VERSION, located
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.lease import Lease
-from silo_tune.store.storage import Corrupt, Storage, located, seal
+from silo_tune.store.storage import Corrupt, Storage, seal
 from silo_tune.store.unit_store import Notice, UnitStore, silent
 from silo_tune.study.arms import OracleArm, TuneArm
 from silo_tune.study.data import Data

@@ -202,11 +202,6 @@ def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
     return tried
 
 
-def located(url: str) -> str:
-    """A run's place by the name that it has for the driver and for every worker: a leading `~` is filled in once."""
-    return url if "://" in url else os.path.expanduser(url)
-
-
 class Storage:
     """Files under one root.
 

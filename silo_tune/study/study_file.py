@@ -146,17 +146,24 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield key, str(error)
             except Exception as error:  # a user's module may raise anything
                 yield key, f"cannot import {function!r}: {type(error).__name__}: {error}"
-    data, dense = table.get("data"), table.get("dense")
-    path = data.get("path") if isinstance(data, Mapping) else None
-    if isinstance(path, str) and path.startswith((".", "/", "~", "$")):
+    for key, there, what in (
+        ("data.path", os.path.exists, "no data directory"), ("dense.checkpoint", os.path.isfile, "no file")
+    ):  # fmt: skip
+        section, name = key.split(".")
+        part = table.get(section)
+        path = part.get(name) if isinstance(part, Mapping) else None
+        # The name of a set of the Hub is no path, nor is "timm".
+        if (
+            not isinstance(path, str)
+            or path == "timm"
+            or (name == "path" and not path.startswith((".", "/", "~", "$")))
+        ):
+            continue
         try:
-            if not os.path.exists(expand(path)):
-                yield "data.path", f"no data directory {path!r}"
+            if not there(expand(path, key)):
+                yield key, f"{what} {path!r}"
         except BadInput as error:
-            yield "data.path", str(error).removeprefix("data.path: ")
-    checkpoint = dense.get("checkpoint") if isinstance(dense, Mapping) else None
-    if isinstance(checkpoint, str) and checkpoint != "timm" and not os.path.isfile(expand(checkpoint)):
-        yield "dense.checkpoint", f"no file {checkpoint!r}"
+            yield key, str(error).removeprefix(f"{key}: ")
 
 
 def _functions(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from dataclasses import replace
 from typing import Any
@@ -11,25 +10,19 @@ from typing import Any
 import ray
 
 from silo_tune.errors import SiloTuneError
+from silo_tune.machine import absolute
 from silo_tune.run.monitor import Monitor
 from silo_tune.run.progress import Progress
 from silo_tune.run.session import Options, Outcome, default_run, drive
 from silo_tune.run.status import read_status
 from silo_tune.store.lease import Lease
 from silo_tune.store.snapshot import CHAINS, Snapshot, foremost
-from silo_tune.store.storage import located
 from silo_tune.study.model import Study
 from silo_tune.tune import cluster
 from silo_tune.tune.runner import RayRunner
 
 NEWS_SECONDS = 2.0
 STOP_SECONDS = 20.0
-
-
-def _absolute(url: str) -> str:
-    """A run's place as the driver finds it, which stands in another folder."""
-    found = located(url)
-    return found if "://" in found else os.path.abspath(found)
 
 
 class _Driver:
@@ -91,8 +84,8 @@ def drive_from_client(study: Study, address: str, monitor: Monitor, options: Opt
     Raises:
         BadInput, RunFailed: as `run_study`.
     """
-    url = _absolute(options.out or default_run(study))
-    options = replace(options, out=url, reuse=tuple(map(_absolute, options.reuse)))
+    url = absolute(options.out or default_run(study))  # the driver stands in another folder
+    options = replace(options, out=url, reuse=tuple(map(absolute, options.reuse)))
     with cluster.connected(address, monitor):
         with cluster.seen_everywhere(url, holding=False):
             pass
