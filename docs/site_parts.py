@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import silo_analysis
 import silo_tune
 from silo_tune.cli import app
 from silo_tune.cli.catalogue import deviations as listed_deviations
+from silo_tune.cli.catalogue import shown, with_default, with_defaults
 from silo_tune.results.columns import COLUMNS
 from silo_tune.schedules.peaks import SCHEDULES
 from silo_tune.schedules.shapes import PROFILES
@@ -62,12 +63,12 @@ def presets() -> str:
 
 
 def schedules() -> str:
-    body = ([f"`{name}`", _defaults(one, {}), one.line] for name, one in SCHEDULES.items())
+    body = ([f"`{name}`", code(with_defaults(one, {})), one.line] for name, one in SCHEDULES.items())
     return rows(["name", "arguments (defaults)", "max_lr"], body)
 
 
 def profiles() -> str:
-    body = ([f"`{name}`", _defaults(one.factory, one.preset), one.line] for name, one in PROFILES.items())
+    body = ([f"`{name}`", code(with_defaults(one.factory, one.preset)), one.line] for name, one in PROFILES.items())
     return rows(["name", "arguments (defaults)", "shape"], body)
 
 
@@ -233,9 +234,9 @@ def _keys(section: str, keys: Mapping[str, Any], required: Sequence[str]) -> str
 def _type(one: Mapping[str, Any]) -> str:
     """The type in words, or the choices."""
     if "enum" in one:
-        return code(map(_shown, one["enum"]))
+        return code(map(shown, one["enum"]))
     if "const" in one:
-        return code([_shown(one["const"])])
+        return code([shown(one["const"])])
     if "$ref" in one:
         return "name or table"
     for several in ("anyOf", "allOf", "oneOf"):
@@ -252,7 +253,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def _default(one: Mapping[str, Any]) -> str:
-    return "none" if one.get("default") is None else code([_shown(one["default"])])
+    return "none" if one.get("default") is None else code([shown(one["default"])])
 
 
 @cache
@@ -276,12 +277,12 @@ def example(section: str, name: str, one: Mapping[str, Any]) -> str | None:
     if written is None and one.get("default") is not None:
         return f"{name} = {_toml(one['default'])}"
     if written is None and "enum" in one:
-        return f"{name} = {_shown(one['enum'][0])}"
+        return f"{name} = {shown(one['enum'][0])}"
     return written
 
 
 def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else _shown(value)
+    return str(value).lower() if isinstance(value, bool) else shown(value)
 
 
 # --- commands, columns, public names, floors ---
@@ -369,32 +370,14 @@ PARTS: dict[str, Callable[[], str]] = {
 # --- cells ---
 
 
-def _defaults(factory: type[Any], fixed: Mapping[str, Any]) -> str:
-    """Arguments of a dataclass, with their defaults, or what the name fixes instead."""
-    found = {field.name: fixed.get(field.name, field.default) for field in fields(factory)}
-    return code(_with_default(name, value) for name, value in found.items())
-
-
 def _signature(entry: registry.Entry) -> str:
     known = inspect.signature(registry.resolve(entry.target)).parameters
-    return code(_with_default(name, known[name].default) for name in entry.args)
+    return code(with_default(name, known[name].default) for name in entry.args)
 
 
 def _options(pipeline: Any) -> str:
     found = {name: field for name, field in pipeline.model_fields.items() if name != "name"}
-    return code(_with_default(name, MISSING if f.is_required() else f.default) for name, f in found.items())
-
-
-def _with_default(name: str, value: Any) -> str:
-    if value is MISSING or value is None:
-        return name
-    return f"{name} = {_shown(value)}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_shown, value)) + "]"
-    return f"{value:.3g}" if isinstance(value, float) else f'"{value}"' if isinstance(value, str) else str(value)
+    return code(with_default(name, MISSING if f.is_required() else f.default) for name, f in found.items())
 
 
 def _reading(entry: registry.DataEntry) -> str:

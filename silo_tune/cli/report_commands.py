@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from silo_tune.cli.app import Debug, GridOracle, RunFolder, app
-from silo_tune.cli.catalogue import KINDS, sections
+from silo_tune.cli.catalogue import KINDS, listed
 from silo_tune.cli.writing import write_report, write_together
 from silo_tune.errors import BadInput, unknown
 
@@ -135,16 +136,11 @@ def list_(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List what a study can name, one line each."""
+    """List what a study can name: each with its meaning and its arguments."""
     if kind is not None and kind not in KINDS:
         raise BadInput(unknown("kind", kind, KINDS))
-    found = sections(kind) if kind else {"": {name: ", ".join(lines()) for name, lines in KINDS.items()}}
-    width = max(len(name) for lines in found.values() for name in lines)
-    for heading, lines in found.items():
-        if heading:
-            typer.echo(heading)
-        for name, line in lines.items():
-            typer.echo(f"{name:<{width}}  {line}")
+    for line in listed(kind, shutil.get_terminal_size().columns):
+        typer.echo(line)
 
 
 @app.command()

@@ -24,7 +24,8 @@ LEAST_ROOM = 6
 
 def counted(units: Units) -> str:
     """Units of a session by what became of them."""
-    return f"{units.trained} trained, {units.shared} shared, {units.reused} done before, {units.failed} failed"
+    taken = f"{units.taken} reused from other runs, " if units.taken else ""
+    return f"{units.trained} trained, {units.shared} shared, {taken}{units.reused} done before, {units.failed} failed"
 
 
 def pace_line(snapshot: Snapshot) -> str:
@@ -56,7 +57,10 @@ def search_line(search: SearchView) -> str:
     if search.best is None:
         return f"{name}: {points}"
     where = ", ".join(f"{parameter} {rate(value)}" for parameter, value in search.params.items())
-    return f"{name}: {points}; best validation {percent_sign(search.best)} at {where}"
+    rates = list(search.params.values())
+    flat = search.kind == "pilot" and len(rates) == 2 and rates[0] == rates[1]
+    no_rise = "; no rise: a constant did as well (pilot.rise = true looks at rising pairs alone)" if flat else ""
+    return f"{name}: {points}; best validation {percent_sign(search.best)} at {where}{no_rise}"
 
 
 def failure_line(failure: Failure) -> str:

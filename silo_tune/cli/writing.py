@@ -137,6 +137,6 @@ def short_names(urls: list[str], out: str) -> dict[str, str]:
 
 def _place(url: str) -> str:
     """A folder by the one name that it has."""
-    from silo_tune.store.storage import located
+    from silo_tune.machine import located
 
     return url.rstrip("/") if "://" in url else os.path.realpath(located(url))

@@ -27,11 +27,12 @@ from silo_tune.study.pipelines import Ice
 
 @dataclass
 class Counts:
-    """Units of this session and of the run."""
+    """Units of this session and of the run; `reused` were done before, `taken` were done by another run."""
 
     trained: int = 0
     failed: int = 0
     reused: int = 0
+    taken: int = 0
     shared: int = 0
     train_seconds: float = 0.0
 
@@ -46,6 +47,7 @@ class Planner:
         checkpoint: content hash of the pretrained weights, if the study has them.
         listen: called with the chain whenever one changed.
         retry_failed: ask failed units again where a chain ended without a winner.
+        take: gives the result of a unit that another run has committed, and brings it into this one.
 
     Attributes:
         chains: (arm, seed) → chain, for every arm but those that only search.
@@ -63,9 +65,10 @@ class Planner:
         checkpoint: str | None = None,
         listen: Callable[[Chain], None] = lambda chain: None,
         retry_failed: bool = False,
+        take: Callable[[str], Mapping[str, Any] | None] = lambda key: None,
     ) -> None:
         self.study, self.journal, self.listen = study, journal, listen
-        self._retry_failed = retry_failed
+        self._retry_failed, self._take = retry_failed, take
         self.layout = Layout(study, tests_from, checkpoint)
         self.counts = Counts()
         seeds, arms = study.replicates.seeds, [n for n, arm in study.arms.items() if not isinstance(arm, TuneArm)]
@@ -257,11 +260,14 @@ class Planner:
         if decided is not None and decided["status"] == "failed":
             self._hear(chain, candidate, decided)
             return
-        result = None if key in self._waiters else self.journal.result(key)
+        result: Mapping[str, Any] | None = None if key in self._waiters else self.journal.result(key)
         if key in self._waiters or (result is not None and key in self._known):
             self.counts.shared += 1
         elif result is not None:
             self.counts.reused += 1
+            self._known.add(key)
+        elif (result := self._take(key)) is not None:
+            self.counts.taken += 1
             self._known.add(key)
         else:
             self._queue(candidate.unit)

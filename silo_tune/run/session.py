@@ -25,6 +25,7 @@ from silo_tune.run.monitor import Monitor, Recorder
 from silo_tune.run.progress import Progress
 from silo_tune.run.status import recorded
 from silo_tune.store.lease import Lease
+from silo_tune.store.reuse import Reuse
 from silo_tune.store.run_folder import Run
 from silo_tune.study import registry
 from silo_tune.study.data import expand
@@ -34,6 +35,8 @@ from silo_tune.study.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Take = Callable[[str], Mapping[str, Any] | None]
 
 
 class Runner(Protocol):
@@ -71,6 +74,23 @@ class Session(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a study is run, beside the study itself; see `silo_tune.run_study`.
+
+    Attributes:
+        out: the run folder or URL; `runs/NAME` when left out.
+        retry_failed: train failed units again where a chain ended for want of them.
+        preflight: look at functions, data, one step and one prune before the training.
+        reuse: other run folders or URLs, whose committed units are taken and not trained again.
+    """
+
+    out: str | None = None
+    retry_failed: bool = False
+    preflight: bool = True
+    reuse: tuple[str, ...] = ()
+
+
 @dataclass
 class Outcome:
     """How a run ended.
@@ -79,6 +99,7 @@ class Outcome:
         url: the run folder.
         frame: its table.
         counts: units trained, shared, reused and failed in this session.
+        taken: URL of another run → number of its units that were reused in this session.
         ended: for each chain that ended early, (arm, seed) and the reason.
         seconds: wall seconds of this session.
     """
@@ -86,6 +107,7 @@ class Outcome:
     url: str
     frame: pd.DataFrame
     counts: Counts
+    taken: dict[str, int] = field(default_factory=dict)
     ended: dict[tuple[str, int], str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -100,6 +122,7 @@ class OpenRun:
         lease: held until the run is closed.
         monitor: hears how it goes, after the run's own status has heard it.
         session: the runner that stands ready; None where nothing is left to train.
+        reuse: the other runs whose units it takes.
         frame: the table, once the run is closed.
     """
 
@@ -108,18 +131,12 @@ class OpenRun:
     lease: Lease
     monitor: Monitor
     session: Session | None
+    reuse: Reuse
     frame: pd.DataFrame | None = None
 
 
 @contextlib.contextmanager
-def open_run(
-    study: Study,
-    out: str | None,
-    runner: Runner,
-    monitor: Monitor,
-    retry_failed: bool = False,
-    preflight: bool = True,
-) -> Iterator[OpenRun]:
+def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -> Iterator[OpenRun]:
     """Hold a run: every way to train a study goes through here.
 
     The study is recorded only when nothing is left that could refuse it. At the end the table and what a search's
@@ -131,25 +148,33 @@ def open_run(
     """
     progress = Progress(study)
     monitor = Recorder(progress, monitor)
-    run = Run(out or default_run(study), monitor.notice)
+    run = Run(options.out or default_run(study), monitor.notice)
     checkpoint = checkpoint_hash(study)
     with run.lease() as lease, recorded(progress, run.storage, lease):
-        run.check(study)
+        study = run.resumed(study)
+        reuse, since = Reuse(run, options.reuse, study), run.tests_from(study)
         listen = listener(study, run, monitor)
-        planner = Planner(study, run, run.tests_from(study), checkpoint, listen, retry_failed)
-        opened = OpenRun(run, planner, lease, monitor, None)
+
+        def planned(take: Take = lambda key: None) -> Planner:
+            return Planner(study, run, since, checkpoint, listen, options.retry_failed, take)
+
+        opened = OpenRun(run, planned(), lease, monitor, None, reuse)
         with contextlib.ExitStack() as stack:
-            if planner.done:
+            if opened.planner.done:
                 check_tolerance(study, run.data_facts())
                 run.accept(study, environment())
-                progress.begin(planner, 0)
+                progress.begin(opened.planner, 0)
             else:
                 session = stack.enter_context(runner.open(study, Workspace.of(study, run.url), monitor))
-                monitor.looked_at(look(study, session, preflight))
+                monitor.looked_at(look(study, session, options.preflight))
+                sources = registry.sources(study.functions)
                 run.check_data(session.facts)
-                run.check_functions(registry.sources(study.functions))
-                run.accept(study, environment())
-                monitor.started(study, planner, session.slots)
+                reuse.check_data(session.facts, sources)
+                run.check_functions(sources)
+                run.accept(study, environment(), reuse.urls)
+                if reuse:  # only now: what they have is decided as soon as it is here
+                    opened.planner = planned(reuse.take)
+                monitor.started(study, opened.planner, session.slots)
                 opened.session = session
             yield opened
         weigh_parameters(run, study)
@@ -211,27 +236,20 @@ def look(study: Study, session: Session, preflight: bool, layers: bool = False) 
     return [*data_lines(session.facts), *([f"dense.checkpoint: {doubt}"] if doubt else []), *findings.lines]
 
 
-def drive(
-    study: Study,
-    out: str | None,
-    runner: Runner,
-    monitor: Monitor,
-    retry_failed: bool = False,
-    preflight: bool = True,
-) -> Outcome:
+def drive(study: Study, runner: Runner, monitor: Monitor, options: Options) -> Outcome:
     """Open a run, train until its planner has no more, close it; see `silo_tune.run_study`.
 
     Raises:
         BadInput, RunFailed: as `open_run`.
     """
     began = time.monotonic()
-    with open_run(study, out, runner, monitor, retry_failed, preflight) as opened:
+    with open_run(study, runner, monitor, options) as opened:
         if opened.session is not None:
             opened.session.train(opened.planner, opened.lease, opened.monitor)
     assert opened.frame is not None
-    planner = opened.planner
+    planner, taken = opened.planner, dict(opened.reuse.taken)
     ended = {where: chain.ended for where, chain in planner.chains.items() if chain.ended is not None}
-    return Outcome(opened.run.url, opened.frame, planner.counts, ended, time.monotonic() - began)
+    return Outcome(opened.run.url, opened.frame, planner.counts, taken, ended, time.monotonic() - began)
 
 
 def weigh_parameters(run: Run, study: Study) -> None:
@@ -283,6 +301,6 @@ def checkpoint_hash(study: Study) -> str | None:
     if path == "timm":
         return f"{study.model.name} pretrained"
     try:
-        return hashlib.sha256(Path(expand(path)).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(expand(path, "dense.checkpoint")).read_bytes()).hexdigest()
     except OSError as error:
         raise BadInput(f"dense.checkpoint: cannot read {path!r}: {error.strerror}") from None

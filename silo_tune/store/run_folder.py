@@ -10,16 +10,16 @@ import hashlib
 import json
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tomli_w
 
 from silo_tune.errors import BadInput, StudyError
-from silo_tune.machine import VERSION
+from silo_tune.machine import VERSION, located
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.lease import Lease
-from silo_tune.store.storage import Corrupt, Storage, located, seal
+from silo_tune.store.storage import Corrupt, Storage, seal
 from silo_tune.store.unit_store import Notice, UnitStore, silent
 from silo_tune.study.arms import OracleArm, TuneArm
 from silo_tune.study.data import Data
@@ -179,6 +179,41 @@ class Run:
                 since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
         return since
 
+    def resumed(self, study: Study) -> Study:
+        """The study as this run resumes it: with the arms and seeds that it has begun and this study leaves out.
+
+        An arm or a seed that has closed no cycle may be left out; what has begun stays, and is trained to its end.
+
+        Raises:
+            BadInput: as `check`.
+        """
+        recorded = self.recorded()
+        if recorded is None or not self.started(recorded[0]):
+            self.check(study)
+            return study
+        before = recorded[0]
+        arms = [name for name in before.arms if name not in study.arms and self._begun_arm(name, before)]
+        asked = study.replicates.seeds
+        seeds = [seed for seed in before.replicates.seeds if seed not in asked and self._begun_seed(seed, before)]
+        if not arms and not seeds:
+            self.check(study)
+            return study
+        whole = _with_begun(study, before, arms, seeds)
+        self.check(whole)
+        parts = [("arm", arms), ("seed", [str(seed) for seed in seeds])]
+        also = " and ".join(f"{kind}{'s' * (len(names) > 1)} {', '.join(names)}" for kind, names in parts if names)
+        self.notice(
+            f"{self.url} has {also}, which this study leaves out: what a run has begun stays and is trained to its "
+            f"end; to leave it out, choose another --out"
+        )
+        return parse_study(whole.model_dump(mode="json", exclude_none=True), recorded=True)
+
+    def _begun_arm(self, name: str, study: Study) -> bool:
+        return self.searched(name, study) or self.closed_cycles(name, study) > 0
+
+    def _begun_seed(self, seed: int, study: Study) -> bool:
+        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms)
+
     def check(self, study: Study) -> list[str]:
         """Keys that differ from the recorded study, all of them additive.
 
@@ -203,8 +238,15 @@ class Run:
             )
         return self._additive_changes(before, study)
 
-    def accept(self, study: Study, environment: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    def accept(
+        self, study: Study, environment: Mapping[str, str], reuse: Sequence[str] = ()
+    ) -> dict[str, dict[str, int]]:
         """Record the study of a new run, or accept additive changes to an existing one; returns `tests_from`.
+
+        Args:
+            study: as the run trains it from now on.
+            environment: versions and machine of a new run.
+            reuse: URLs of the runs whose trials it takes, those of earlier sessions included; a resumed run finds them.
 
         Raises:
             BadInput: the run was made with another recipe, or the change is not additive; the keys are named.
@@ -213,10 +255,17 @@ class Run:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         if recorded is None or not self.started(recorded[0]):
             self.check(study)  # a record is never written over
-            self.write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
+            others = {"reuse": list(reuse)} if reuse else {}
+            self.write_study(
+                study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment, **others}
+            )
             return {}
         ledger = recorded[1]
         changed, since = self.check(study), self.tests_from(study)
+        if reuse and ledger.get("reuse") != list(reuse):
+            ledger["reuse"] = list(reuse)
+            if not changed:
+                self.write_study(recorded[0], ledger)
         if changed:
             self.notice(f"accepted changes to {self.url}: {', '.join(changed)}")
             ledger["changes"] = [*ledger.get("changes", []), {"at": now, "keys": changed}]
@@ -259,7 +308,7 @@ class Run:
             ]
             raise BadInput(
                 "\n".join(lines) + f"\n{self.url} was decided with the earlier value{'' if one else 's'}; put "
-                f"{'it' if one else 'them'} back, or choose another --out (trials are not shared between runs)"
+                f"{'it' if one else 'them'} back, or choose another --out (there --reuse {self.url} takes its trials)"
             )
         return [".".join(path) for path in changed]
 
@@ -282,7 +331,8 @@ class Run:
             searched = [arm for arm in before.arms if arm in after.arms and self.searched(arm, before)]
             if any(before.search_seeds(arm) != after.search_seeds(arm) for arm in searched):
                 return False  # a tune arm without seeds of its own has begun with these
-            return set(before.replicates.seeds) <= set(after.replicates.seeds)
+            gone = set(before.replicates.seeds) - set(after.replicates.seeds)
+            return not any(self._begun_seed(seed, before) for seed in gone)
         return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
 
     def _is_additive_arm(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
@@ -331,7 +381,7 @@ class Run:
         recorded = self.recorded()
         if known is None or recorded is None or not self.started(recorded[0]):
             self.storage.replace("data.json", seal(facts))
-        elif not _same_data(known, facts):
+        elif not same_data(known, facts):
             raise BadInput(
                 f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "
                 f"{facts['content'][:12]}…; put the data back, or choose another --out (a damaged decoded copy counts "
@@ -345,12 +395,11 @@ class Run:
             sources: key of the study → sha256 of the file; see `registry.sources`.
         """
         known = self.units._sealed("functions.json", "it is written anew") or {}
-        for key, source in sources.items():
-            if known.get(key, source) != source:
-                self.notice(
-                    f"{key}: the file of this function changed since the run began, and its version did not; trials "
-                    f"that are done stay as they are: where it gives other numbers now, raise its version in a new run"
-                )
+        for key in changed_functions(known, sources):
+            self.notice(
+                f"{key}: the file of this function changed since the run began, and its version did not; trials "
+                f"that are done stay as they are: where it gives other numbers now, raise its version in a new run"
+            )
         if known != sources and sources:
             self.storage.replace("functions.json", seal({**known, **sources}))
 
@@ -368,7 +417,26 @@ class Run:
         return Lease(self.storage)
 
 
-def _same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+def _with_begun(study: Study, before: Study, arms: Sequence[str], seeds: Sequence[int]) -> Study:
+    """A study with arms and seeds of an earlier one, in whose order all stay; not checked as a whole."""
+    kept = {name: study.arms.get(name, arm) for name, arm in before.arms.items() if name in study.arms or name in arms}
+    asked = study.replicates.seeds
+    ordered = [seed for seed in before.replicates.seeds if seed in asked or seed in seeds]
+    return study.model_copy(
+        update={
+            "arms": {**kept, **study.arms},
+            "replicates": study.replicates.model_copy(update={"seeds": tuple(dict.fromkeys([*ordered, *asked]))}),
+            "pilot": before.pilot if any(before.pilots(name) for name in arms) and study.pilot is None else study.pilot,
+        }
+    )
+
+
+def changed_functions(known: Mapping[str, str], sources: Mapping[str, str]) -> list[str]:
+    """Keys of the functions whose files are not those that were recorded."""
+    return [key for key, source in sources.items() if known.get(key, source) != source]
+
+
+def same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Is it the data that was recorded? Read in another way than then, its files speak for its pixels."""
     if known.get("streamed", False) == facts.get("streamed", False):
         return bool(known["content"] == facts["content"])

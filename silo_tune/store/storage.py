@@ -202,11 +202,6 @@ def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
     return tried
 
 
-def located(url: str) -> str:
-    """A run's place by the name that it has for the driver and for every worker: a leading `~` is filled in once."""
-    return url if "://" in url else os.path.expanduser(url)
-
-
 class Storage:
     """Files under one root.
 
@@ -263,6 +258,18 @@ class Storage:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+    def adopt(self, name: str, other: Storage, data: bytes) -> None:
+        """Have the file of that name of another storage too: a link where both are one disk, else a copy of its data.
+
+        No storage ever writes into a file that is there: what one of them removes or replaces stays in the other.
+        """
+        if self.local and other.local:
+            with contextlib.suppress(OSError):  # another disk, or one without links
+                self._parent(name)
+                os.link(other.path(name), self.path(name))
+                return
+        self.replace(name, data)
 
     @_persistent
     def exists(self, name: str) -> bool:

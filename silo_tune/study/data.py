@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from silo_tune.errors import BadInput
+from silo_tune.machine import absolute, located
 from silo_tune.study import registry
 from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share, whole
 
@@ -85,7 +86,7 @@ class Data(Frozen):
     test_images: int | None = Field(default=None, ge=1, description="at most so many test images; all when left out")
     augment: Annotated[tuple[Literal["crop", "flip", "rrc"], ...], LISTED] = Field(
         default=(),
-        description='how training images are augmented: "crop" (pad and crop), "flip", "rrc" (random resized crop)',
+        description='augmentation of training images: "crop" (pad and crop), "flip", "rrc" (random resized crop)',
     )
     crop_padding: int = Field(
         default=4, ge=1, le=64, description="pixels that an image is padded with before it is cropped"
@@ -203,26 +204,31 @@ class Data(Frozen):
         return None if self.path is None else expand(self.path)
 
 
-def absolute(path: str) -> str:
+def standing(path: str, key: str = "data.path") -> str:
     """`expand`, and a path that is there as an absolute one: a worker may stand in another folder.
 
     Raises:
         BadInput: as `expand`.
     """
-    filled = expand(path)
-    return os.path.abspath(filled) if "://" not in filled and os.path.exists(filled) else filled
+    filled = expand(path, key)
+    return absolute(filled) if os.path.exists(filled) else filled
 
 
-def expand(path: str) -> str:
-    """Fill in `${VAR}`, `${VAR:-default}` and a leading `~`. Raises BadInput for a variable that is not set."""
+def expand(path: str, key: str = "data.path") -> str:
+    """Fill in `${VAR}`, `${VAR:-default}` and a leading `~`.
+
+    Args:
+        path: as a study writes it.
+        key: where it stands there.
+
+    Raises:
+        BadInput: a variable is not set and has no default.
+    """
 
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
-            raise BadInput(
-                f"data.path: the variable {match['name']} is not set (path {path!r}); set it, or give a path"
-            )
+            raise BadInput(f"{key}: the variable {match['name']} is not set (path {path!r}); set it, or give a path")
         return found
 
-    filled = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, path)
-    return os.path.expanduser(filled)
+    return located(re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, path))

@@ -93,6 +93,8 @@ class Named(Frozen):
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
+        if self.function is not None and {"name", "function", "version", "args"} & set(self.args):
+            return {"function": self.function, "version": self.version, "args": self.args}  # flat it reads otherwise
         return self.resolved()
 
     def resolved(self) -> dict[str, Any]:
@@ -250,7 +252,9 @@ class Retrain(Frozen):
 class Evaluate(Frozen):
     """[evaluate]: other ways to measure than every image once, as it is, at the end; only to compare with others."""
 
-    augment: bool = Field(default=False, description="validation and test images are augmented as training images are")
+    augment: bool = Field(
+        default=False, description="is the augmentation of data.augment for validation and test images, too?"
+    )
     drop_last: bool = Field(
         default=False, description="the last incomplete batch of test images is left out, and its images count as wrong"
     )

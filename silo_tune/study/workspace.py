@@ -6,7 +6,8 @@ import os
 import sys
 from dataclasses import dataclass
 
-from silo_tune.study.data import Data, absolute
+from silo_tune.machine import absolute
+from silo_tune.study.data import Data, standing
 from silo_tune.study.model import Study
 from silo_tune.study.prune import DEFAULT_LAYERS
 
@@ -54,8 +55,8 @@ class Workspace:
         points = {study.settings(arm).rewind_to for arm in study.arms.values()}
         cluster, checkpoint = study.cluster, study.dense.checkpoint
         return cls(
-            run=run_url if "://" in run_url else os.path.abspath(run_url),
-            data=study.data.model_copy(update={"path": study.data.path and absolute(study.data.path)}),
+            run=absolute(run_url),
+            data=study.data.model_copy(update={"path": study.data.path and standing(study.data.path)}),
             threads=cluster.cpus_per_unit,
             device=cluster.device,
             partial_seconds=cluster.partial_seconds,
@@ -68,6 +69,6 @@ class Workspace:
             layers=study.prune.layers,
             needs=study.prune.criterion.needs,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
-            checkpoint=checkpoint if checkpoint in (None, "timm") else absolute(str(checkpoint)),
+            checkpoint=checkpoint if checkpoint in (None, "timm") else standing(str(checkpoint), "dense.checkpoint"),
             sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),
         )

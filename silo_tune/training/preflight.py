@@ -139,7 +139,8 @@ def _identity(study: Study, dataset: DataSet | StreamedSet) -> str:
     table = study.model_dump(mode="json")
     table.pop("name")
     checkpoint = study.dense.checkpoint
-    stamp = os.stat(expand(checkpoint)).st_mtime_ns if checkpoint and os.path.exists(expand(checkpoint)) else None
+    file = expand(checkpoint, "dense.checkpoint") if checkpoint else None
+    stamp = os.stat(file).st_mtime_ns if file and os.path.exists(file) else None
     known = [table, dataset.content(), registry.sources(study.functions), stamp, VERSION, torch.__version__]
     return hashlib.sha256(canonical_json(known).encode()).hexdigest()
 
@@ -152,7 +153,7 @@ def _functions(study: Study, found: Findings) -> None:
 
 def _checkpoint(study: Study, found: Findings) -> None:
     path = study.dense.checkpoint
-    if path not in (None, "timm") and not os.path.isfile(expand(path)):
+    if path not in (None, "timm") and not os.path.isfile(expand(path, "dense.checkpoint")):
         found.problems.append(("dense.checkpoint", f"no file {path!r}"))
 
 

@@ -18,7 +18,6 @@ from silo_analysis.answers.loses import _of_time
 from silo_analysis.answers.shape import alike
 from silo_analysis.answers.terminal import summary_lines
 from silo_analysis.estimates.cost import cost_table
-from silo_analysis.estimates.oracle import oracle_cycles
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.figures import draw_figures
 from silo_analysis.figures.draw_fit import fit_figure
@@ -88,7 +87,7 @@ def test_a_whole_run_answers_each_with_a_figure_a_table_and_numbers() -> None:
     frame = make_frame(study)
     fit = fit_of(frame, study)
     assert not isinstance(fit, str)
-    drawn = draw_figures(oracle_cycles(frame, study), summarise(frame, study), fit)
+    drawn = draw_figures(frame, summarise(frame, study), fit)
     for question in whole().values():
         assert question.verdict
         assert question.details
