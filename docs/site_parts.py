@@ -154,6 +154,7 @@ EXAMPLES = {
     "guided.high": "high = 1.0",
     "guided.trials": "trials = 5",
     "guided.stop_below": "stop_below = 0.001",
+    "report.published": 'published = "published.csv"',
     "ends.arm": 'arm = "silo"',
     "ice.name": 'name = "ice"',
     "ice.version": "version = 2",

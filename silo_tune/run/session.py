@@ -31,6 +31,7 @@ from silo_tune.study import registry
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
+from silo_tune.study.published import published
 from silo_tune.study.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
     checkpoint = checkpoint_hash(study)
     with run.lease() as lease, recorded(progress, run.storage, lease):
         study = run.resumed(study)
+        shown = [] if study.report.published is None else published(study.report.published)
         reuse, since = Reuse(run, options.reuse, study), run.tests_from(study)
         listen = listener(study, run, monitor)
 
@@ -162,7 +164,7 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
         with contextlib.ExitStack() as stack:
             if opened.planner.done:
                 check_tolerance(study, run.data_facts())
-                run.accept(study, environment())
+                run.accept(study, environment(), published=shown)
                 progress.begin(opened.planner, 0)
             else:
                 session = stack.enter_context(runner.open(study, Workspace.of(study, run.url), monitor))
@@ -171,7 +173,7 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
                 run.check_data(session.facts)
                 reuse.check_data(session.facts, sources)
                 run.check_functions(sources)
-                run.accept(study, environment(), reuse.urls)
+                run.accept(study, environment(), reuse.urls, shown)
                 if reuse:  # only now: what they have is decided as soon as it is here
                     opened.planner = planned(reuse.take)
                 monitor.started(study, opened.planner, session.slots)
@@ -224,6 +226,9 @@ def look(study: Study, session: Session, preflight: bool, layers: bool = False) 
         StudyError: with every problem.
     """
     findings = Findings()
+    if study.report.published is not None:
+        with findings.about("report.published"):
+            published(study.report.published)
     with findings.about("report.tolerance"):
         check_tolerance(study, session.facts)
     if preflight:

@@ -239,7 +239,11 @@ class Run:
         return self._additive_changes(before, study)
 
     def accept(
-        self, study: Study, environment: Mapping[str, str], reuse: Sequence[str] = ()
+        self,
+        study: Study,
+        environment: Mapping[str, str],
+        reuse: Sequence[str] = (),
+        published: Sequence[Mapping[str, Any]] = (),
     ) -> dict[str, dict[str, int]]:
         """Record the study of a new run, or accept additive changes to an existing one; returns `tests_from`.
 
@@ -247,6 +251,7 @@ class Run:
             study: as the run trains it from now on.
             environment: versions and machine of a new run.
             reuse: URLs of the runs whose trials it takes, those of earlier sessions included; a resumed run finds them.
+            published: numbers that its report shows beside its own (`silo_tune.study.published`).
 
         Raises:
             BadInput: the run was made with another recipe, or the change is not additive; the keys are named.
@@ -255,15 +260,17 @@ class Run:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         if recorded is None or not self.started(recorded[0]):
             self.check(study)  # a record is never written over
-            others = {"reuse": list(reuse)} if reuse else {}
+            others: dict[str, Any] = {"reuse": list(reuse)} if reuse else {}
+            others |= {"published": list(published)} if published else {}
             self.write_study(
                 study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment, **others}
             )
             return {}
         ledger = recorded[1]
         changed, since = self.check(study), self.tests_from(study)
-        if reuse and ledger.get("reuse") != list(reuse):
-            ledger["reuse"] = list(reuse)
+        kept = {"reuse": list(reuse) or ledger.get("reuse", []), "published": list(published)}
+        if any(ledger.get(name, []) != found for name, found in kept.items()):
+            ledger |= kept
             if not changed:
                 self.write_study(recorded[0], ledger)
         if changed:

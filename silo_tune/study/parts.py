@@ -308,6 +308,11 @@ class Report(Frozen):
     )
     schedule: str = Field(default="silo", description="the schedule arm that is judged")
     title: str | None = Field(default=None, description="title of the report; the study's name when left out")
+    published: str | None = Field(
+        default=None,
+        description="CSV file of published numbers, drawn beside the run's own and part of no test: columns arm, "
+        "weights_remaining, score (both shares of 1), source",
+    )
 
 
 class Cluster(Frozen):

@@ -115,7 +115,7 @@ def _refuse_labels(sets: Sequence[str]) -> None:
 def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The table with its paths as they are reached from here: they are meant from the study's folder first."""
     found = dict(table)
-    for section, key in (("data", "path"), ("dense", "checkpoint")):
+    for section, key in (("data", "path"), ("dense", "checkpoint"), ("report", "published")):
         part = table.get(section)
         if not isinstance(part, Mapping) or not isinstance(path := part.get(key), str):
             continue
@@ -147,7 +147,8 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             except Exception as error:  # a user's module may raise anything
                 yield key, f"cannot import {function!r}: {type(error).__name__}: {error}"
     for key, there, what in (
-        ("data.path", os.path.exists, "no data directory"), ("dense.checkpoint", os.path.isfile, "no file")
+        ("data.path", os.path.exists, "no data directory"), ("dense.checkpoint", os.path.isfile, "no file"),
+        ("report.published", os.path.isfile, "no file"),
     ):  # fmt: skip
         section, name = key.split(".")
         part = table.get(section)

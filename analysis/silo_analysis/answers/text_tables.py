@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,6 +68,15 @@ def score_table(summary: Summary) -> Table:
     names = [name for name in summary.study.arms if (arms["arm"] == name).any()]
     rows: list[tuple[str, ...]] = [(name, *(_score(of.get((name, cycle))) for cycle in left.index)) for name in names]
     return Table(head, rows)
+
+
+def published_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Numbers that others published, as the study's file has them."""
+    head = ("Published arm", "Weights, %", "Score, %", "Source")
+    body: list[tuple[str, ...]] = [
+        (row["arm"], percent(row["weights_remaining"]), percent(row["score"], 2), row["source"]) for row in rows
+    ]
+    return Table(head, body, frozenset({"Source"}))
 
 
 def _score(row: Any) -> str:

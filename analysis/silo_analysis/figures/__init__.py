@@ -7,7 +7,8 @@ made without pyplot, so that there is no global state, and the same run gives th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -33,41 +34,49 @@ from silo_analysis.figures.palette import our_style
 __all__ = ["draw_figures", "save_figures"]
 
 
-def save_figures(frame: pd.DataFrame, summary: Summary, fit: Comparison | None = None) -> dict[str, dict[str, bytes]]:
+def save_figures(
+    frame: pd.DataFrame, summary: Summary, fit: Comparison | None = None, published: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, dict[str, bytes]]:
     """Every figure that the run can show: name → {"svg": …, "pdf": …, "png": …, "csv": …}, the last its numbers.
 
     Args:
-        frame, summary, fit: as of `draw_figures`.
+        frame, summary, fit, published: as of `draw_figures`.
     """
     groups = oracle_cycles(frame, summary.study)
     data = figure_data(groups, summary, fit)
     with our_style():
         return {
             name: save_figure(figure, name) | ({"csv": csv_bytes(data[name])} if name in data else {})
-            for name, figure in _drawn(groups, summary, fit).items()
+            for name, figure in _drawn(groups, summary, fit, published).items()
         }
 
 
-def draw_figures(frame: pd.DataFrame, summary: Summary, fit: Comparison | None = None) -> dict[str, Figure]:
+def draw_figures(
+    frame: pd.DataFrame, summary: Summary, fit: Comparison | None = None, published: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Figure]:
     """The figures by name, in the order in which the report shows them.
 
     Args:
         frame: the table of a run.
         summary: of the same run.
         fit: curves fitted to its responses, from `fit_of`.
+        published: numbers of others, drawn beside the accuracies (`silo_tune.study.published`).
     """
     with our_style():
-        return _drawn(oracle_cycles(frame, summary.study), summary, fit)
+        return _drawn(oracle_cycles(frame, summary.study), summary, fit, published)
 
 
 def _drawn(
-    groups: Mapping[tuple[str, int], OracleCycle], summary: Summary, fit: Comparison | None
+    groups: Mapping[tuple[str, int], OracleCycle],
+    summary: Summary,
+    fit: Comparison | None,
+    published: Sequence[Mapping[str, Any]],
 ) -> dict[str, Figure]:
     drawn = {
         "max-lr": max_lr_figure(summary),
         "oracles": oracles_figure(summary),
         "response": response_figure(groups, summary),
-        "accuracy": accuracy_figure(summary),
+        "accuracy": accuracy_figure(summary, published),
         "regret": regret_figure(summary),
         "against": against_figure(summary),
         "controls": controls_figure(summary, controls_shown(summary)),

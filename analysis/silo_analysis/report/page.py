@@ -27,6 +27,7 @@ from silo_analysis.answers.text_tables import (
     cost_table,
     cycle_table,
     distances_table,
+    published_table,
     regret_table,
     score_table,
     search_table,
@@ -69,7 +70,9 @@ def render_summary(
     summary: Summary, answers: tuple[Answer, ...], fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The same, of a summary, answers and fitted curves that are there already."""
-    figures = save_figures(ordinary(frame), summary, None if isinstance(fit, str) else fit)
+    figures = save_figures(
+        ordinary(frame), summary, None if isinstance(fit, str) else fit, published=ledger.get("published") or ()
+    )
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
     files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in tables(summary).items()}
     files |= {f"tables/answer-{answer.id}.csv": csv_bytes(answer.data) for answer in answers if answer.verdict}
@@ -156,6 +159,7 @@ def _page(
         picture=drawn.pop(_PICTURE, None),
         facts=told,
         scores=shown["scores"],
+        published=published_table(ledger.get("published") or ()),
         drawn=drawn,
         figures=[figure for name, figure in drawn.items() if name not in verdicts],
         unsettled=unsettled(summary),
