@@ -145,11 +145,11 @@ def plan(
 
     see_functions(study)
     loaded = load_study(study, sets or (), smoke, outside=preflight)
-    run_ = Run(out or default_run(loaded))
+    console = Console()
+    run_ = Run(out or default_run(loaded), lambda message: _print_lines(console, [f"note: {message}"]))
     run_.check(loaded)
     arms, seconds = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
     to_train = sum(arm.to_train for arm in arms.values())
-    console = Console()
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "trials", "done", "shared", "to train"):
         table.add_column(name, justify="left" if name == "arm" else "right")

@@ -13,7 +13,7 @@ from typing import Any
 
 from silo_tune.errors import BadInput
 from silo_tune.planner.candidates import OneRound, Proposal
-from silo_tune.planner.chain import TOLD, Candidate, Chain
+from silo_tune.planner.chain import TOLD, Candidate, Chain, measured
 from silo_tune.planner.journal import Journal
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.retention import Weights, floor_of
@@ -131,6 +131,7 @@ class Planner:
         if outcome["status"] == "failed":
             self.counts.failed += 1
         else:
+            outcome = {**outcome, "measured": measured(outcome)}
             self.counts.trained += 1
             self.counts.train_seconds += outcome.get("train_seconds") or 0.0
             self._known.add(key)
@@ -260,7 +261,7 @@ class Planner:
         else:
             self._queue(candidate.unit)
             self._waiters[key] = []
-        outcome = decided or result
+        outcome = decided or (None if result is None else {**result, "measured": measured(result)})
         if outcome is not None:
             self._hear(chain, candidate, outcome)
         else:

@@ -73,6 +73,12 @@ def holder(storage: Storage) -> Holder | None:
     return _holder(storage, f"lease/{number:04d}.json") if number else None
 
 
+def unreadable(storage: Storage) -> str | None:
+    """The name of the lease that stands, where it cannot be read."""
+    number = _latest(storage)
+    return f"lease/{number:04d}.json" if number and holder(storage) is None else None
+
+
 def _latest(storage: Storage) -> int:
     found = [name for name in storage.names("lease") if LEASE.fullmatch(name)]
     return max((int(name.split(".")[0]) for name in found), default=0)

@@ -14,10 +14,8 @@ from typing import Any
 
 from silo_tune.errors import RunFailed
 from silo_tune.planner.unit import Unit
+from silo_tune.store.bodies import whole
 from silo_tune.store.storage import Corrupt, Storage, seal, unseal
-
-STATE = re.compile(r"state-[0-9a-f]+\.safetensors")
-
 
 Notice = Callable[[str], None]
 
@@ -56,6 +54,7 @@ class UnitStore:
     def commit(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a result; returns the one that stands, which is an earlier writer's if there was one."""
         folder = self.folder(result["key"])
+        whole(result)
         try:
             self.storage.create(f"{folder}/result.json", seal(result))
         except FileExistsError:
@@ -91,6 +90,7 @@ class UnitStore:
     def restate(self, result: Mapping[str, Any]) -> None:
         """Record that a unit whose weights were gone was trained again."""
         folder, number = self.folder(result["key"]), 1
+        whole(result)
         while True:
             try:
                 self.storage.create(f"{folder}/restate-{number}.json", seal(result))
@@ -180,9 +180,9 @@ class UnitStore:
         """A sealed outcome of a unit. One that tells of another unit, or names a file elsewhere, counts as corrupt."""
 
         def check(body: Mapping[str, Any]) -> None:
-            state = body.get("state")
-            if body.get("key") != key or (state is not None and not STATE.fullmatch(str(state["file"]))):
+            if body.get("key") != key:
                 raise Corrupt("it is not of this trial")
+            whole(body)
 
         return self._sealed(f"{self.folder(key)}/{file}", then, check)
 

@@ -247,12 +247,14 @@ class Trainer:
         }
         groups = {"weights": self.model.state_dict(), "mask": self.masks, "optim": buffers}
         meta = {name: repr(getattr(self, name)) for name in STANDING}
-        meta["buffers"] = names_hash(buffers)
+        meta |= {"buffers": names_hash(buffers), "unit": self.unit.key}
         return groups, {**meta, **written_with(), "threads": str(torch.get_num_threads())}
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str]) -> None:
         """Go on from a state. Raises KeyError, ValueError or RuntimeError when it does not fit."""
         self._check_writer(meta)
+        if meta.get("unit", self.unit.key) != self.unit.key:  # states of earlier versions do not say it
+            raise ValueError(f"it is of trial {meta['unit'][:12]}")
         if meta["threads"] != str(torch.get_num_threads()):
             raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
         self._check_layout(groups, int(meta["epoch"]), int(meta["step"]))
