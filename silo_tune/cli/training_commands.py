@@ -185,6 +185,8 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show how a run stands, from any machine that sees its files. Imports nothing of the user's, writes nothing."""
+    from json import dumps
+
     from rich.console import Console
 
     from silo_tune.cli.console import follow, print_status
@@ -193,7 +195,8 @@ def status(
     if json and following:
         raise BadInput("--json and --follow exclude each other")
     if json:
-        typer.echo(read_status(run).model_dump_json(indent=2))
+        # Escaped, for a text of the run may hold half a character, which no stream takes.
+        typer.echo(dumps(read_status(run).model_dump(mode="json"), indent=2))
     elif following:
         try:
             follow(Console(), lambda: read_status(run), FOLLOW_URL_SECONDS if "://" in run else FOLLOW_SECONDS)

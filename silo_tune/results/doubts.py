@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from silo_tune.errors import BadInput
+from silo_tune.formats import plural
 from silo_tune.planner.journal import decisions
 from silo_tune.planner.unit import RECIPE, UnitMaker
 from silo_tune.results.searches import search_points
@@ -64,7 +65,7 @@ def _other_trials(run: Run, study: Study, arm: str) -> Iterator[str]:
 
 
 def gaps(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str]:
-    """A sentence for every decision that is gone while later ones are there: nobody closes a cycle before the others.
+    """A sentence for what is gone, as what is there shows: decisions before later ones, and results that were told.
 
     Args:
         run, study: whose.
@@ -88,3 +89,7 @@ def gaps(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str]:
         later = (other for other in run.storage.names(folder) if other.startswith(f"{kind}-") and other > file)
         if any(other.endswith(".json") for other in later):
             yield f"{run.storage.shown(name)} is gone, and later ones are there"
+    gone = frame[(frame.status != "failed") & frame.steps.isna()].key.unique()
+    if len(gone):
+        first = run.storage.shown(f"{run.units.folder(gone[0])}/result.json")
+        yield f"{first} is gone" + (f", and {plural(len(gone) - 1, 'other result')}" if len(gone) > 1 else "")
