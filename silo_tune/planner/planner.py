@@ -310,7 +310,8 @@ class Planner:
         if chain.decided is not None and asked != [entry["key"] for entry in chain.decided["asked"]]:
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
-                f"asks for; put the study back as it was, or choose another --out"
+                f"asks for; put the study back as it was, or choose another --out. If it is as it was, the decision of "
+                f"{chain.label}, cycle {chain.cycle}, round {chain.round} was changed: move that file away"
             )
 
     # --- the end of a cycle, and of a chain ---

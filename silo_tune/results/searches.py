@@ -99,7 +99,7 @@ def doubtful_rounds(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str
         for number, group in itertools.groupby(search_points(run, arm), lambda point: point["round"]):
             points = list(group)
             search.trials = {
-                (point["trial"], seed): _chain(run, arm, seed, point, rows[arm, seed, point["trial"]])
+                (point["trial"], seed): _chain(arm, seed, point, rows[arm, seed, point["trial"]])
                 for point in points
                 for seed in search.seeds
             }
@@ -116,13 +116,12 @@ _HEARD = ["arm", "seed", "trial", "cycle", "candidate", "status", "winner", "val
 
 
 def _said(point: Mapping[str, Any]) -> list[Any]:
-    return [point[name] for name in ("trial", "params", "objective", "told", "stopped", "rungs")]
+    return [point[name] for name in ("trial", "objective", "told", "rungs")]
 
 
-def _chain(run: Run, arm: str, seed: int, point: Mapping[str, Any], rows: list[dict[str, Any]]) -> Chain:
+def _chain(arm: str, seed: int, point: Mapping[str, Any], rows: list[dict[str, Any]]) -> Chain:
     """A chain of a point, as its rows in the table tell it."""
-    decision = run.decision(arm, seed, 0, 1, point["trial"])
-    chain = Chain(arm, seed, point["trial"], None if decision is None else decision.get("params"))
+    chain = Chain(arm, seed, point["trial"], point["params"])
     chain.accuracies = [row["val_accuracy"] for row in sorted(rows, key=lambda row: row["cycle"]) if row["winner"]]
     last = max((row["cycle"] for row in rows), default=0)
     chain.told = {row["candidate"]: {"status": row["status"]} for row in rows if row["cycle"] == last}

@@ -117,7 +117,7 @@ class Round(_Body):
     arm: str
     kind: Literal["pilot", "tune"]
     round: Count
-    seeds: list[Count]
+    seeds: Annotated[list[Count], Field(min_length=1)]
     counted: list[Count]
     points: Annotated[list[_Point], Field(min_length=1)]
 
@@ -141,6 +141,15 @@ class Facts(_Body):
     streamed: bool = False
     listing: str | None = None
     notices: list[str] = []
+
+
+class Held(_Body):
+    """RUN/lease/N.json."""
+
+    host: str
+    pid: Annotated[int, Field(ge=0, lt=2**31)]
+    attempt: str
+    started: str | None
 
 
 def shaped(kind: type[BaseModel], body: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 
 from silo_tune.errors import BadInput, RunFailed
+from silo_tune.store.bodies import Held, shaped
 from silo_tune.store.storage import Corrupt, Storage, StorageError, seal, unseal
 
 HEARTBEAT_SECONDS = 10.0
@@ -93,8 +94,9 @@ def _holder(storage: Storage, name: str, at: str | None = None) -> Holder | None
     try:
         age = storage.age(name, at)
         body = unseal(storage.read(name))
-        host, pid, attempt, started = body["host"], int(body["pid"]), body["attempt"], body["started"]
-    except (FileNotFoundError, Corrupt, KeyError, TypeError, ValueError):
+        shaped(Held, body)
+        host, pid, attempt, started = body["host"], body["pid"], body["attempt"], body["started"]
+    except (FileNotFoundError, Corrupt):
         return None
     here = host == socket.gethostname()
     gone = here and (_process_start(pid) != started or (pid == os.getpid() and attempt not in _active))

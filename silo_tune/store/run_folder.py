@@ -20,7 +20,7 @@ from silo_tune.machine import VERSION
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.bodies import Decision, Facts, Importance, Round, complete, of_kind, of_place, shaped, texts, won
 from silo_tune.store.lease import Lease
-from silo_tune.store.storage import Storage, located, seal
+from silo_tune.store.storage import Corrupt, Storage, located, seal
 from silo_tune.store.unit_store import Notice, UnitStore, silent
 from silo_tune.study.arms import OracleArm, TuneArm
 from silo_tune.study.data import Data
@@ -93,6 +93,10 @@ class Run:
         def check(body: Mapping[str, Any]) -> None:
             of_place({"arm": arm, "round": number}, body)
             shaped(Round, body)
+            for point in body["points"]:
+                begun = self.decision(arm, body["seeds"][0], 0, 1, point["trial"])
+                if begun is not None and begun.get("params") != point["params"]:
+                    raise Corrupt(f"point {point['trial']} has other params than its chain")
 
         return self.units._sealed(self.search_name(arm, number), "the round is derived again from its chains", check)
 
