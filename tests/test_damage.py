@@ -116,6 +116,7 @@ SPOILT: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("chains/greedy/seed-0/cycle-001-round-1.json", lambda body: body.update(winner=loser(body))),
     ("chains/guided/seed-0/cycle-001-round-2.json", lambda body: body.update(winner=loser(body))),
     (ROUND, lambda body: body["points"][0].pop("rungs")),
+    (ROUND, lambda body: body["points"][0].update(stopped=0)),
     (ROUND, lambda body: body["points"][0]["params"].popitem()),
     (ROUND, lambda body: body["points"][0]["params"].update(eps=0.5)),
     ("data.json", lambda body: body.pop("n_val")),

@@ -193,6 +193,14 @@ def complete(decision: Mapping[str, Any]) -> None:
             raise Corrupt(f"candidate {outcome['candidate']} is {outcome['status']}, and its accuracy says otherwise")
 
 
+def settled(search: Mapping[str, Any]) -> None:
+    """Raises Corrupt unless every point of a round has what it was stopped by, or judged by."""
+    for point in search["points"]:
+        stopped = point["stopped"]
+        if stopped is not None and (str(stopped) not in point["rungs"] or point["objective"] is not None):
+            raise Corrupt(f"point {point['trial']} was stopped after cycle {stopped}, and its values say otherwise")
+
+
 def won(rounds: Sequence[Mapping[str, Any]], whole: bool) -> None:
     """Raises Corrupt unless the last of a cycle's rounds names the winner that its candidates give.
 

@@ -18,7 +18,19 @@ import tomli_w
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.machine import VERSION
 from silo_tune.planner.unit import RECIPE
-from silo_tune.store.bodies import Decision, Facts, Importance, Round, complete, of_kind, of_place, shaped, texts, won
+from silo_tune.store.bodies import (
+    Decision,
+    Facts,
+    Importance,
+    Round,
+    complete,
+    of_kind,
+    of_place,
+    settled,
+    shaped,
+    texts,
+    won,
+)
 from silo_tune.store.lease import Lease
 from silo_tune.store.storage import Corrupt, Storage, located, seal
 from silo_tune.store.unit_store import Notice, UnitStore, silent
@@ -93,6 +105,7 @@ class Run:
         def check(body: Mapping[str, Any]) -> None:
             of_place({"arm": arm, "round": number}, body)
             shaped(Round, body)
+            settled(body)
             for point in body["points"]:
                 begun = self.decision(arm, body["seeds"][0], 0, 1, point["trial"])
                 if begun is not None and begun.get("params") != point["params"]:
