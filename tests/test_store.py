@@ -21,10 +21,10 @@ from silo_tune.store.unit_store import UnitStore, unit_of
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
-from tests.plain import TABLE, Drive, on_disk, study
+from tests.plain import TABLE, Drive, decision_of, on_disk, result_of, study
 
 KEY = "ab" * 32
-RESULT = {"key": KEY, "status": "ok", "val_accuracy": 0.5, "state": None}
+RESULT = result_of(KEY, val_accuracy=0.5)
 ENVIRONMENT = {"silo-tune": "0.1.0", "python": "3.11"}
 
 
@@ -256,13 +256,14 @@ def test_a_rewind_point_is_read_by_its_own_name_and_checked(run: Run, units: Uni
 
 # --- decisions ---
 
-BODY = {"arm": "silo", "seed": 0, "cycle": 3, "round": 1, "told": [], "winner": KEY}
+BODY = decision_of(KEY)
+OTHER = decision_of("cd" * 32)
 
 
 def test_a_decision_is_written_once_and_the_first_stands(run: Run) -> None:
     assert run.decision("silo", 0, 3, 1) is None
     assert run.decide(BODY) == BODY
-    assert run.decide({**BODY, "winner": None}) == BODY
+    assert run.decide(OTHER) == BODY
     assert run.decision("silo", 0, 3, 1) == BODY
     assert os.path.exists(f"{run.url}/chains/silo/seed-0/cycle-003-round-1.json")
 
@@ -270,8 +271,7 @@ def test_a_decision_is_written_once_and_the_first_stands(run: Run) -> None:
 def test_a_corrupt_decision_is_moved_aside_and_written_anew(run: Run, notices: Notices) -> None:
     run.decide(BODY)
     damage(run, "chains/silo/seed-0/cycle-003-round-1.json")
-    again = {**BODY, "winner": None}
-    assert run.decide(again) == again
+    assert run.decide(OTHER) == OTHER
     assert run.storage.names("chains/silo/seed-0") == [
         "cycle-003-round-1.json",
         "cycle-003-round-1.json.corrupt-1",
@@ -628,10 +628,12 @@ FACTS = {
 }
 
 
-def test_the_data_of_a_run_may_not_change(run: Run) -> None:
+def test_the_data_of_a_run_may_not_change(run: Run, notices: Notices) -> None:
     begun(run, study(), 20)
     run.check_data(FACTS)
     run.check_data({**FACTS, "n_val": 401})
+    assert notices == [f"{run.url}/data.json was wrong about n_val; it is written anew"]
+    run.check_data(FACTS)
     assert run.data_facts() == FACTS
     with pytest.raises(BadInput, match=r"the data changed under .*aaaaaaaaaaaa…, now it is bbbbbbbbbbbb…"):
         run.check_data({**FACTS, "content": "b" * 64})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
+from silo_tune.formats import printable
 from silo_tune.machine import VERSION
 
 app = typer.Typer(
@@ -29,6 +31,12 @@ def main(
     ] = False,
 ) -> None:
     """Find, check and apply learning rates for iterative pruning."""
+
+
+def tell_notes(ledger: Mapping[str, Any]) -> None:
+    """Say where files of a run contradict each other."""
+    for note in ledger.get("notes", ()):
+        typer.echo(printable(f"note: {note}"), err=True)
 
 
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")]

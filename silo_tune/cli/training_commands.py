@@ -153,8 +153,11 @@ def plan(
 
     see_functions(study)
     loaded = load_study(study, sets or (), smoke, outside=preflight)
-    notices: list[str] = []
-    run_ = Run(out or (None if smoke else run_of(study)) or default_run(loaded), notices.append)
+    console = Console()
+    run_ = Run(
+        out or (None if smoke else run_of(study)) or default_run(loaded),
+        lambda message: _print_lines(console, [f"note: {message}"]),
+    )
     loaded = run_.resumed(loaded)
     since, checkpoint = run_.tests_from(loaded), checkpoint_hash(loaded)
     journal = Foreseen(run_, Reuse(run_, reuse or (), loaded))
@@ -162,7 +165,6 @@ def plan(
         Planner(loaded, journal, since, checkpoint)  # decides what can be decided by what others have
     arms, spent = forecast(Layout(loaded, since, checkpoint), journal)
     to_train = sum(arm.to_train for arm in arms.values())
-    console = Console()
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "trials", "done", "shared", "to train"):
         table.add_column(name, justify="left" if name == "arm" else "right")
@@ -171,7 +173,7 @@ def plan(
         table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
     console.print(table)
     found = [f"{len(keys)} of the trials that are done are in {url}" for url, keys in journal.found.items()]
-    _print_lines(console, [*found, *notices, *coincidences(loaded)])
+    _print_lines(console, [*found, *coincidences(loaded)])
     exact = all(arm.exact for arm in arms.values())
     console.print(
         f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
@@ -201,6 +203,8 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show how a run stands, from any machine that sees its files. Imports nothing of the user's, writes nothing."""
+    from json import dumps
+
     from rich.console import Console
 
     from silo_tune.cli.console import follow, print_status
@@ -209,7 +213,8 @@ def status(
     if json and following:
         raise BadInput("--json and --follow exclude each other")
     if json:
-        typer.echo(read_status(run).model_dump_json(indent=2))
+        # Escaped, for a text of the run may hold half a character, which no stream takes.
+        typer.echo(dumps(read_status(run).model_dump(mode="json"), indent=2))
     elif following:
         try:
             follow(Console(), lambda: read_status(run), FOLLOW_URL_SECONDS if "://" in run else FOLLOW_SECONDS)

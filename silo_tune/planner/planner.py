@@ -13,7 +13,7 @@ from typing import Any
 
 from silo_tune.errors import BadInput
 from silo_tune.planner.candidates import OneRound, Proposal
-from silo_tune.planner.chain import TOLD, Candidate, Chain
+from silo_tune.planner.chain import TOLD, Candidate, Chain, measured
 from silo_tune.planner.journal import Journal
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.retention import Weights, floor_of
@@ -140,6 +140,7 @@ class Planner:
         if outcome["status"] == "failed":
             self.counts.failed += 1
         else:
+            outcome = {**outcome, "measured": measured(outcome)}
             self.counts.trained += 1
             self.counts.train_seconds += outcome.get("train_seconds") or 0.0
             self._known.add(key)
@@ -272,7 +273,7 @@ class Planner:
         else:
             self._queue(candidate.unit)
             self._waiters[key] = []
-        outcome = decided or result
+        outcome = decided or (None if result is None else {**result, "measured": measured(result)})
         if outcome is not None:
             self._hear(chain, candidate, outcome)
         else:
@@ -321,7 +322,8 @@ class Planner:
         if chain.decided is not None and asked != [entry["key"] for entry in chain.decided["asked"]]:
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
-                f"asks for; put the study back as it was, or choose another --out"
+                f"asks for; put the study back as it was, or choose another --out. If it is as it was, the decision of "
+                f"{chain.label}, cycle {chain.cycle}, round {chain.round} was changed: move that file away"
             )
 
     # --- the end of a cycle, and of a chain ---

@@ -19,7 +19,7 @@ from silo_tune.planner.planner import Counts, Planner
 from silo_tune.planner.points import TunePlan, plan_of
 from silo_tune.planner.samplers import importance
 from silo_tune.results.remembered import may_be_remembered, remembered
-from silo_tune.results.searches import searches
+from silo_tune.results.searches import doubtful_rounds, searches
 from silo_tune.results.table import table, write_table
 from silo_tune.run.monitor import Monitor, Recorder
 from silo_tune.run.progress import Progress
@@ -180,7 +180,9 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
                 opened.session = session
             yield opened
         weigh_parameters(run, study)
-        opened.frame = table(run, study)
+        opened.frame = table(run, study, run.notice)
+        for doubt in doubtful_rounds(run, study, opened.frame):
+            run.notice(doubt)
         write_table(run, opened.frame)
 
 

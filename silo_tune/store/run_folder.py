@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tomli_w
@@ -18,6 +18,19 @@ import tomli_w
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.machine import VERSION, located
 from silo_tune.planner.unit import RECIPE
+from silo_tune.store.bodies import (
+    Decision,
+    Facts,
+    Importance,
+    Round,
+    complete,
+    of_kind,
+    of_place,
+    settled,
+    shaped,
+    texts,
+    won,
+)
 from silo_tune.store.lease import Lease
 from silo_tune.store.storage import Corrupt, Storage, seal
 from silo_tune.store.unit_store import Notice, UnitStore, silent
@@ -30,17 +43,8 @@ FORMAT = 1
 
 
 TABLE = "table.parquet"
-
-
-def of_place(place: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
-    """A check that a sealed file is of the place where it lies: one that was moved is as good as damaged."""
-
-    def check(body: Mapping[str, Any]) -> None:
-        for key, value in place.items():
-            if body.get(key) != value:
-                raise Corrupt(f"it says {key} {body.get(key)!r} and lies at that of {value!r}")
-
-    return check
+# What RUN/data.json counts in data whose content it names.
+COUNTED = ("classes", "shape", "n_train", "n_val", "n_test")
 
 
 class Run:
@@ -69,11 +73,21 @@ class Run:
         """The decision of a round, or None while it is open. A corrupt one is moved aside and derived again."""
         name = self.decision_name(arm, seed, cycle, number, trial)
         place = {"arm": arm, "seed": seed, "cycle": cycle, "round": number, "trial": trial}
-        return self.units._sealed(name, "the decision is derived again from its trials", of_place(place))
+
+        def check(body: Mapping[str, Any]) -> None:
+            of_place(place, body)
+            shaped(Decision, body)
+            complete(body)
+            earlier = [self.decision(arm, seed, cycle, before, trial) for before in range(1, number)]
+            won([*(found for found in earlier if found is not None), body], whole=None not in earlier)
+
+        return self.units._sealed(name, "the decision is derived again from its trials", check)
 
     def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write a round's decision once; returns the one that stands."""
         where = (body["arm"], body["seed"], body["cycle"], body["round"], body.get("trial"))
+        shaped(Decision, body)  # else it would be derived again at every start
+        complete(body)
         try:
             self.storage.create(self.decision_name(*where), seal(body))
         except FileExistsError:
@@ -87,14 +101,22 @@ class Run:
 
     def search_round(self, arm: str, number: int) -> dict[str, Any] | None:
         """A closed round of a search, or None while it is open."""
-        place = {"arm": arm, "round": number}
-        return self.units._sealed(
-            self.search_name(arm, number), "the round is derived again from its chains", of_place(place)
-        )
+
+        def check(body: Mapping[str, Any]) -> None:
+            of_place({"arm": arm, "round": number}, body)
+            shaped(Round, body)
+            settled(body)
+            for point in body["points"]:
+                begun = self.decision(arm, body["seeds"][0], 0, 1, point["trial"])
+                if begun is not None and begun.get("params") != point["params"]:
+                    raise Corrupt(f"point {point['trial']} has other params than its chain")
+
+        return self.units._sealed(self.search_name(arm, number), "the round is derived again from its chains", check)
 
     def decide_search(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write a search's round once; returns the one that stands."""
         where = (body["arm"], body["round"])
+        shaped(Round, body)
         try:
             self.storage.create(self.search_name(*where), seal(body))
         except FileExistsError:
@@ -107,8 +129,10 @@ class Run:
 
     def importance(self, arm: str, points: int) -> dict[str, float] | None:
         """What `write_importance` kept for that many points, or None."""
-        kept = self.units._sealed(f"chains/{arm}/search/importance.json", "it is made again at the next start")
-        return None if kept is None or kept.get("points") != points else dict(kept["shares"])
+        kept = self.units._sealed(
+            f"chains/{arm}/search/importance.json", "it is made again at the next start", of_kind(Importance)
+        )
+        return None if kept is None or kept["points"] != points else dict(kept["shares"])
 
     def result(self, key: str) -> dict[str, Any] | None:
         """See `UnitStore.result`."""
@@ -150,7 +174,7 @@ class Run:
             return study, ledger
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError, StudyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StudyError) as error:
             raise BadInput(
                 f"{self.storage.shown('study.toml')} is damaged ({error}); put back a copy. Of a run that has its "
                 f"trials, you may also move it away and run the same study again: they are found by their keys"
@@ -384,7 +408,7 @@ class Run:
         Raises:
             BadInput: the data is not what the run began with.
         """
-        known = self.units._sealed("data.json", "it is written anew")
+        known = self.units._sealed("data.json", "it is written anew", of_kind(Facts))
         recorded = self.recorded()
         if known is None or recorded is None or not self.started(recorded[0]):
             self.storage.replace("data.json", seal(facts))
@@ -394,6 +418,9 @@ class Run:
                 f"{facts['content'][:12]}…; put the data back, or choose another --out (a damaged decoded copy counts "
                 f"as a change too: remove the folder that SILO_TUNE_CACHE names, ~/.cache/silo-tune if it names none)"
             )
+        elif wrong := [name for name in COUNTED if name in known and known[name] != facts.get(name)]:
+            self.notice(f"{self.storage.shown('data.json')} was wrong about {', '.join(wrong)}; it is written anew")
+            self.storage.replace("data.json", seal(facts))
 
     def check_functions(self, sources: Mapping[str, str]) -> None:
         """Record the files of the user's functions, and tell of one that changed while its version did not.
@@ -401,7 +428,7 @@ class Run:
         Args:
             sources: key of the study → sha256 of the file; see `registry.sources`.
         """
-        known = self.units._sealed("functions.json", "it is written anew") or {}
+        known = self.units._sealed("functions.json", "it is written anew", texts) or {}
         for key in changed_functions(known, sources):
             self.notice(
                 f"{key}: the file of this function changed since the run began, and its version did not; trials "
@@ -412,7 +439,7 @@ class Run:
 
     def data_facts(self) -> dict[str, Any] | None:
         """What is recorded of the data, or None before its first use."""
-        return self.units._sealed("data.json", "it is written anew at the next run")
+        return self.units._sealed("data.json", "it is written anew at the next run", of_kind(Facts))
 
     def lease(self) -> Lease:
         """Hold the run for this driver; a context manager.

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import fsspec
 
-from silo_tune.errors import BadInput, RunFailed
+from silo_tune.errors import BadInput, RunFailed, one_line
 
 RETRY_SECONDS = (0.2, 1.0, 3.0)
 # Clients of object stores have tried again themselves, for a minute or more, before they fail.
@@ -60,9 +60,9 @@ def unseal(data: bytes) -> dict[str, Any]:
     try:
         body = json.loads(data)
         claimed = body.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise Corrupt(f"not a sealed JSON table: {error}") from None
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise Corrupt(f"not a sealed JSON table: {one_line(error)}") from None
     if hashlib.sha256(text.encode(errors=LOOSE)).hexdigest() != claimed:
         raise Corrupt("its checksum does not match its content")
     return body  # type: ignore[no-any-return]

@@ -14,12 +14,11 @@ from typing import Any
 
 from silo_tune.errors import RunFailed
 from silo_tune.planner.unit import Unit
+from silo_tune.store.bodies import whole
 from silo_tune.store.storage import Corrupt, Storage, seal, unseal
 
-STATE = re.compile(r"state-[0-9a-f]+\.safetensors")
 REWIND = re.compile(r"rewind-.+-([0-9a-f]{16})\.safetensors")
 RESTATED = re.compile(r"restate-(\d+)\.json")
-
 
 Notice = Callable[[str], None]
 
@@ -35,10 +34,10 @@ def restate_number(name: str) -> int:
 
 
 def require_unit(body: Mapping[str, Any], key: str) -> None:
-    """Raises Corrupt where an outcome tells of another unit, or names a file elsewhere."""
-    state = body.get("state")
-    if body.get("key") != key or (state is not None and not STATE.fullmatch(str(state["file"]))):
+    """Raises Corrupt where an outcome tells of another unit, lacks something, or names a file elsewhere."""
+    if body.get("key") != key:
         raise Corrupt("it is not of this trial")
+    whole(body)
 
 
 def new_attempt() -> str:
@@ -71,6 +70,7 @@ class UnitStore:
     def commit(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a result; returns the one that stands, which is an earlier writer's if there was one."""
         folder = self.folder(result["key"])
+        whole(result)
         try:
             self.storage.create(f"{folder}/result.json", seal(result))
         except FileExistsError:
@@ -106,6 +106,7 @@ class UnitStore:
     def restate(self, result: Mapping[str, Any]) -> None:
         """Record that a unit whose weights were gone was trained again."""
         folder, number = self.folder(result["key"]), 1
+        whole(result)
         while True:
             try:
                 self.storage.create(f"{folder}/restate-{number}.json", seal(result))

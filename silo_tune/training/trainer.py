@@ -290,12 +290,14 @@ class Trainer:
         }
         groups = {"weights": self.model.state_dict(), "mask": self.masks, "optim": buffers}
         meta = {name: repr(getattr(self, name)) for name in STANDING}
-        meta["buffers"] = names_hash(buffers)
+        meta |= {"buffers": names_hash(buffers), "unit": self.unit.key}
         return groups, {**meta, **written_with(), "threads": str(torch.get_num_threads())}
 
     def require_written_here(self, meta: Mapping[str, str]) -> None:
         """Raises ValueError where a state was written by another version, or would be resumed with other threads."""
         self._check_writer(meta)
+        if meta.get("unit", self.unit.key) != self.unit.key:  # states of earlier versions do not say it
+            raise ValueError(f"it is of trial {meta['unit'][:12]}")
         if meta["threads"] != str(torch.get_num_threads()):
             raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
 

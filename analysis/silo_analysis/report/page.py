@@ -59,7 +59,8 @@ def render(
     Args:
         frame: rows as in `silo_tune.results.columns.COLUMNS`.
         study: the run's study.
-        ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
+        ledger: "created" (text), "environment" (name → text), "changes" (accepted later) and "notes" (files that
+            contradict each other); each may be missing.
         searches: arm → its pilot or tune search.
     """
     summary, fit = summarise(frame, study, searches), fit_of(frame, study)
@@ -178,6 +179,7 @@ def _page(
         tolerance=points(summary.tolerance, signed=False),
         toml=tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)),
         changes=[(str(c.get("at", "")), ", ".join(map(str, c.get("keys", ())))) for c in ledger.get("changes") or ()],
+        doubts=list(ledger.get("notes") or ()),
         files=files,
     )
     script = environment.get_template("page.js").render()
