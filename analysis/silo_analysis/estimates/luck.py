@@ -16,8 +16,9 @@ as an Oracle without `retrain_winner` chooses among its candidates. Both hand lu
     gap  = Oracle − schedule, the chain gap,
     luck = best-of arm − schedule,
     rate = Oracle − best-of arm.
-The rate's part is without luck where K is the number of the Oracle's candidates, tested values included (`candidates`);
-with a smaller K some luck stays in it.
+Where all rates are equal, the rate's part is without luck if K is the number of the Oracle's candidates, tested values
+included (`candidates`); with a smaller K some luck stays in it. Where rates differ it is too small: the Oracle then
+chooses among fewer equals, and has less luck than the arm.
 """
 
 from __future__ import annotations
