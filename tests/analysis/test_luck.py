@@ -238,7 +238,15 @@ def test_the_headline_splits_the_gap_by_a_best_of_arm() -> None:
 def test_the_headline_says_that_a_retraining_oracle_has_no_luck() -> None:
     _, answer = asked({name: ARMS[name] for name in ("silo", "retrained")})
     assert ", without luck, which is +" in answer.verdict
-    assert any("continues from a second training of each winning rate" in line for line in answer.details)
+    assert any("from second trainings alone, which no score chose, retrained is better" in s for s in answer.details)
+
+
+def test_an_oracle_beside_the_one_of_the_chain_gap_may_tell() -> None:
+    summary, answer = asked({name: ARMS[name] for name in ("silo", "greedy", "retrained")})
+    assert summary.chain_oracle == "greedy"
+    assert ", that of retrained without luck " in answer.verdict
+    _, both = asked(ARMS)
+    assert sum(line.startswith("Luck: ") for line in both.details) == 2
 
 
 def test_where_neither_is_there_the_report_says_that_it_cannot_tell_and_what_to_add() -> None:

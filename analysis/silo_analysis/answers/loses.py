@@ -73,6 +73,12 @@ def _split(summary: Summary) -> Mapping[str, Mapping[str, Any]] | None:
     return split_of(summary.luck, summary.chain_oracle)
 
 
+def _splits(summary: Summary) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+    """The same of every greedy Oracle that can tell."""
+    found = {str(oracle): split_of(summary.luck, oracle) for oracle in dict.fromkeys(summary.luck["oracle"])}
+    return {oracle: split for oracle, split in found.items() if split is not None}
+
+
 def _estimate(row: Mapping[str, Any]) -> Estimate:
     low, high = _ends(row)
     return Estimate(row["n_seeds"], row["mean"], row["difference"], low=low, high=high)
@@ -126,29 +132,30 @@ def _endpoint(summary: Summary) -> Iterator[str]:
 
 
 def _luck(summary: Summary) -> Iterator[str]:
-    """What of the chain gap is luck, how it was told apart, or that it cannot be."""
-    end, split = summary.endpoint, _split(summary)
+    """What of each chain gap is luck, how it was told apart, or that it cannot be."""
+    end, splits = summary.endpoint, _splits(summary)
     if end is None or end.estimate.median is None:
         return
-    if split is None:
+    if not splits:
         yield (
             "How much of the chain gap is luck cannot be told: the best of several trainings is also the luckiest. Add "
             f"an arm with the schedule of {summary.schedule} and best_of = the number of rates that {end.oracle} tries "
             "a cycle, or an Oracle with retrain_winner = true."
         )
-        return
-    luck, rate = (f"{points(split[part]['difference'])} pp ({_interval(split[part])})" for part in ("luck", "rate"))
-    if split["luck"]["way"] == RETRAINED:
+    for oracle, split in splits.items():
+        luck, rate = (f"{points(split[part]['difference'])} pp ({_interval(split[part])})" for part in ("luck", "rate"))
+        if split["luck"]["way"] == RETRAINED:
+            yield (
+                f"Luck: the winners of {oracle} were better than a second training of their rates by {luck}. Rates: "
+                f"from second trainings alone, which no score chose, {oracle} is better than {summary.schedule} by "
+                f"{rate}."
+            )
+            continue
+        arm, tries, rates = split["luck"]["arm"], split["luck"]["trainings"], split["luck"]["candidates"]
         yield (
-            f"{end.oracle} continues from a second training of each winning rate, so its chain gap has no luck of the "
-            f"choice in it. The winners' own trainings were better than the second ones by {luck}: that is luck."
+            f"Luck: {arm}, the best of {tries} trainings at the rates of {summary.schedule}, is better than it by "
+            f"{luck}. Rates: {oracle} is better than {arm} by {rate}.{_unequal(tries, rates)}"
         )
-        return
-    arm, tries, rates = split["luck"]["arm"], split["luck"]["trainings"], split["luck"]["candidates"]
-    yield (
-        f"Luck: {arm}, the best of {tries} trainings at the rates of {summary.schedule}, is better than it by {luck}. "
-        f"Rates: {end.oracle} is better than {arm} by {rate}.{_unequal(tries, rates)}"
-    )
 
 
 def _unequal(trainings: int, candidates: float) -> str:
@@ -216,13 +223,19 @@ def _verdict(summary: Summary, data: pd.DataFrame) -> str:
 
 def _of_which(summary: Summary) -> str:
     """The part of luck in the chain gap, in a few words."""
-    split = _split(summary)
-    if split is None:
+    split, others = _split(summary), _splits(summary)
+    if split is None and not others:
         return ", luck and rates not told apart"
-    luck = f"{points(split['luck']['difference'])} ({_interval(split['luck'])})"
+    if split is None:
+        oracle, other = next(iter(others.items()))
+        return f", that of {oracle} without luck {_short(other['rate'])}"
     if split["luck"]["way"] == RETRAINED:
-        return f", without luck, which is {luck}"
-    return f", of which luck {luck}, rates {points(split['rate']['difference'])} ({_interval(split['rate'])})"
+        return f", without luck, which is {_short(split['luck'])}"
+    return f", of which luck {_short(split['luck'])}, rates {_short(split['rate'])}"
+
+
+def _short(row: Mapping[str, Any]) -> str:
+    return f"{points(row['difference'])} ({_interval(row)})"
 
 
 def _numbers(summary: Summary, data: pd.DataFrame) -> Iterator[Number]:
