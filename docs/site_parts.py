@@ -142,6 +142,8 @@ EXAMPLES = {
     "arms.rewind_to": 'rewind_to = "2 ep"',
     "arms.ends": 'ends = { arm = "silo", end = "low" }',
     "arms.pipeline": 'pipeline = "ice"',
+    "arms.best_of": "best_of = 10",
+    "arms.retrain_winner": "retrain_winner = true",
     "arms.guided": "guided = { low = 0.01, high = 1.0, trials = 5 }",
     "arms.threshold": "threshold = [0.0, 0.1]",
     "arms.freeze": "freeze = [0.0, 0.5]",

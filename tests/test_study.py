@@ -140,7 +140,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     (
         {"arms.silo.scheduel": 1},
         "arms.silo.scheduel",
-        "unknown key; choose from after_prune, ends, epochs, mode",
+        "unknown key; choose from after_prune, best_of, ends, epochs, mode",
     ),
     ({"arms.silo.schedule.name": "slio"}, "arms.silo.schedule", "unknown schedule 'slio'; choose from allr"),
     ({"arms.silo.schedule.gamma": 1}, "arms.silo.schedule", "silo takes no 'gamma'; it takes eps, delta"),

@@ -21,7 +21,7 @@ from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights, unpack
 from silo_tune.models.outputs import logits_of
-from silo_tune.planner.journal import decisions, winning_key
+from silo_tune.planner.journal import decisions, key_of_cycle
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.filters import Filters, removable
 from silo_tune.seeds import stream
@@ -207,7 +207,7 @@ def weights_of(
     closed = {
         number: key
         for number in range(1, study.cycles)
-        if (key := winning_key(decisions(run, arm, seed, number))) is not None
+        if (key := key_of_cycle(decisions(run, arm, seed, number))) is not None
     }
     if cycle is not None and cycle not in closed:
         have = ", ".join(map(str, closed)) or "none yet"

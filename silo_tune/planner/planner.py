@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from silo_tune.errors import BadInput
-from silo_tune.planner.candidates import OneRound, Proposal
+from silo_tune.planner.candidates import OneRound, Proposal, WinnerRetrained
 from silo_tune.planner.chain import TOLD, Candidate, Chain, measured
-from silo_tune.planner.journal import Journal
+from silo_tune.planner.journal import Journal, continuing_key, why_ended
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.retention import Weights, floor_of
 from silo_tune.planner.search import Search
 from silo_tune.planner.unit import Unit
-from silo_tune.planner.winner import winner_of
-from silo_tune.study.arms import ScheduleArm, TuneArm
+from silo_tune.planner.winner import best_training, winner_of
+from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.model import Study
 from silo_tune.study.pipelines import Ice
 
@@ -282,9 +282,9 @@ class Planner:
     def _close_round(self, chain: Chain) -> None:
         """Write the round's decision; ask the next round or close the cycle."""
         told = [chain.told[candidate.index] for candidate in chain.candidates]
-        more = self._more(chain) if chain.decided is None and not chain.again else None
+        more = self._more(chain) if chain.decided is None else None
         closes = not more if chain.decided is None else chain.decided["closes"]
-        winner = winner_of(told) if closes else None
+        winner, continues = self._decide(chain, told) if closes else (None, {})
         body = {
             "arm": chain.arm,
             "seed": chain.seed,
@@ -296,6 +296,7 @@ class Planner:
             "told": [chain.told[candidate.index] for candidate in chain.asking],
             "closes": closes,
             "winner": winner["key"] if winner else None,
+            **continues,
         }
         if self._replaying and chain.decided is None:
             self._unswept[chain.seed] = min(chain.cycle, self._unswept.get(chain.seed, chain.cycle))
@@ -308,13 +309,38 @@ class Planner:
             more = asked_before(chain.decided)
         self._ask_round(chain, self._more(chain) if more is None else more)
 
+    def _decide(
+        self, chain: Chain, told: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Any] | None, dict[str, str | None]]:
+        """The winner of a cycle and, where its rate was trained again, what continues: that training, or nothing.
+
+        A second training that diverged or failed ends the chain, as a schedule's only training would: to fall back to
+        the winner would be to choose by luck again.
+        """
+        repeat = self._retrained_as(chain)
+        if repeat is None:
+            # A schedule's trainings differ in luck alone, and the best one continues; an Oracle's repeats judge rates.
+            oracle = isinstance(self.study.arms[chain.arm], OracleArm)
+            return (winner_of if oracle else best_training)(told), {}
+        again = [outcome for outcome in told if outcome["repeat"] == repeat]
+        key = next((outcome["key"] for outcome in again if outcome["status"] == "ok"), None)
+        return winner_of(outcome for outcome in told if outcome["repeat"] != repeat), {"continues": key}
+
+    def _retrained_as(self, chain: Chain) -> int | None:
+        arm = self.study.arms[chain.arm]
+        decides = self.layout.decides(chain.arm, chain.cycle)
+        return arm.retrained_as if isinstance(arm, OracleArm) and decides else None
+
     def _next_round(self, chain: Chain) -> None:
         chain.round += 1
         chain.decided = self._decision(chain)
 
     def _more(self, chain: Chain) -> list[Proposal]:
         """The round after those that are complete; empty when the cycle is."""
-        return self.layout.source(chain).ask(chain.heard)
+        source = self.layout.source(chain)
+        if chain.again:  # what failed was asked again, and nothing else follows
+            return source.second(chain.heard) if isinstance(source, WinnerRetrained) else []
+        return source.ask(chain.heard)
 
     def _check_decided(self, chain: Chain) -> None:
         """A standing decision must be of the very candidates that this study asks for."""
@@ -330,20 +356,19 @@ class Planner:
 
     def _close_cycle(self, chain: Chain, standing: Mapping[str, Any]) -> None:
         chain.open = False
-        key = standing["winner"]
-        if key is not None and all(candidate.unit.key != key for candidate in chain.candidates):
+        won, key = standing["winner"], continuing_key(standing)
+        if not {won, key} - {None} <= {candidate.unit.key for candidate in chain.candidates}:
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with a winner that this study never "
                 f"asked for; choose another --out"
             )
         leader = self._leader(chain) if chain.cycle > 0 else None
-        if key is None and self._asks_again(chain):
+        if key is None and self._asks_again(chain, won):
             return
         if key is None and leader is None:
-            reasons = sorted({o["error"] or o["status"] for o in chain.told.values()})
-            self._end(chain, f"no candidate of cycle {chain.cycle} can continue ({'; '.join(reasons)})")
+            self._end(chain, why_ended(standing, chain.told.values()))
             return
-        best = next((o for o in chain.told.values() if o["key"] == key), None)
+        best = next((o for o in chain.told.values() if o["key"] == won), None)
         if best is not None:  # a conditioned Oracle continues from its leader's unit even if all its own failed
             chain.best = best
         chain.closed.append(key)
@@ -356,9 +381,14 @@ class Planner:
         self.listen(chain)
         self._wake_followers(chain)
 
-    def _asks_again(self, chain: Chain) -> bool:
-        """Open one more round for the failed candidates of a cycle without a winner: one that stands, or a new one."""
+    def _asks_again(self, chain: Chain, won: str | None) -> bool:
+        """Open one more round for the failed candidates of a cycle that ended its chain: one that stands, or a new one.
+
+        Where a rate won, its second training alone is asked for again.
+        """
         failed = [candidate for candidate in chain.candidates if chain.told[candidate.index]["status"] == "failed"]
+        if won is not None:
+            failed = [candidate for candidate in failed if candidate.unit.repeat == self._retrained_as(chain)]
         before = chain.decided
         self._next_round(chain)
         wanted = self._retry_failed and chain.trial is None and before is not None  # once a session

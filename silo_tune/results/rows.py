@@ -31,6 +31,7 @@ def rows(run: Run, study: Study, doubt: Notice = silent) -> Iterator[dict[str, A
     """
     owner: dict[str, str] = {}
     for arm in study.arms:
+        again = getattr(study.arms[arm], "retrained_as", None)
         for seed, trial in _chains(run, study, arm):
             closed = list(_decisions(run, arm, seed, trial, study.cycles))
             parents = {decision["cycle"]: decision["parent"] for decision in closed}
@@ -46,7 +47,8 @@ def rows(run: Run, study: Study, doubt: Notice = silent) -> Iterator[dict[str, A
                     row = _row(run, decision, asked, told[asked["candidate"]], doubt)
                     row["mode"] = "pilot" if trial is not None and study.pilots(arm) else study.arms[arm].mode
                     row["winner"] = key == winners.get(decision["cycle"])
-                    row["continued"] = key == continues and not row["winner"]
+                    second = again is not None and row["repeat"] == again
+                    row["continued"] = (key == continues or second) and not row["winner"]
                     first = owner.setdefault(key, arm)
                     row["shared_with"] = None if first == arm else first
                     yield row

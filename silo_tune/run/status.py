@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from silo_tune.errors import BadInput, SiloTuneError
+from silo_tune.planner.journal import continuing_key, why_ended
 from silo_tune.run.progress import Progress
 from silo_tune.store.bodies import Decision, Result, Round, shaped
 from silo_tune.store.lease import Holder, Lease, holder, unreadable
@@ -236,10 +237,8 @@ def _chain(storage: Storage, study: Study, arm: str, seed: int) -> tuple[ChainVi
     body = _sealed(storage, f"{folder}/{last[0]}", Decision)
     if body is None or not body["closes"]:  # a damaged decision is derived again
         return _view(study, arm, seed, cycle, "open", {}), None
-    if body["winner"] is None and not _follows(study, arm):
-        reasons = "; ".join(sorted({outcome["error"] or outcome["status"] for outcome in body["told"]}))
-        reason = shortened(f"no candidate of cycle {cycle} can continue ({reasons})")
-        return _view(study, arm, seed, cycle, "ended", {}), reason
+    if continuing_key(body) is None and not _follows(study, arm):
+        return _view(study, arm, seed, cycle, "ended", {}), shortened(why_ended(body, body["told"]))
     state: State = "done" if cycle + 1 == study.cycles else "waits"
     return _view(study, arm, seed, cycle + 1, state, _winner(storage, body)), None
 

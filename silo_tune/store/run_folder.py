@@ -381,7 +381,9 @@ class Run:
         if field == ("tests",):
             return set(before.tests_of(name)) <= set(after.tests_of(name))
         # Cycle 0 is the shared dense one unless the arm has its own.
-        return field[0] in ("grid", "guided") and self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
+        return field[0] in ("grid", "guided", "retrain_winner") and self.closed_cycles(name, before) <= (
+            0 if old.own_dense else 1
+        )
 
     def _is_additive_search(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
         old, new = before.arms[name], after.arms.get(name)

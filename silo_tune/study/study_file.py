@@ -369,6 +369,8 @@ def _smoke_arm(arm: Any) -> Any:
         small["grid"] = {"rates": [rates[0], rates[len(rates) // 2], rates[-1]]}
     elif isinstance(grid, Mapping) and rates is None and "points" in grid:
         small["grid"] = {**grid, "points": _at_most(3, grid["points"])}
+    if "best_of" in arm:
+        small["best_of"] = _at_most(3, arm["best_of"])
     guided = arm.get("guided")
     if isinstance(guided, Mapping) and "trials" in guided:
         small["guided"] = {**guided, "trials": _at_most(4, guided["trials"])}

@@ -17,23 +17,22 @@ from typing import Any
 import pandas as pd
 
 from silo_analysis.estimates.frames import AGAINST, typed
-from silo_analysis.estimates.oracle import numbers
+from silo_analysis.estimates.oracle import numbers, rivals
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.stats import FloatArray, holm
 from silo_analysis.estimates.typical import paired_interval, seeds_needed, tost, two_sided_p
-from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.model import Study
 
 SIGNIFICANCE = 0.05
 
 
 def others(study: Study) -> list[str]:
-    """Schedule arms beside the judged one, in study order; none when there is no judged one."""
+    """Schedule arms beside the judged one that train once a cycle, in study order; none when there is no judged one."""
     judged = study.report.schedule
     if judged not in study.arms:
         return []
-    return [name for name, arm in study.arms.items() if isinstance(arm, ScheduleArm) and name != judged]
+    return [name for name in rivals(study) if name != judged]
 
 
 def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -50,6 +50,13 @@ GAPS = {
     "oracle": "string", "schedule": "string", "cycle": "Int64", "seed": "Int64", "gap_val": "Float64",
     "gap_test": "Float64",
 }  # fmt: skip
+# Parts of a greedy Oracle's chain gap on test (`luck`); `cycle` is null for the mean over cycles ≥ 2. way: retrained |
+# best-of; part: gap | luck | rate; trainings, candidates: that the best-of arm, the Oracle chooses among a cycle.
+LUCK = {
+    "oracle": "string", "way": "string", "arm": "string", "trainings": "Int64", "candidates": "Float64",
+    "part": "string", "cycle": "Int64", "difference": "Float64", "mean": "Float64", "spread": "Float64",
+    "low": "Float64", "high": "Float64", "n_seeds": "Int64",
+}  # fmt: skip
 # `test_low` to `test_high`: 95 % interval of the median. `trained`: chains, of `n_seeds`, that did not collapse.
 # The judged schedule − another schedule arm, on test; `cycle` is null for the mean over cycles ≥ 2. Above 0 the judged
 # schedule is better. `outcome`: better | worse | equivalent | identical (the same units) | undetermined; `left_out`:

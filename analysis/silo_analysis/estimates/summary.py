@@ -14,6 +14,7 @@ from silo_analysis.estimates import (
     budgets,
     containment,
     cost,
+    luck,
     mechanism,
     needed,
     oracle,
@@ -52,6 +53,7 @@ class Summary:
         arms: per arm and cycle: means and spreads of what its chains go on with (`ARMS`).
         regret, crossfit: per Oracle, cycle and seed (`REGRET`, `CROSSFIT`).
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
+        luck: what of a greedy Oracle's chain gap is luck and what its rates, where the run can tell (`LUCK`).
         against: the judged schedule against every other schedule arm, overall and per cycle (`AGAINST`).
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
         ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
@@ -82,6 +84,7 @@ class Summary:
     regret: pd.DataFrame
     crossfit: pd.DataFrame
     gaps: pd.DataFrame
+    luck: pd.DataFrame
     against: pd.DataFrame
     endpoint: Endpoint | None
     ranking: pd.DataFrame
@@ -152,6 +155,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         regret=regrets,
         crossfit=crossfit,
         gaps=gaps,
+        luck=luck.luck_table(rows, chains, study),
         against=against.against_table(chains, study),
         endpoint=_endpoint(gaps, study, chain_by),
         ranking=ranking.rank_arms(chains, study),

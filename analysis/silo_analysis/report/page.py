@@ -116,6 +116,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "regret": summary.regret,
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
+        "luck": summary.luck,
         "against": summary.against,
         "ranking": summary.ranking,
         "budgets": summary.budgets,
