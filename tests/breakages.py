@@ -177,12 +177,12 @@ BREAKAGES = (
         "tests/test_results.py::test_a_diverged_unit_is_a_row_with_its_reason_and_no_accuracy",
     ),
     Breakage(
-        "A bound over seeds is that of Student's t",
-        "it is that of the normal law, too narrow for five seeds",
-        "analysis/silo_analysis/estimates/stats.py",
-        "special.stdtrit(len(values) - 1, level) * standard_error(values)",
-        "special.ndtri(level) * standard_error(values)",
-        "tests/analysis/test_stats.py::test_bounds_are_those_of_scipy",
+        "Where few seeds all agree, their p value is that of Student's t",
+        "it is that of the normal law, too small for five seeds",
+        "analysis/silo_analysis/estimates/typical.py",
+        "special.stdtr(len(values) - 1, gap / error)",
+        "special.ndtr(gap / error)",
+        "tests/analysis/test_typical.py::test_few_seeds_speak_only_where_all_agree_and_the_t_test_does",
     ),
     Breakage(
         "SILO's S begins after its delay",

@@ -64,7 +64,7 @@ def test_the_report_of_a_record_leaves_its_table_and_prints_the_short_answers(tm
     done = in_process("report", url)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert lines[1].split()[:2] == ["cycle", "left"]
+    assert any(line.split()[:2] == ["cycle", "left"] for line in lines)
     assert any(
         line.startswith("What does silo lose against the Oracle, and what does it save? Chain gap") for line in lines
     )
@@ -175,7 +175,7 @@ def test_other_commands_take_a_record_or_say_that_it_is_one(tmp_path: Path) -> N
     url = record(tmp_path / "a", range(3))
     done = in_process("export", url, "--optuna", str(tmp_path / "a.log"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 studies in ")
+    assert done.stdout.startswith("1 study in ")
     done = in_process("status", url)
     assert done.returncode == 2
     assert f"{url} is a record: nothing in it is running; `silo-tune report {url}`" in done.stderr

@@ -128,7 +128,8 @@ def export(
     from silo_tune.export.optuna_export import export as export_optuna
 
     names = export_optuna(run, optuna, lambda note: typer.echo(printable(f"note: {note}"), err=True))
-    typer.echo(f"{len(names)} studies in {optuna}; to see them: optuna-dashboard {optuna}")
+    count = "1 study" if len(names) == 1 else f"{len(names)} studies"
+    typer.echo(f"{count} in {optuna}; to see them: optuna-dashboard {optuna}")
 
 
 @app.command("list")
