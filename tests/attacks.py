@@ -259,7 +259,7 @@ class Site:
         assert self.driver(folder, At(event, signal.SIGKILL)).wait().code == -9
 
 
-def no_figures(*what: Any) -> dict[str, Any]:
+def no_figures(*what: Any, **options: Any) -> dict[str, Any]:
     return {}
 
 

@@ -113,7 +113,7 @@ class Stepwise:
             raise ValueError("this state was saved by a trial of another cycle, replicate, parent or study")
         if self._trainer.step > 0:
             self._trainer = self._worker.start(self._unit)
-        self._trainer.restore(groups, meta)
+        self._trainer.restore(groups, {**meta, "unit": self._unit.key})  # a clone's rate makes it another unit
         self._trainer.diverged = saved["diverged"]
         self._rates = dict(saved["rates"])
         if self._rates[max(self._rates)] != self._rate:

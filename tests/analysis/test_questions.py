@@ -458,7 +458,7 @@ def test_the_terminal_says_what_is_missing() -> None:
 
 
 def test_every_answer_is_in_the_page_with_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("silo_analysis.report.page.save_figures", lambda *what: {})
+    monkeypatch.setattr("silo_analysis.report.page.save_figures", lambda *what, **options: {})
     study = make_study(cycles=4)
     files = render(make_frame(study), study, {})
     page = files["report.html"].decode()
@@ -469,7 +469,7 @@ def test_every_answer_is_in_the_page_with_its_files(monkeypatch: pytest.MonkeyPa
 
 
 def test_words_of_the_run_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("silo_analysis.report.page.save_figures", lambda *what: {})
+    monkeypatch.setattr("silo_analysis.report.page.save_figures", lambda *what, **options: {})
     hostile = Answer("inside", HOSTILE, HOSTILE, (HOSTILE,), missing=HOSTILE)
     monkeypatch.setattr("silo_analysis.report.page.answers_of", lambda *what: (hostile,))
     study = make_study(SCHEDULES, cycles=4)

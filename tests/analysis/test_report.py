@@ -229,7 +229,7 @@ def test_an_alt_text_is_escaped() -> None:
 
 
 def test_many_troubles_are_cut_short_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "save_figures", lambda *_: {})
+    monkeypatch.setattr(report, "save_figures", lambda *_, **options: {})
 
     monkeypatch.setattr(report, "_MOST_TROUBLES", 1)
     text = render(*CASES["high-rates-diverge"](), {})["report.html"].decode()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def notes(summary: Summary) -> tuple[str, ...]:
     """What is missing or limits the numbers, one sentence each; empty for a full study."""
     return (
-        *([KEPT] if after_prune(summary.study) == "keep" else []),
         *_checkpoint(summary),
+        *([KEPT] if after_prune(summary.study) == "keep" else []),
         *_missing_arms(summary),
         *_missing_seeds(summary),
         *_missing_rows(summary),
