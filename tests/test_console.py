@@ -19,13 +19,13 @@ from rich.console import Console
 
 from silo_tune.api import run_study
 from silo_tune.cli.console import LiveWatch, PlainWatch, follow, print_status, watch
-from silo_tune.cli.view import driver_line, head_lines, pace_line, screen, tail_lines
+from silo_tune.cli.view import driver_line, head_lines, pace_line, screen, search_line, tail_lines
 from silo_tune.formats import clock, hourly, percent_sign, rate
 from silo_tune.planner.planner import Planner
 from silo_tune.run.progress import Progress
 from silo_tune.run.status import Status
 from silo_tune.store.run_folder import Run
-from silo_tune.store.snapshot import Failure, Note, Snapshot, Units
+from silo_tune.store.snapshot import Failure, Note, SearchView, Snapshot, Units
 from silo_tune.store.storage import StorageError, seal
 from silo_tune.study.model import Study
 from tests.conftest import small_study
@@ -65,6 +65,13 @@ def printed(show: Callable[[Console], None], width: int = 100, height: int = 40,
 
 
 # --- words ---
+
+
+@pytest.mark.parametrize(("highest", "said"), [(0.1, True), (0.2, False)])
+def test_a_pilot_that_finds_a_constant_names_the_key_that_looks_elsewhere(highest: float, said: bool) -> None:
+    params = {"lowest": 0.1, "highest": highest}
+    found = SearchView(arm="silo", kind="pilot", points=3, most=3, rounds=1, finished=True, best=0.9, params=params)
+    assert ("a constant did as well (pilot.rise = true" in search_line(found)) == said
 
 
 def test_numbers_in_words() -> None:

@@ -56,7 +56,10 @@ def search_line(search: SearchView) -> str:
     if search.best is None:
         return f"{name}: {points}"
     where = ", ".join(f"{parameter} {rate(value)}" for parameter, value in search.params.items())
-    return f"{name}: {points}; best validation {percent_sign(search.best)} at {where}"
+    rates = list(search.params.values())
+    flat = search.kind == "pilot" and len(rates) == 2 and rates[0] == rates[1]
+    no_rise = "; no rise: a constant did as well (pilot.rise = true looks at rising pairs alone)" if flat else ""
+    return f"{name}: {points}; best validation {percent_sign(search.best)} at {where}{no_rise}"
 
 
 def failure_line(failure: Failure) -> str:

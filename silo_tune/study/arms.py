@@ -385,7 +385,10 @@ class Pilot(Frozen):
     chains: int = Field(default=10, ge=3, le=1000, description="chains per arm and seed")
     low: Rate = Field(description="lowest max_lr that is tried")
     high: Rate = Field(description="highest max_lr that is tried, at least two decades above low")
-    rise: bool = Field(default=False, description="of an arm with two constants only a pair low < high may win")
+    rise: bool = Field(
+        default=False,
+        description="of an arm with two constants only a pair low < high may win; without it a constant may, as δ = 0",
+    )
 
     _distinct = field_validator("seeds")(distinct)
 

@@ -77,7 +77,7 @@ class Data(Frozen):
     test_images: int | None = Field(default=None, ge=1, description="at most so many test images; all when left out")
     augment: Annotated[tuple[Literal["crop", "flip", "rrc"], ...], LISTED] = Field(
         default=(),
-        description='how training images are augmented: "crop" (pad and crop), "flip", "rrc" (random resized crop)',
+        description='augmentation of training images: "crop" (pad and crop), "flip", "rrc" (random resized crop)',
     )
     crop_padding: int = Field(
         default=4, ge=1, le=64, description="pixels that an image is padded with before it is cropped"

@@ -249,7 +249,9 @@ class Retrain(Frozen):
 class Evaluate(Frozen):
     """[evaluate]: other ways to measure than every image once, as it is, at the end; only to compare with others."""
 
-    augment: bool = Field(default=False, description="validation and test images are augmented as training images are")
+    augment: bool = Field(
+        default=False, description="is the augmentation of data.augment for validation and test images, too?"
+    )
     drop_last: bool = Field(
         default=False, description="the last incomplete batch of test images is left out, and its images count as wrong"
     )

@@ -225,6 +225,18 @@ def test_a_control_with_the_ends_of_the_judged_curve_is_no_arm_of_its_own() -> N
     )
 
 
+@pytest.mark.parametrize("lowest", [0.03, 0.01])
+def test_a_pilot_that_finds_a_constant_says_so_as_a_finding_and_names_the_key(lowest: float) -> None:
+    frame, study, searches = run(OPEN, cycles=3, seeds=5)
+    points = tuple({**p, "params": {"lowest": lowest, "highest": 0.03}} for p in searches["silo"].points)
+    args = {"name": "silo", "eps": lowest, "delta": 0.03 - lowest}
+    found = summarise(frame, study, {**searches, "silo": replace(searches["silo"], points=points, args=args)})
+    shape, effort = asked(found)["shape"], asked(found)["effort"]
+    for text in (shape.missing or "", " ".join(effort.details)):
+        assert ("found delta = 0: the constant 0.03 did as well as every rising pair" in text) == (lowest == 0.03)
+        assert ("pilot.rise = true" in text) == (lowest == 0.03)
+
+
 def test_pilots_under_way_promise_nothing() -> None:
     sentence = said(OPEN, lambda frame: frame[(frame["arm"] != "flat") | (frame["trial"] == 0)])
     assert sentence == (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from silo_analysis.answers.answer import Answer, number, sentence
 from silo_analysis.estimates.tuning import PILOT, Savings
-from silo_tune.formats import known, percent, plural
+from silo_tune.formats import known, percent, plural, rate
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary
@@ -38,7 +38,13 @@ def ask(summary: Summary) -> Answer:
         ID,
         "Did every schedule arm get the same effort?",
         sentence("; ".join([STANDINGS[summary.tuning.standing], *budgets])),
-        (tuning_sentence(summary), *tuned_sentences(summary), *matched, *unequal),
+        (
+            tuning_sentence(summary),
+            *flat_sentences(summary, summary.searches),
+            *tuned_sentences(summary),
+            *matched,
+            *unequal,
+        ),
         tuple(numbers),
         data=summary.budgets,
     )
@@ -68,6 +74,22 @@ def _who_was_tuned(summary: Summary) -> Iterator[str]:
         yield f"{' and '.join(names)} take{'s' if len(names) == 1 else ''} the rates that the pilot of {leader} found"
     if tuning.written:
         yield f"not tuned, with constants that are written in the study: {', '.join(tuning.written)}"
+
+
+def flat_sentences(summary: Summary, arms: Iterable[str]) -> Iterator[str]:
+    """Of these arms, those whose pilot found two equal rates: a constant does as well, which is a finding."""
+    for arm in arms:
+        search = summary.searches.get(arm)
+        if search is None or search.kind != PILOT or search.best is None:
+            continue
+        rates = [
+            value for point in search.points if point["trial"] == search.best for value in point["params"].values()
+        ]
+        if len(rates) == 2 and rates[0] == rates[1]:
+            yield (
+                f"The pilot of {arm} found delta = 0: the constant {rate(rates[0])} did as well as every rising pair "
+                f"that it tried. To judge the best pair that rises, set pilot.rise = true in a new run."
+            )
 
 
 def tuned_sentences(summary: Summary) -> Iterator[str]:

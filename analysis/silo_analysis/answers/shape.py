@@ -11,6 +11,7 @@ import pandas as pd
 
 from silo_analysis.answers.answer import Answer, absent, cycles_of, joined, number
 from silo_analysis.answers.baselines import bare, parts
+from silo_analysis.answers.effort import flat_sentences
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE, outcome
 from silo_analysis.estimates.oracle import controls, describe
@@ -106,6 +107,8 @@ def _no_s(summary: Summary) -> str | None:
     if "eps" not in constants or "delta" not in constants:
         return f"The constants of {summary.schedule} are not known yet: its pilot has to end first."
     if constants["delta"] == 0:
+        if found := "".join(flat_sentences(summary, [summary.schedule])):
+            return found
         return f"{summary.schedule} has delta = 0, it is a constant peak: give it a rise."
     return None
 
