@@ -71,12 +71,6 @@ def test_a_curve_rises_and_ends_at_the_best_within_its_band_whose_mean_it_is() -
     assert ((table["low"] + table["high"]) / 2).to_numpy(dtype=float) == pytest.approx(best)  # two seeds
 
 
-def test_the_difference_between_seeds_is_not_in_the_band() -> None:
-    one = 0.8 + 0.05 * np.random.default_rng(2).random(10)
-    table = tuning_curves({"flat": search([one, one - 0.2])})
-    assert (table["high"] - table["low"]).max() < 1e-12
-
-
 # --- who was climbing ---
 
 
@@ -86,7 +80,7 @@ def test_an_arm_whose_second_half_brought_more_than_the_tolerance_was_climbing(a
         line = [0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8 + gain]
         found = climb_of(search([line, line], adaptive), TOLERANCE)
         assert found is not None
-        assert (found.points, found.half) == (8, 4)
+        assert (found.points, found.before) == (8, 6 if adaptive else 4)
         assert found.gain == pytest.approx(gain if adaptive else gain / 2)
         assert found.elsewhere == pytest.approx(found.gain)
         assert found.climbing == (gain > TOLERANCE)
@@ -99,7 +93,7 @@ def test_luck_is_no_climb(adaptive: bool) -> None:
     found = [climb_of(search(0.9 + TOLERANCE * rng.standard_normal((2, 10)), adaptive), TOLERANCE) for _ in range(500)]
     gains = np.array([one.gain for one in found if one])
     elsewhere = np.array([one.elsewhere for one in found if one], dtype=float)
-    assert gains.mean() > 0.2 * TOLERANCE
+    assert gains.mean() > (0.05 if adaptive else 0.2) * TOLERANCE
     assert abs(elsewhere.mean()) < 0.1 * TOLERANCE
     assert np.mean([one.climbing for one in found if one]) < 0.06
 

@@ -11,6 +11,7 @@ from silo_tune.formats import known, percent, percent_sign, plural, points, rate
 from silo_tune.results.searches import SearchRecord
 
 if TYPE_CHECKING:
+    from silo_analysis.estimates.climbing import Climb
     from silo_analysis.estimates.summary import Summary
 
 STANDINGS = {
@@ -37,7 +38,11 @@ def ask(summary: Summary) -> Answer:
     open_ends += [f"best of {', '.join(edges)} at an edge"] if edges else []
     numbers = [number(f"pilot chains of {arm}", count) for arm, count in summary.tuning.chains.items()]
     numbers += [
-        number(f"second half of the chains of {arm}", climb.gain, seeds=len(summary.searches[arm].points[0]["seeds"]))
+        number(
+            f"{_last_part(climb)} of the chains of {arm}",
+            climb.gain,
+            seeds=len(summary.searches[arm].points[0]["seeds"]),
+        )
         for arm, climb in summary.climbs.items()
     ]
     numbers += [
@@ -109,7 +114,8 @@ def pilot_sentences(summary: Summary) -> Iterator[str]:
         best, pilot = best_point(search), summary.study.pilot
         if search.kind != PILOT or best is None or pilot is None:
             continue
-        found = ", ".join(f"{name} {rate(value)}" for name, value in best["params"].items())
+        rising = sorted(best["params"].items(), key=lambda item: float(item[1]))
+        found = ", ".join(f"{name} {rate(value)}" for name, value in rising)
         edges = at_edge(search, summary.study)
         beyond = f", at an edge of what it tried ({', '.join(edges)}): a better value may lie beyond" if edges else ""
         yield (
@@ -121,13 +127,17 @@ def pilot_sentences(summary: Summary) -> Iterator[str]:
 
 
 def climb_words(summary: Summary, search: SearchRecord) -> str:
-    """What the second half of a search's chains brought; nothing where it is not known."""
+    """What the last part of a search's chains brought; nothing where it is not known."""
     climb = summary.climbs.get(search.arm)
     if climb is None:
         return ""
     checked = "" if climb.elsewhere is None else f" ({points(climb.elsewhere)} on a seed that did not choose)"
-    told = f" The second half of its chains brought {points(climb.gain)} pp{checked}"
+    told = f" {_last_part(climb).capitalize()} of its chains brought {points(climb.gain)} pp{checked}"
     return f"{told}: it was still climbing, more chains may find better." if climb.climbing else f"{told}."
+
+
+def _last_part(climb: Climb) -> str:
+    return "the last quarter" if climb.in_order else "the second half"
 
 
 def flat_sentences(summary: Summary, arms: Iterable[str]) -> Iterator[str]:

@@ -13,27 +13,31 @@ from silo_analysis.estimates.frames import TUNING_CURVE, typed
 from silo_analysis.estimates.stats import FloatArray
 from silo_tune.results.searches import SearchRecord
 
-# Fewer points than this have no half to compare with.
+# Fewer points than this have no part to compare with.
 FEWEST_POINTS = 4
+# What all points are compared with: any half of them, or, where later ones follow earlier ones, the first three
+# quarters.
+# A guided search has little but even points in its first half: it would seem to climb wherever it ends.
+ANY_PART, FIRST_PART = 1 / 2, 3 / 4
 
 
 @dataclass(frozen=True)
 class Climb:
-    """What the second half of an arm's chains brought, in accuracy.
+    """What the last part of an arm's chains brought, in accuracy.
 
     Attributes:
         points: chains per seed.
-        half: of these.
-        best: mean validation accuracy of the best point.
-        gain: expected best of all points minus that of half of them.
+        before: the chains that they are compared with.
+        in_order: these are the first ones; else any so many.
+        gain: best of all points minus that, or the expected best, of the part of them.
         elsewhere: the same where the best is chosen on all seeds but one and measured on that one; None with one seed,
             or where the run has no values by seed. The luck of the chosen point is not in it.
         climbing: gain, and elsewhere where it is known, are above the tolerance.
     """
 
     points: int
-    half: int
-    best: float
+    before: int
+    in_order: bool
     gain: float
     elsewhere: float | None
     climbing: bool
@@ -83,23 +87,23 @@ def by_seed(search: SearchRecord) -> FloatArray | None:
 
 
 def climb_of(search: SearchRecord, tolerance: float) -> Climb | None:
-    """What the second half of the chains brought; None of a search that is under way or has too few points."""
+    """What the last part of the chains brought; None of a search that is under way or has too few points."""
     values = values_of(search)
     if not search.finished or len(values) < FEWEST_POINTS:
         return None
-    half, seeds = len(values) // 2, by_seed(search)
-    gain = float(_gained(values, half, search.adaptive) @ values)
-    elsewhere = None if seeds is None else _cross_fitted(seeds, half, search.adaptive)
+    before, seeds = math.ceil(len(values) * (FIRST_PART if search.adaptive else ANY_PART)), by_seed(search)
+    gain = float(_gained(values, before, search.adaptive) @ values)
+    elsewhere = None if seeds is None else _cross_fitted(seeds, before, search.adaptive)
     climbing = min(gain, gain if elsewhere is None else elsewhere) > tolerance
-    return Climb(len(values), half, float(values.max()), gain, elsewhere, climbing)
+    return Climb(len(values), before, search.adaptive, gain, elsewhere, climbing)
 
 
-def _gained(values: FloatArray, half: int, in_order: bool) -> FloatArray:
-    return weights(values, len(values), in_order) - weights(values, half, in_order)
+def _gained(values: FloatArray, before: int, in_order: bool) -> FloatArray:
+    return weights(values, len(values), in_order) - weights(values, before, in_order)
 
 
-def _cross_fitted(seeds: FloatArray, half: int, in_order: bool) -> float:
-    gains = [_gained(np.delete(seeds, i, axis=0).mean(axis=0), half, in_order) @ seeds[i] for i in range(len(seeds))]
+def _cross_fitted(seeds: FloatArray, before: int, in_order: bool) -> float:
+    gains = [_gained(np.delete(seeds, i, axis=0).mean(axis=0), before, in_order) @ seeds[i] for i in range(len(seeds))]
     return float(np.mean(gains))
 
 
@@ -107,7 +111,7 @@ def tuning_curves(searches: Mapping[str, SearchRecord]) -> pd.DataFrame:
     """Per search and number of chains, the best that is expected of so many (`TUNING_CURVE`).
 
     `low` and `high` are the least and the greatest over the seeds of what the point that is chosen on all of them
-    scores on one, without the difference between the means of the seeds.
+    scores on one.
     """
     rows = []
     for search in searches.values():
@@ -117,7 +121,7 @@ def tuning_curves(searches: Mapping[str, SearchRecord]) -> pd.DataFrame:
             row = {"arm": search.arm, "kind": search.kind, "chains": drawn, "in_order": search.adaptive,
                    "best": float(share @ values)}  # fmt: skip
             if seeds is not None:
-                each = (seeds - seeds.mean(axis=1, keepdims=True) + seeds.mean()) @ share
+                each = seeds @ share
                 row |= {"low": float(each.min()), "high": float(each.max())}
             rows.append(row)
     return typed(rows, TUNING_CURVE)

@@ -64,7 +64,7 @@ class Summary:
         searches: arm → its pilot or tune search, as far as they were given.
         savings: arm → where the units of its search went.
         tuning_curves: the best of n chains, per search (`TUNING_CURVE`).
-        climbs: arm → what the second half of its search's chains brought, where that is known.
+        climbs: arm → what the last part of its search's chains brought, where that is known.
         tuning: how the schedule arms came by their constants.
         troubles: rows that diverged or failed, those of searches included.
         mixed: seed → kinds of device, for each seed whose units were trained on several.

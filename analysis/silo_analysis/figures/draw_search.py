@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -56,10 +56,20 @@ def tuning_curve_figure(summary: Summary) -> Figure | None:
         rows = table[table["arm"] == arm]
         look = style.get(arm, Look(INK, "-"))
         chains, best = ints(rows["chains"]), percent(rows["best"])
-        steps = "steps-post" if bool(rows["in_order"].all()) else "default"
-        axes.plot(chains, best, color=look.color, ls=look.dash, marker=look.marker, ms=3.5, label=arm, drawstyle=steps)
+        step: Literal["post"] | None = "post" if bool(rows["in_order"].all()) else None
+        axes.plot(
+            chains,
+            best,
+            color=look.color,
+            ls=look.dash,
+            marker=look.marker,
+            ms=3.5,
+            label=arm,
+            drawstyle=f"steps-{step}" if step else "default",
+        )
         if len(arms) <= CROWD and rows["low"].notna().all():
-            axes.fill_between(chains, percent(rows["low"]), percent(rows["high"]), color=look.color, alpha=0.12, lw=0)
+            low, high = percent(rows["low"]), percent(rows["high"])
+            axes.fill_between(chains, low, high, step=step, color=look.color, alpha=0.12, lw=0)
     axes.set_xlabel("chains per seed")
     axes.set_ylabel("best validation accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
