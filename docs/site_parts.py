@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ import silo_analysis
 import silo_tune
 from silo_tune.cli import app
 from silo_tune.cli.catalogue import deviations as listed_deviations
+from silo_tune.cli.catalogue import shown, with_default, with_defaults
 from silo_tune.results.columns import COLUMNS
 from silo_tune.schedules.peaks import SCHEDULES
 from silo_tune.schedules.shapes import PROFILES
 from silo_tune.study import registry
 from silo_tune.study.pipelines import PIPELINES
 from silo_tune.study.presets import PRESETS
+from silo_tune.study.prune import DEFAULT_LAYERS, LAYERS
 from silo_tune.study.recipes import RECIPES
 from silo_tune.study.schema import PRESET_GIVES, study_schema
 
@@ -61,12 +63,12 @@ def presets() -> str:
 
 
 def schedules() -> str:
-    body = ([f"`{name}`", _defaults(one, {}), one.line] for name, one in SCHEDULES.items())
+    body = ([f"`{name}`", code(with_defaults(one, {})), one.line] for name, one in SCHEDULES.items())
     return rows(["name", "arguments (defaults)", "max_lr"], body)
 
 
 def profiles() -> str:
-    body = ([f"`{name}`", _defaults(one.factory, one.preset), one.line] for name, one in PROFILES.items())
+    body = ([f"`{name}`", code(with_defaults(one.factory, one.preset)), one.line] for name, one in PROFILES.items())
     return rows(["name", "arguments (defaults)", "shape"], body)
 
 
@@ -78,6 +80,11 @@ def criteria() -> str:
 def models() -> str:
     body = ([f"`{name}`", _signature(one), f"{parameters(one):,}", one.line] for name, one in registry.MODELS.items())
     return rows(["name", "arguments (defaults)", "parameters", "what it is"], body)
+
+
+def layers() -> str:
+    body = ([f"`{kind}`", line, "yes" if kind in DEFAULT_LAYERS else "no"] for kind, line in LAYERS.items())
+    return rows(["kind", "weights", "by default"], body)
 
 
 def recipes() -> str:
@@ -125,6 +132,7 @@ EXAMPLES = {
     "data.mean": "mean = [0.49, 0.48, 0.45]",
     "data.std": "std = [0.25, 0.24, 0.26]",
     "dense.checkpoint": 'checkpoint = "dense.safetensors"',
+    "prune.layers": 'layers = ["linear", "lstm"]',
     "prune.targets": "targets = [0.5, 0.25, 0.1]",
     "cluster.memory_per_unit_gb": "memory_per_unit_gb = 2.0",
     "cluster.max_concurrent": "max_concurrent = 8",
@@ -134,6 +142,8 @@ EXAMPLES = {
     "arms.rewind_to": 'rewind_to = "2 ep"',
     "arms.ends": 'ends = { arm = "silo", end = "low" }',
     "arms.pipeline": 'pipeline = "ice"',
+    "arms.best_of": "best_of = 10",
+    "arms.retrain_winner": "retrain_winner = true",
     "arms.guided": "guided = { low = 0.01, high = 1.0, trials = 5 }",
     "arms.threshold": "threshold = [0.0, 0.1]",
     "arms.freeze": "freeze = [0.0, 0.5]",
@@ -147,6 +157,7 @@ EXAMPLES = {
     "guided.trials": "trials = 5",
     "guided.stop_below": "stop_below = 0.001",
     "pilot.proposals": 'proposals = "guided"',
+    "report.published": 'published = "published.csv"',
     "ends.arm": 'arm = "silo"',
     "ice.name": 'name = "ice"',
     "ice.version": "version = 2",
@@ -227,9 +238,9 @@ def _keys(section: str, keys: Mapping[str, Any], required: Sequence[str]) -> str
 def _type(one: Mapping[str, Any]) -> str:
     """The type in words, or the choices."""
     if "enum" in one:
-        return code(map(_shown, one["enum"]))
+        return code(map(shown, one["enum"]))
     if "const" in one:
-        return code([_shown(one["const"])])
+        return code([shown(one["const"])])
     if "$ref" in one:
         return "name or table"
     for several in ("anyOf", "allOf", "oneOf"):
@@ -246,7 +257,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def _default(one: Mapping[str, Any]) -> str:
-    return "none" if one.get("default") is None else code([_shown(one["default"])])
+    return "none" if one.get("default") is None else code([shown(one["default"])])
 
 
 @cache
@@ -270,12 +281,12 @@ def example(section: str, name: str, one: Mapping[str, Any]) -> str | None:
     if written is None and one.get("default") is not None:
         return f"{name} = {_toml(one['default'])}"
     if written is None and "enum" in one:
-        return f"{name} = {_shown(one['enum'][0])}"
+        return f"{name} = {shown(one['enum'][0])}"
     return written
 
 
 def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else _shown(value)
+    return str(value).lower() if isinstance(value, bool) else shown(value)
 
 
 # --- commands, columns, public names, floors ---
@@ -351,6 +362,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "schedules": schedules,
     "profiles": profiles,
     "criteria": criteria,
+    "layers": layers,
     "models": models,
     "recipes": recipes,
     "data": data,
@@ -362,32 +374,14 @@ PARTS: dict[str, Callable[[], str]] = {
 # --- cells ---
 
 
-def _defaults(factory: type[Any], fixed: Mapping[str, Any]) -> str:
-    """Arguments of a dataclass, with their defaults, or what the name fixes instead."""
-    found = {field.name: fixed.get(field.name, field.default) for field in fields(factory)}
-    return code(_with_default(name, value) for name, value in found.items())
-
-
 def _signature(entry: registry.Entry) -> str:
     known = inspect.signature(registry.resolve(entry.target)).parameters
-    return code(_with_default(name, known[name].default) for name in entry.args)
+    return code(with_default(name, known[name].default) for name in entry.args)
 
 
 def _options(pipeline: Any) -> str:
     found = {name: field for name, field in pipeline.model_fields.items() if name != "name"}
-    return code(_with_default(name, MISSING if f.is_required() else f.default) for name, f in found.items())
-
-
-def _with_default(name: str, value: Any) -> str:
-    if value is MISSING or value is None:
-        return name
-    return f"{name} = {_shown(value)}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_shown, value)) + "]"
-    return f"{value:.3g}" if isinstance(value, float) else f'"{value}"' if isinstance(value, str) else str(value)
+    return code(with_default(name, MISSING if f.is_required() else f.default) for name, f in found.items())
 
 
 def _reading(entry: registry.DataEntry) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from silo_tune.run.local import LocalRunner
 from silo_tune.run.monitor import Monitor
-from silo_tune.run.session import Outcome, Runner, drive
+from silo_tune.run.session import Options, Outcome, Runner, drive
 from silo_tune.study.model import Study
 
 
@@ -18,6 +20,7 @@ def run_study(
     monitor: Monitor | None = None,
     retry_failed: bool = False,
     preflight: bool = True,
+    reuse: Sequence[str] = (),
 ) -> Outcome:
     """Run a study, or resume it, to its table.
 
@@ -30,20 +33,22 @@ def run_study(
         monitor: hears how it goes.
         retry_failed: train failed units again where a chain ended for want of them.
         preflight: look at functions, data, one step and one prune before the training.
+        reuse: other run folders or URLs, whose committed units are taken and not trained again; the run remembers them.
 
     Returns:
         The outcome; RUN/table.parquet holds its table.
 
     Raises:
-        BadInput: the study does not fit the run, the data or the cluster.
+        BadInput: the study does not fit the run, the data, the cluster, or a run that is reused.
         RunFailed: storage failed, or another driver holds the run. What is committed is kept.
     """
     monitor = monitor or Monitor()
+    options = Options(out, retry_failed, preflight, tuple(reuse))
     if runner is None and not local and address is not None and address.startswith("ray://"):
         from silo_tune.tune.client import drive_from_client
 
-        return drive_from_client(study, out, address, monitor, retry_failed, preflight)
-    return drive(study, out, runner or _runner(local, address), monitor, retry_failed, preflight)
+        return drive_from_client(study, address, monitor, options)
+    return drive(study, runner or _runner(local, address), monitor, options)
 
 
 def _runner(local: bool, address: str | None) -> Runner:

@@ -1,4 +1,4 @@
-"""This machine and the versions on it, by name."""
+"""This machine: the versions on it, and where its paths lead."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def located(path: str) -> str:
+    """A path as everything on this machine reads it: a leading `~` is filled in. A URL stays as it is."""
+    return path if "://" in path else os.path.expanduser(path)
+
+
+def absolute(path: str) -> str:
+    """A path that leads there from any folder. A URL stays as it is."""
+    return path if "://" in path else os.path.abspath(located(path))
 
 
 def environment() -> dict[str, str]:

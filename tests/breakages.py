@@ -49,6 +49,22 @@ BREAKAGES = (
         "tests/test_chains.py::test_the_winner_has_the_best_accuracy_then_loss_then_the_smaller_rate",
     ),
     Breakage(
+        "What continues after `retrain_winner` was chosen by no score",
+        "the first training that ended well continues",
+        "silo_tune/planner/planner.py",
+        'key = next((outcome["key"] for outcome in again if',
+        'key = next((outcome["key"] for outcome in told if',
+        "tests/test_best_of.py::test_the_winners_rate_is_trained_once_more_and_that_training_continues",
+    ),
+    Breakage(
+        "Of trainings of one rate the best on validation continues",
+        "the first one does, as among an Oracle's repeats",
+        "silo_tune/planner/planner.py",
+        "return (winner_of if oracle else best_training)(told), {}",
+        "return winner_of(told), {}",
+        "tests/test_best_of.py::test_best_of_trains_its_own_rate_so_often_and_the_best_on_validation_continues",
+    ),
+    Breakage(
         "A key holds every value that can change a unit's numbers",
         "the key forgets the seed",
         "silo_tune/planner/unit.py",

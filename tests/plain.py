@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from silo_tune.planner.planner import Planner
-from silo_tune.planner.unit import Unit
+from silo_tune.planner.unit import Unit, make_unit
 from silo_tune.store.run_folder import Run
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
@@ -149,6 +149,23 @@ class World:
             "attempt": "0123456789abcdef",
             "state": None,
         }
+
+
+def result_of(key: str, **changes: Any) -> Outcome:
+    """A whole result under any key, whose weights were swept."""
+    unit = make_unit(study(), study().settings(study().arms["silo"]), parent=None, cycle=0, seed=0, peak={"value": 0.1})
+    swept = {"file": "state-00.safetensors", "sha256": "0" * 64, "bytes": 0}
+    return {**World().outcome(unit), "key": key, "state": swept, **changes}
+
+
+def decision_of(key: str, **changes: Any) -> Outcome:
+    """A whole decision of the silo arm: cycle 3 of seed 0, won by its one candidate."""
+    asked = {"candidate": 0, "key": key, "peak": {"value": 0.1}, "asked": True, "tests": []}
+    told = {"candidate": 0, "repeat": 0, "key": key, "status": "ok", "max_lr": 0.1, "val_accuracy": 0.5,
+            "val_loss": 1.0, "error": None, "classes": 10, "measured": None}  # fmt: skip
+    body = {"arm": "silo", "seed": 0, "cycle": 3, "round": 1, "parent": None, "asked": [asked], "told": [told],
+            "closes": True, "winner": key}  # fmt: skip
+    return {**body, **changes}
 
 
 def resolved(unit: Unit) -> float | None:

@@ -516,6 +516,9 @@ STUDIES: dict[str, dict[str, Any]] = {
     },
     "dense only": {"cycles": 1},
     "schedules alone": {"arms.greedy": None, "arms.conditioned": None},
+    "trainings that differ in luck alone": {
+        "arms.constant.best_of": 3, "arms.greedy.retrain_winner": True, "arms.conditioned.prefix": "arm:constant",
+    },
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import pytest
 import tomli_w
 
 from silo_tune.cli import main
-from silo_tune.cli.catalogue import KINDS
+from silo_tune.cli.catalogue import KINDS, deviations
 from tests.conftest import small_table
 
 pytestmark = pytest.mark.usefixtures("only_svg")
@@ -96,6 +96,7 @@ def test_small_commands_answer_at_once(arguments: tuple[str, ...], limit: float)
         ("schedules", "silo"),
         ("profiles", "warmup-drop"),
         ("criteria", "magnitude"),
+        ("layers", "lstm"),
         ("models", "timm:NAME"),
         ("recipes", "vgg19"),
         ("data", "digits"),
@@ -104,25 +105,54 @@ def test_small_commands_answer_at_once(arguments: tuple[str, ...], limit: float)
         ("deviations", "best-on-test"),
     ],
 )
-def test_list_has_one_line_for_each_name(kind: str, name: str) -> None:
-    lines = [line for line in in_process("list", kind).stdout.splitlines() if not line.endswith(":")]  # a heading
+def test_list_has_an_entry_for_each_name(kind: str, name: str) -> None:
+    said = in_process("list", kind).stdout.splitlines()
+    lines = [line for line in said if not line.startswith(" ") and line not in deviations()]
     assert any(line.split()[0] == name and len(line.split()) > 2 for line in lines)
     assert [line.split()[0] for line in lines] == list(KINDS[kind]())
 
 
 def test_deviations_stand_under_a_heading_of_their_own() -> None:
     lines = in_process("list", "deviations").stdout.splitlines()
-    heads = [line for line in lines if line.endswith(":")]
+    heads = [line for line in lines if line in deviations()]
     assert [head.split(",")[0] for head in heads] == ["authors-2023", "ice-pruning"]
     first, second = (lines.index(head) for head in heads)
     assert first < next(i for i, line in enumerate(lines) if line.startswith("best-on-test")) < second
     assert next(i for i, line in enumerate(lines) if line.startswith("probe-rate")) > second
 
 
-def test_list_alone_has_one_line_of_names_for_each_kind() -> None:
-    lines = in_process("list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(KINDS)
-    assert all(name in line for line, names in zip(lines, KINDS.values(), strict=True) for name in names())
+def test_list_alone_has_the_names_of_each_kind() -> None:
+    said = in_process("list").stdout
+    assert [line.split()[0] for line in said.splitlines() if not line.startswith(" ")] == list(KINDS)
+    assert all(name in said.split() or f"{name}," in said for names in KINDS.values() for name in names())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_no_line_of_a_list_is_longer_than_the_terminal(
+    kind: str | None, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = in_process("list", *([kind] if kind else [])).stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    words = " ".join(" ".join(lines).split())
+    for name, line in KINDS[kind]().items() if kind else ():
+        assert f"{name} {' '.join(line.split())}" in words
+
+
+def test_schedules_are_listed_with_their_arguments_and_defaults() -> None:
+    said = in_process("list", "schedules").stdout
+    for told in ("takes eps, delta, beta = 5, q = 1", "takes max_lr", "takes start, end, over"):
+        assert told in said
+    assert "takes" not in in_process("list", "deviations").stdout
+
+
+def test_the_table_of_a_plan_fits_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = in_process("plan", DIGITS, "--no-preflight", "--out", str(tmp_path / "run"))
+    head = done.stdout.split("to train:")[0]
+    assert "oracle-conditioned" in head
+    assert max(map(len, head.splitlines())) <= 80
 
 
 def test_the_help_of_list_names_every_kind() -> None:
@@ -134,7 +164,7 @@ def test_list_of_an_unknown_kind_names_the_choices() -> None:
     done = silo_tune("list", "optimisers")
     assert done.returncode == 2
     assert (
-        "choose from criteria, data, deviations, models, pipelines, presets, profiles, recipes, schedules"
+        "choose from criteria, data, deviations, layers, models, pipelines, presets, profiles, recipes, schedules"
         in done.stderr
     )
 
@@ -228,7 +258,7 @@ def test_bad_input_met_by_a_run(study: str, tmp_path: Path, more: tuple[str, ...
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for arguments, message in (
         (("run", "no.toml"), "no study file 'no.toml'"),
-        (("plan", str(tmp_path)), "cannot read the study"),
+        (("plan", str(tmp_path)), "is a folder; the study of a run is its"),
         (("report", str(tmp_path / "nowhere")), "no run at"),
     ):
         done = in_process(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import os
 import re
 import shutil
@@ -177,6 +178,18 @@ def test_every_command_and_script_runs(page: Path, stage: Path, tmp_path: Path) 
             for line in commands(fence):
                 said = line.replace("silo-tune ", f"{sys.executable} -m silo_tune ")
                 run(place, "bash", "-c", said, code=2 if line.endswith("# refused") else 0)
+
+
+def test_every_call_that_the_table_of_functions_shows_is_theirs() -> None:
+    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    shown = re.findall(r"`(\w+)\(([\w, ]*)\)`", text)
+    assert len(shown) > 8
+    for name, given in shown:
+        parameters = list(inspect.signature(getattr(silo_analysis, name)).parameters)
+        words = [word.strip() for word in given.split(",")]  # in capitals: a place
+        assert all(word == parameter or word.isupper() for word, parameter in zip(words, parameters, strict=False)), (
+            name
+        )
 
 
 # --- the site ---

@@ -83,7 +83,9 @@ def test_decisions_that_changed_places_are_derived_again(finished: Outcome, tmp_
 def test_a_round_of_a_search_in_anothers_place_is_as_good_as_damaged(tmp_path: Path) -> None:
     run, told = Run(str(tmp_path / "run")), list[str]()
     run.notice = run.units.notice = told.append
-    run.decide_search({"arm": "a", "round": 1, "points": []})
+    point = {"trial": 0, "round": 1, "params": {}, "objective": None, "told": 0.5, "stopped": None, "rungs": {}}
+    search = {"arm": "a", "kind": "tune", "round": 1, "seeds": [0], "counted": [1]}
+    run.decide_search({**search, "points": [{**point, "ended": {}}]})
     moved = tmp_path / "run" / "chains" / "b" / "search"
     moved.mkdir(parents=True)
     shutil.copy(tmp_path / "run" / "chains" / "a" / "search" / "round-001.json", moved)

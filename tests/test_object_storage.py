@@ -253,6 +253,18 @@ def study_file(place: Place, cycles: int = 3) -> str:
 
 
 @slow
+def test_trials_are_reused_from_object_storage_and_there(place: Place, here: Outcome, tmp_path: Path) -> None:
+    there = run_study(study(), place.url, local=True, reuse=[here.url])
+    back = run_study(study(), str(tmp_path / "back"), local=True, reuse=[place.url])
+    for outcome in (there, back):
+        assert outcome.counts.trained == 0
+        assert_same_table(outcome.frame, here.frame)
+    states = {path.name for path in (tmp_path / "back").glob("units/*/*/state-*")}
+    assert states == {path.name for path in Path(here.url).glob("units/*/*/state-*")}
+    assert states
+
+
+@slow
 def test_a_flaky_server_gives_the_same_table(place: Place, here: Outcome) -> None:
     rng, met = random.Random(1), []
 

@@ -27,7 +27,7 @@ from silo_tune.store.run_folder import Run
 from silo_tune.store.storage import seal, unseal
 from silo_tune.store.unit_store import new_attempt
 from silo_tune.study.model import Study
-from tests.plain import MemoryJournal, Outcome, World, study
+from tests.plain import MemoryJournal, Outcome, World, decision_of, result_of, study
 
 # Examples depend on nothing but the code where CI is set: a red build is red again. At a desk each run tries new ones.
 CHECKS = list(HealthCheck)
@@ -219,7 +219,7 @@ class Racer:
         if result is None:
             attempt = new_attempt()
             state = run.units.write_state(key, attempt, attempt.encode() * 100)
-            result = run.units.commit({"key": key, "attempt": attempt, "state": state})
+            result = run.units.commit(result_of(key, attempt=attempt, state=state))
             run.units.clear_partials(key)
         self.saw(result)
 
@@ -242,7 +242,7 @@ class Racer:
             run.units.sweep(key)
 
     def decide(self, run: Run, key: str) -> None:
-        body = {"arm": "silo", "seed": 0, "cycle": 1, "round": 1, "by": new_attempt()}
+        body = decision_of(key, cycle=1, by=new_attempt())
         self.seen.append(json.dumps(run.decide(body), sort_keys=True))
 
     def saw(self, result: Outcome) -> None:
@@ -306,19 +306,19 @@ def test_a_good_file_that_took_the_place_of_a_damaged_one_is_not_moved_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, one, other = KEYS[0], Run(str(tmp_path)), Run(str(tmp_path))
-    one.units.commit({"key": key, "by": "first", "state": None})
+    one.units.commit(result_of(key, device="first"))
     file = tmp_path / one.units.folder(key) / "result.json"
     file.write_bytes(file.read_bytes().replace(b"first", b"worst"))
     quarantine = one.storage.quarantine
 
     def late(name: str) -> str:  # another driver found the damage too, and has trained the unit again by now
         if other.units.result(key) is None:
-            other.units.commit({"key": key, "by": "other", "state": None})
+            other.units.commit(result_of(key, device="other"))
         return quarantine(name)
 
     monkeypatch.setattr(one.storage, "quarantine", late)
     found = one.units.result(key)
-    assert found == other.units.result(key) == {"key": key, "by": "other", "state": None}
+    assert found == other.units.result(key) == result_of(key, device="other")
     assert sorted(path.name for path in file.parent.iterdir()) == ["result.json", "result.json.corrupt-1"]
 
 

@@ -22,6 +22,7 @@ from silo_tune.run.monitor import Monitor
 from silo_tune.run.session import Outcome
 from silo_tune.store.run_folder import Run
 from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study
 from tests.conftest import small_study, small_table
 
 
@@ -95,6 +96,16 @@ def test_more_seeds_arms_and_cycles_are_added(tmp_path: Path) -> None:
     assert set(tested.cycle) == {3}
 
 
+def test_a_smaller_study_resumes_the_run_that_has_more(reference: Outcome) -> None:
+    smaller = small_table()
+    del smaller["arms"]["flat"]
+    notes = Notes()
+    again = local(parse_study(smaller), Path(reference.url), notes)
+    assert again.counts.trained == 0
+    assert [note for note in notes.notes if "arm flat, which this study leaves out" in note]
+    assert_frame_equal(again.frame, reference.frame)
+
+
 def test_a_change_that_is_refused_leaves_no_trace(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     local(small_study(cycles=2), folder)
@@ -130,8 +141,6 @@ def test_changed_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     data |= {"train_images": None, "val_images": None, "test_images": None}
     table = small_table(cycles=2, report={"tolerance": 0.2})
     table["data"] = {key: value for key, value in data.items() if value is not None}
-    from silo_tune.study.study_file import parse_study
-
     local(parse_study(table), tmp_path / "run")
     import tests.users
 
@@ -151,8 +160,6 @@ def test_diverging_candidates_end_a_chain_and_not_the_study(tmp_path: Path) -> N
     wild = {"mode": "schedule", "schedule": {"name": "constant", "max_lr": 1e8}}
     table = small_table(arms={"wild": wild})
     del table["arms"]["greedy"], table["arms"]["conditioned"]
-    from silo_tune.study.study_file import parse_study
-
     outcome = local(parse_study(table), tmp_path / "run")
     assert list(outcome.ended) == [("wild", 0)]
     frame = outcome.frame

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from silo_tune.api import run_study
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, StudyError
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import RECIPE
 from silo_tune.run.monitor import Monitor
@@ -21,10 +21,10 @@ from silo_tune.store.unit_store import UnitStore, unit_of
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.workspace import Workspace
-from tests.plain import TABLE, Drive, on_disk, study
+from tests.plain import TABLE, Drive, decision_of, on_disk, result_of, study
 
 KEY = "ab" * 32
-RESULT = {"key": KEY, "status": "ok", "val_accuracy": 0.5, "state": None}
+RESULT = result_of(KEY, val_accuracy=0.5)
 ENVIRONMENT = {"silo-tune": "0.1.0", "python": "3.11"}
 
 
@@ -256,13 +256,14 @@ def test_a_rewind_point_is_read_by_its_own_name_and_checked(run: Run, units: Uni
 
 # --- decisions ---
 
-BODY = {"arm": "silo", "seed": 0, "cycle": 3, "round": 1, "told": [], "winner": KEY}
+BODY = decision_of(KEY)
+OTHER = decision_of("cd" * 32)
 
 
 def test_a_decision_is_written_once_and_the_first_stands(run: Run) -> None:
     assert run.decision("silo", 0, 3, 1) is None
     assert run.decide(BODY) == BODY
-    assert run.decide({**BODY, "winner": None}) == BODY
+    assert run.decide(OTHER) == BODY
     assert run.decision("silo", 0, 3, 1) == BODY
     assert os.path.exists(f"{run.url}/chains/silo/seed-0/cycle-003-round-1.json")
 
@@ -270,8 +271,7 @@ def test_a_decision_is_written_once_and_the_first_stands(run: Run) -> None:
 def test_a_corrupt_decision_is_moved_aside_and_written_anew(run: Run, notices: Notices) -> None:
     run.decide(BODY)
     damage(run, "chains/silo/seed-0/cycle-003-round-1.json")
-    again = {**BODY, "winner": None}
-    assert run.decide(again) == again
+    assert run.decide(OTHER) == OTHER
     assert run.storage.names("chains/silo/seed-0") == [
         "cycle-003-round-1.json",
         "cycle-003-round-1.json.corrupt-1",
@@ -414,6 +414,55 @@ def test_an_additive_change_is_accepted_logged_and_noticed(
     recorded = run.recorded()
     assert recorded is not None
     assert any(changed.startswith(key) for changed in recorded[1]["changes"][-1]["keys"])
+
+
+SUBSETS: list[Mapping[str, Any]] = [
+    {"replicates.seeds": [1]},
+    {"arms.linear": None},
+    {"arms.conditioned": None, "arms.silo": None, "report.schedule": "linear"},
+    {"arms.greedy": None, "replicates.seeds": [0]},
+]
+
+
+@pytest.mark.parametrize("changes", SUBSETS)
+def test_a_study_that_leaves_out_what_the_run_has_begun_is_no_change(
+    run: Run, notices: Notices, changes: Mapping[str, Any]
+) -> None:
+    report = {key: value for key, value in changes.items() if key.startswith("report")}
+    begun(run, study(report), 20)
+    before = run.recorded()
+    resumed = run.resumed(study(changes))
+    assert resumed == study(report)
+    assert list(resumed.arms) == list(study(report).arms)
+    assert "stays and is trained to its end" in notices[-1]
+    run.accept(resumed, ENVIRONMENT)
+    assert run.recorded() == before
+
+
+def test_what_has_not_begun_may_be_left_out_and_more_may_come_beside(run: Run, notices: Notices) -> None:
+    begun(run, study({"replicates.seeds": [4, 5]}), 1)  # the dense cycle of seed 4
+    new = {"mode": "schedule", "schedule": {"name": "constant", "max_lr": 0.2}}
+    resumed = run.resumed(study({"replicates.seeds": [7], "arms.new": new, "arms.linear": None}))
+    assert resumed.replicates.seeds == (4, 7)
+    assert set(resumed.arms) == {*study().arms, "new"}
+    assert "arm linear and seed 4" in notices[-1]
+
+
+def test_what_else_a_smaller_study_changes_is_refused_by_its_key(run: Run) -> None:
+    begun(run, study(), 20)
+    with pytest.raises(BadInput, match=r"prune\.rate: was 0\.2, now 0\.3"):
+        run.resumed(study({"arms.linear": None, "prune.rate": 0.3}))
+
+
+def test_a_pilot_stays_with_the_arm_whose_constants_it_finds(run: Run) -> None:
+    pilot = {"seeds": [100], "chains": 3, "low": 0.01, "high": 1.0}
+    arm = {"mode": "schedule", "schedule": {"name": "constant"}}
+    made = study({"pilot": pilot, "arms.found": arm, "arms.greedy.tests": [], "arms.conditioned.tests": []})
+    begun(run, made, 20)
+    less = study({"arms.greedy.tests": [], "arms.conditioned.tests": []})
+    assert run.resumed(less) == made
+    with pytest.raises(StudyError, match="a pilot's are disjoint"):
+        run.resumed(study({"replicates.seeds": [0, 1, 100], "arms.greedy.tests": [], "arms.conditioned.tests": []}))
 
 
 def test_every_accepted_change_stays_in_the_log(run: Run) -> None:
@@ -579,10 +628,12 @@ FACTS = {
 }
 
 
-def test_the_data_of_a_run_may_not_change(run: Run) -> None:
+def test_the_data_of_a_run_may_not_change(run: Run, notices: Notices) -> None:
     begun(run, study(), 20)
     run.check_data(FACTS)
     run.check_data({**FACTS, "n_val": 401})
+    assert notices == [f"{run.url}/data.json was wrong about n_val; it is written anew"]
+    run.check_data(FACTS)
     assert run.data_facts() == FACTS
     with pytest.raises(BadInput, match=r"the data changed under .*aaaaaaaaaaaa…, now it is bbbbbbbbbbbb…"):
         run.check_data({**FACTS, "content": "b" * 64})

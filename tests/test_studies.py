@@ -58,7 +58,12 @@ def test_every_oracle_searches_two_decades_around_the_schedule(file: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "last", "sets"), [("digits", 12, ()), ("digits-rewind", 8, ("--set", "replicates.seeds=[0, 1]"))]
+    ("name", "last", "sets"),
+    [
+        ("digits", 12, ()),
+        ("digits-rewind", 8, ("--set", "replicates.seeds=[0, 1]")),
+        ("digits-luck", 8, ("--set", "replicates.seeds=[0, 1]")),
+    ],
 )
 def test_a_study_of_digits_is_complete(
     name: str, last: int, sets: tuple[str, ...], browser: Any, tmp_path: Path

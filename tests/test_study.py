@@ -140,7 +140,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     (
         {"arms.silo.scheduel": 1},
         "arms.silo.scheduel",
-        "unknown key; choose from after_prune, ends, epochs, mode",
+        "unknown key; choose from after_prune, best_of, ends, epochs, mode",
     ),
     ({"arms.silo.schedule.name": "slio"}, "arms.silo.schedule", "unknown schedule 'slio'; choose from allr"),
     ({"arms.silo.schedule.gamma": 1}, "arms.silo.schedule", "silo takes no 'gamma'; it takes eps, delta"),
@@ -377,7 +377,7 @@ def test_a_study_file_loads(tmp_path: Path) -> None:
 def test_a_missing_or_unreadable_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no study file .*none\.toml"):
         load_study(tmp_path / "none.toml")
-    with pytest.raises(BadInput, match="cannot read the study"):
+    with pytest.raises(BadInput, match=r"is a folder; the study of a run is its .*study\.toml"):
         load_study(tmp_path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="cannot read the study"):
@@ -585,6 +585,18 @@ def test_an_unset_variable_is_bad_input_that_names_it(monkeypatch: pytest.Monkey
     monkeypatch.delenv("UNSET", raising=False)
     with pytest.raises(BadInput, match=r"data.path: the variable UNSET is not set \(path '\$\{UNSET\}/x'\)"):
         expand("${UNSET}/x")
+
+
+@pytest.mark.parametrize(("section", "name"), [("data", "path"), ("dense", "checkpoint")])
+def test_a_variable_that_is_not_set_is_told_by_the_key_that_names_it(section: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    changes = {section: {**({"name": "digits"} if section == "data" else {}), name: "${UNSET}/x"}, "cycels": 1}
+    file.write_text(tomli_w.dumps(table(changes)), encoding="utf-8")
+    with pytest.raises(StudyError) as caught:
+        load_study(file, outside=True)
+    found = dict(caught.value.problems)
+    assert found[f"{section}.{name}"].startswith("the variable UNSET is not set (path '${UNSET}/x')")
+    assert "cycels" in found
 
 
 def test_the_studies_that_come_with_the_project_are_valid() -> None:

@@ -18,7 +18,7 @@ from silo_tune.models.checkpoint import copy_into, pack, unpack
 from silo_tune.planner.unit import Unit, make_unit
 from silo_tune.pruning.masks import full_masks, prunable, pruned_are_zero, shrink
 from silo_tune.schedules.shapes import PROFILES, maximum_of
-from silo_tune.training.trainer import Trainer, evaluate, make_optimizer
+from silo_tune.training.trainer import Trainer, begin_late_momentum, evaluate, make_optimizer
 from tests.conftest import small_study
 
 CPU = torch.device("cpu")
@@ -224,6 +224,27 @@ def test_fused_optimizers_agree_with_plain_ones() -> None:
             tensor.square().sum().backward()
             optimizer.step()
     assert torch.allclose(parameter, twin, atol=1e-6)
+
+
+def test_a_weight_whose_first_gradient_comes_late_moves_as_in_plain_sgd() -> None:
+    pairs = []
+    for kind in ("fused", "plain"):
+        torch.manual_seed(0)
+        early, late = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
+        settings = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1, "nesterov": False}
+        fused = kind == "fused"
+        optimizer = make_optimizer([early, late], settings, 0.1) if fused else torch.optim.SGD(
+            [early, late], lr=0.1, momentum=0.9, weight_decay=0.1
+        )  # fmt: skip
+        for step in range(5):
+            optimizer.zero_grad()
+            (early.square().sum() + (late.square().sum() if step > 1 else 0)).backward()
+            if fused and step:
+                begin_late_momentum(optimizer)
+            optimizer.step()
+        pairs.append((early, late))
+    for one, other in zip(*pairs, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_evaluate_counts() -> None:

@@ -77,6 +77,17 @@ def test_ray_gives_the_same_table_of_pipelines(cluster: None, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_ray_gives_the_same_table_of_trainings_that_differ_in_luck_alone(cluster: None, tmp_path: Path) -> None:
+    silo = small_table()["arms"]["silo"]
+    study = small_study(arms={"best-of": {**silo, "best_of": 3}, "greedy": {"retrain_winner": True}})
+    ray_, here = on_ray(study, tmp_path / "ray").frame, local(study, tmp_path / "here").frame
+    assert_same_table(ray_, here)
+    later = here[(here.arm == "best-of") & (here.cycle > 0)]
+    assert later.groupby("cycle").val_loss.nunique().tolist() == [3, 3]  # every training has streams of its own
+    assert (here[here.continued & (here.arm == "greedy")].cycle == [1, 2]).all()
+
+
+@pytest.mark.slow
 def test_ray_gives_the_same_table_of_a_streamed_set(cluster: None, tmp_path: Path) -> None:
     data = make_folder(tmp_path / "set")
     memory = local(study_of(data), tmp_path / "memory")

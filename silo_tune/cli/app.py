@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
+from silo_tune.formats import printable
 from silo_tune.machine import VERSION
 
 app = typer.Typer(
@@ -31,17 +33,32 @@ def main(
     """Find, check and apply learning rates for iterative pruning."""
 
 
+def tell_notes(ledger: Mapping[str, Any]) -> None:
+    """Say where files of a run contradict each other."""
+    for note in ledger.get("notes", ()):
+        typer.echo(printable(f"note: {note}"), err=True)
+
+
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")]
 GridOracle = Annotated[
     str | None,
     typer.Option("--oracle", metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out."),
 ]
-StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="The study file.")]
-Out = Annotated[str | None, typer.Option("--out", metavar="RUN", help="Run folder or URL; runs/NAME when left out.")]
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="The study file, or RUN/study.toml of a run.")]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", metavar="RUN", help="Run folder or URL; runs/NAME when left out, RUN for RUN/study.toml."),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY.PATH=VALUE", help="Change a value of the study, as written in TOML. Repeatable."
+    ),
+]
+Reused = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reuse", metavar="OTHER", help="Take trials that another run has, and do not train them again. Repeatable."
     ),
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the study to seconds, into runs/NAME-smoke.")]

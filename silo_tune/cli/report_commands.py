@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from silo_tune.cli.app import Debug, GridOracle, RunFolder, app
-from silo_tune.cli.catalogue import KINDS, sections
+from silo_tune.cli.app import Debug, GridOracle, RunFolder, app, tell_notes
+from silo_tune.cli.catalogue import KINDS, listed
 from silo_tune.cli.writing import write_report, write_together
 from silo_tune.errors import BadInput, unknown
+from silo_tune.formats import printable
 
 
 class Format(StrEnum):
@@ -59,7 +61,8 @@ def fit(
     from silo_tune.results.records import load_run
     from silo_tune.store.run_folder import Run
 
-    frame, study, _ = load_run(run)
+    frame, study, ledger = load_run(run)
+    tell_notes(ledger)
     compared = compare(response_of(frame, study, oracle))
     files = {f"fit.{kind}": content for kind, content in save_fit(compared, study.report.tolerance).items()}
     files |= {f"{name}.csv": table.to_csv(index=False).encode() for name, table in fit_tables(compared).items()}
@@ -96,7 +99,8 @@ def replay(
     from silo_tune.results.records import load_run
     from silo_tune.store.run_folder import Run
 
-    frame, study, _ = load_run(run)
+    frame, study, ledger = load_run(run)
+    tell_notes(ledger)
     recorded = replays.recorded_grid(frame, study, oracle)
     samplers = sampler or replays.available_samplers()
     competing = replays.strategies(recorded, samplers, trials or replays.TRIALS, repeat_top)
@@ -123,7 +127,7 @@ def export(
     """Write a run's Oracles and searches as Optuna studies, one per Oracle, seed and cycle."""
     from silo_tune.export.optuna_export import export as export_optuna
 
-    names = export_optuna(run, optuna)
+    names = export_optuna(run, optuna, lambda note: typer.echo(printable(f"note: {note}"), err=True))
     typer.echo(f"{len(names)} studies in {optuna}; to see them: optuna-dashboard {optuna}")
 
 
@@ -135,16 +139,11 @@ def list_(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List what a study can name, one line each."""
+    """List what a study can name: each with its meaning and its arguments."""
     if kind is not None and kind not in KINDS:
         raise BadInput(unknown("kind", kind, KINDS))
-    found = sections(kind) if kind else {"": {name: ", ".join(lines()) for name, lines in KINDS.items()}}
-    width = max(len(name) for lines in found.values() for name in lines)
-    for heading, lines in found.items():
-        if heading:
-            typer.echo(heading)
-        for name, line in lines.items():
-            typer.echo(f"{name:<{width}}  {line}")
+    for line in listed(kind, shutil.get_terminal_size().columns):
+        typer.echo(line)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from silo_tune.cli.app import Debug, Out, Preflight, RunFolder, Sets, Smoke, StudyFile, app
+from silo_tune.cli.app import Debug, Out, Preflight, Reused, RunFolder, Sets, Smoke, StudyFile, app
 from silo_tune.cli.stopping import monitors, stops, watched
 from silo_tune.cli.writing import write_report
 from silo_tune.errors import BadInput, RunFailed, Stopped, StudyError
@@ -30,6 +30,7 @@ def run(
     study: StudyFile,
     out: Out = None,
     sets: Sets = None,
+    reuse: Reused = None,
     address: Annotated[
         str | None,
         typer.Option(help="A Ray cluster: auto, ray://HOST:PORT, HOST:PORT. Default: starts a local one."),
@@ -51,7 +52,7 @@ def run(
     from silo_tune.api import run_study
     from silo_tune.cli.console import watch
     from silo_tune.planner.coincidences import coincidences
-    from silo_tune.study.study_file import load_study
+    from silo_tune.study.study_file import load_study, run_of
 
     if local and address is not None:
         raise BadInput("--local and --address exclude each other")
@@ -66,13 +67,14 @@ def run(
             monitors.append(monitor)
             outcome = run_study(
                 loaded,
-                out,
+                out or (None if smoke else run_of(study)),
                 runner=_with_dashboard() if dashboard else None,
                 address=address,
                 local=local,
                 monitor=monitor,
                 retry_failed=retry_failed,
                 preflight=preflight,
+                reuse=reuse or (),
             )
         _finish(console, outcome)
 
@@ -113,6 +115,7 @@ def _finish(console: Console, outcome: Outcome) -> None:
         "",
         f"trials: {counts.trained} trained, {counts.shared} shared, {counts.reused} skipped (done before), "
         f"{counts.failed} failed",
+        *(f"trials: {count} reused from {url}" for url, count in outcome.taken.items()),
         *(f"ended early: {arm} seed {seed}: {reason}" for (arm, seed), reason in outcome.ended.items()),
         f"report: {report.page}",
     ]
@@ -132,6 +135,7 @@ def plan(
     sets: Sets = None,
     smoke: Smoke = False,
     preflight: Preflight = True,
+    reuse: Reused = None,
     debug: Debug = False,
 ) -> None:
     """Show what a study has to train, after a look at all that can be wrong with it. Trains nothing."""
@@ -141,17 +145,26 @@ def plan(
     from silo_tune.planner.coincidences import coincidences
     from silo_tune.planner.forecast import Pace, forecast
     from silo_tune.planner.layout import Layout
+    from silo_tune.planner.planner import Planner
     from silo_tune.run.session import checkpoint_hash, default_run, look_here
+    from silo_tune.store.reuse import Foreseen, Reuse
     from silo_tune.store.run_folder import Run
-    from silo_tune.study.study_file import load_study
+    from silo_tune.study.study_file import load_study, run_of
 
     see_functions(study)
     loaded = load_study(study, sets or (), smoke, outside=preflight)
-    run_ = Run(out or default_run(loaded))
-    run_.check(loaded)
-    arms, spent = forecast(Layout(loaded, run_.tests_from(loaded), checkpoint_hash(loaded)), run_)
-    to_train = sum(arm.to_train for arm in arms.values())
     console = Console()
+    run_ = Run(
+        out or (None if smoke else run_of(study)) or default_run(loaded),
+        lambda message: _print_lines(console, [f"note: {message}"]),
+    )
+    loaded = run_.resumed(loaded)
+    since, checkpoint = run_.tests_from(loaded), checkpoint_hash(loaded)
+    journal = Foreseen(run_, Reuse(run_, reuse or (), loaded))
+    if journal.reuse:
+        Planner(loaded, journal, since, checkpoint)  # decides what can be decided by what others have
+    arms, spent = forecast(Layout(loaded, since, checkpoint), journal)
+    to_train = sum(arm.to_train for arm in arms.values())
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "trials", "done", "shared", "to train"):
         table.add_column(name, justify="left" if name == "arm" else "right")
@@ -159,7 +172,8 @@ def plan(
         most = "" if arm.exact else "≤ "
         table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
     console.print(table)
-    _print_lines(console, coincidences(loaded))
+    found = [f"{len(keys)} of the trials that are done are in {url}" for url, keys in journal.found.items()]
+    _print_lines(console, [*found, *coincidences(loaded)])
     exact = all(arm.exact for arm in arms.values())
     console.print(
         f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
@@ -189,6 +203,8 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show how a run stands, from any machine that sees its files. Imports nothing of the user's, writes nothing."""
+    from json import dumps
+
     from rich.console import Console
 
     from silo_tune.cli.console import follow, print_status
@@ -197,7 +213,8 @@ def status(
     if json and following:
         raise BadInput("--json and --follow exclude each other")
     if json:
-        typer.echo(read_status(run).model_dump_json(indent=2))
+        # Escaped, for a text of the run may hold half a character, which no stream takes.
+        typer.echo(dumps(read_status(run).model_dump(mode="json"), indent=2))
     elif following:
         try:
             follow(Console(), lambda: read_status(run), FOLLOW_URL_SECONDS if "://" in run else FOLLOW_SECONDS)

@@ -24,7 +24,8 @@ LEAST_ROOM = 6
 
 def counted(units: Units) -> str:
     """Units of a session by what became of them."""
-    return f"{units.trained} trained, {units.shared} shared, {units.reused} done before, {units.failed} failed"
+    taken = f"{units.taken} reused from other runs, " if units.taken else ""
+    return f"{units.trained} trained, {units.shared} shared, {taken}{units.reused} done before, {units.failed} failed"
 
 
 def pace_line(snapshot: Snapshot) -> str:

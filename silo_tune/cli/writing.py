@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from silo_tune.cli.app import tell_notes
 from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
     from silo_tune.store.run_folder import Run
 
     found, run = read(url), Run(url)
+    tell_notes(found.ledger)
     if not found.is_record:
         write_table(run, found.frame)
     summary = summarise(found.frame, found.study, found.searches)
@@ -137,6 +139,6 @@ def short_names(urls: list[str], out: str) -> dict[str, str]:
 
 def _place(url: str) -> str:
     """A folder by the one name that it has."""
-    from silo_tune.store.storage import located
+    from silo_tune.machine import located
 
     return url.rstrip("/") if "://" in url else os.path.realpath(located(url))

@@ -81,17 +81,20 @@ class Feed:
     ) -> Feed:
         """Tensors over the arrays of a data set, without copying them on the CPU; streams as they are."""
         images, labels = _images(dataset.train, device), _tensor(dataset.train_labels).to(device)
-        test_images, test_labels = images, labels
-        if not split.test_in_train:
-            assert dataset.test is not None
-            assert dataset.test_labels is not None
-            test_images, test_labels = _images(dataset.test, device), _tensor(dataset.test_labels).to(device)
+
+        def part(images_: Pixels | Stream | None, labels_: Labels | None, rows: Labels, in_train: bool) -> Part:
+            placed = _tensor(rows).to(device)
+            if in_train:
+                return Part(images, labels, placed)
+            assert images_ is not None
+            assert labels_ is not None
+            return Part(_images(images_, device), _tensor(labels_).to(device), placed)
+
         mean, std = _fixed(augmentation, dataset) or channel_statistics(dataset.train, split.train)
-        rows = [_tensor(part).to(device) for part in (split.train, split.val, split.test)]
         return cls(
-            train=Part(images, labels, rows[0]),
-            val=Part(images, labels, rows[1]),
-            test=Part(test_images, test_labels, rows[2]),
+            train=part(None, None, split.train, True),
+            val=part(dataset.val, dataset.val_labels, split.val, split.val_in_train),
+            test=part(dataset.test, dataset.test_labels, split.test, split.test_in_train),
             mean=torch.tensor(mean, dtype=torch.float32, device=device),
             scale=torch.tensor(1.0 / std, dtype=torch.float32, device=device),
             augmentation=augmentation,

@@ -53,10 +53,12 @@ class Repeated:
     @classmethod
     def counted(cls, dataset: DataSet, split: Split) -> Repeated:
         tested = dataset.train if split.test_in_train else dataset.test
+        validated = dataset.train if split.val_in_train else dataset.val
         assert tested is not None
+        assert validated is not None
         train, val, test = (
             _hashes(dataset.train, split.train),
-            _hashes(dataset.train, split.val),
+            _hashes(validated, split.val),
             _hashes(tested, split.test),
         )
         return cls(

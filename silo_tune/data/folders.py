@@ -16,11 +16,20 @@ from silo_tune.study.data import Data
 
 
 def folder(data: Data) -> Listed:
-    """A folder of images, one subfolder per class; with `train/` and `test/` (or `val/`) subfolders if it has them."""
+    """A folder of images, one subfolder per class; with `train/` and `test/` (or `val/`) subfolders if it has them.
+
+    Where the study asks for a given validation part, that is `val/` or `validation/`, which then is no test part.
+    """
     root = _root(data)
     train = root / "train" if (root / "train").is_dir() else root
-    test = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
-    return _listed("folder", Form(data.size), _Part.of(train), None if test is None else _Part.of(test))
+
+    def part(*names: str) -> _Part | None:
+        found = (root / name for name in names if train != root and (root / name).is_dir())
+        return next(map(_Part.of, found), None)
+
+    if data.val == "given":
+        return _listed("folder", Form(data.size), _Part.of(train), part("test"), part("val", "validation"))
+    return _listed("folder", Form(data.size), _Part.of(train), part("test", "val"))
 
 
 def tiny_imagenet(data: Data) -> Listed:
@@ -55,11 +64,11 @@ def imagenet(data: Data) -> Listed:
     return _listed("imagenet", form, train, _Part.of(root / "val"))
 
 
-def _listed(kind: str, form: Form, train: _Part, test: _Part | None) -> Listed:
+def _listed(kind: str, form: Form, train: _Part, test: _Part | None, val: _Part | None = None) -> Listed:
     classes = train.classes
-    tested = None if test is None else test.source(classes)
-    notices = (*train.notices(classes), *(() if test is None else test.notices(classes)))
-    return Listed(train.source(classes), tested, len(classes), form, _options(kind, form), notices)
+    tested, given = (None if part is None else part.source(classes) for part in (test, val))
+    notices = tuple(told for part in (train, test, val) if part is not None for told in part.notices(classes))
+    return Listed(train.source(classes), tested, len(classes), form, _options(kind, form), notices, given)
 
 
 def _options(kind: str, form: Form) -> dict[str, object]:

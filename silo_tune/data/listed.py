@@ -41,6 +41,7 @@ class Listed:
     Attributes:
         train: its training images.
         test: its official test part, or None.
+        val: its own validation part where that is asked for, or None.
         classes: number of classes.
         form: how an image becomes pixels.
         options: what else the decoded arrays depend on, for the cache.
@@ -53,10 +54,12 @@ class Listed:
     form: Form
     options: Mapping[str, Any]
     notices: tuple[str, ...] = ()
+    val: ImageSource | None = None
 
     def parts(self) -> dict[str, ImageSource]:
         """The parts that there are, by name."""
-        return {"train": self.train, **({"test": self.test} if self.test is not None else {})}
+        found = {"train": self.train, "test": self.test, "val": self.val}
+        return {name: source for name, source in found.items() if source is not None}
 
     def listing(self) -> str:
         """sha256 over sorted names, sizes and labels."""
@@ -72,7 +75,8 @@ class Listed:
         arrays = cached(files, {**self.options, "decoder": DECODER}, self._decode)
         train, train_labels = arrays["train"], arrays["train_labels"]
         test, test_labels = arrays.get("test"), arrays.get("test_labels")
-        return DataSet(train, train_labels, test, test_labels, self.classes, self.listing(), self.notices)
+        val = arrays.get("val"), arrays.get("val_labels")
+        return DataSet(train, train_labels, test, test_labels, self.classes, self.listing(), self.notices, *val)
 
     def _decode(self) -> Arrays:
         arrays: Arrays = {}
@@ -88,7 +92,9 @@ class Listed:
             test = None if self.test is None else replace(empty, sources=(self.test,))
             labels = None if self.test is None else self.test.labels
             train = replace(empty, sources=(self.train,))
-            return StreamedSet(train, self.train.labels, test, labels, self.classes, listing, self.notices)
+            val = None if self.val is None else replace(empty, sources=(self.val,))
+            given = (val, None if self.val is None else self.val.labels)
+            return StreamedSet(train, self.train.labels, test, labels, self.classes, listing, self.notices, *given)
         if self.test is None:
             raise BadInput(NO_POOL)
         both = replace(empty, sources=(self.train, self.test))

@@ -41,6 +41,9 @@ def load_data(data: Data) -> DataSet:
     """
     found = _of_user(data.function, data.args) if data.function is not None else _found(data)
     loaded = found if isinstance(found, DataSet) else _reading(data, found.decoded)
+    if data.val == "drawn" and loaded.val is not None:
+        unused = f'a validation part of {len(loaded.val):,} images that is not used; data.val = "given" would take it'
+        loaded = replace(loaded, val=None, val_labels=None, notices=(*loaded.notices, unused))
     return loaded.pooled() if data.pool else loaded
 
 
@@ -92,14 +95,26 @@ def _of_user(function: str, args: Mapping[str, Any]) -> DataSet:
             f"data: {function} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
         ) from error
     try:
-        return made if isinstance(made, DataSet) else DataSet(*made)
+        return made if isinstance(made, DataSet) else _of_fields(made)
     except BadInput as error:
         raise BadInput(f"data: {function}: {error}") from None
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, KeyError) as error:
         raise BadInput(
             f"data: {function} must give a DataSet, or its fields in order (train, train_labels, test, test_labels, "
-            f"classes); it gave {type(made).__name__}: {error}"
+            f"classes, and if there is one val, val_labels), or a mapping with these names, as numpy.load of an .npz "
+            f"file gives it; it gave {type(made).__name__}: {error}"
         ) from error
+
+
+def _of_fields(made: Any) -> DataSet:
+    """A set from its fields: in order, or by their names."""
+    if isinstance(made, Mapping):
+        fields = {"test": None, "test_labels": None, **{name: made[name] for name in made}}
+        return DataSet(**{**fields, "classes": int(fields["classes"])})
+    if len(made) == 7:
+        train, train_labels, test, test_labels, classes, val, val_labels = made
+        return DataSet(train, train_labels, test, test_labels, classes, val=val, val_labels=val_labels)
+    return DataSet(*made)
 
 
 def facts(dataset: DataSet | StreamedSet, data: Data) -> dict[str, Any]:

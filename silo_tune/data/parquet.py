@@ -16,6 +16,8 @@ from silo_tune.data.stream import ParquetSource
 from silo_tune.errors import BadInput
 from silo_tune.study.data import Data
 
+# How the names of the files of a validation part begin; the first that there is counts.
+VALIDATION = ("validation", "val", "valid")
 # How the Hub itself writes a data set's address.
 HUB = "hf://datasets/"
 
@@ -36,18 +38,22 @@ def listed(data: Data, test: Sequence[str] = ("test",), form: Form | None = None
     place = data.place()
     assert place is not None
     root = _directory(place) / (data.config or "")
-    parts = {part: _files_of(root, part) for part in ("train", *test)}
+    wanted = VALIDATION if data.val == "given" else ()
+    parts = {part: _files_of(root, part) for part in ("train", *test, *wanted)}
     if not parts["train"]:
         raise BadInput(f"no train*.parquet below {str(root)!r}; a Hugging Face directory has train-….parquet files")
-    of_test = next((parts[part] for part in test if parts[part]), None)
-    train = _source(root, parts["train"], data.image_key, data.label_key)
-    tested = None if of_test is None else _source(root, of_test, data.image_key, data.label_key)
-    labels = [train.labels, *([] if tested is None else [tested.labels])]
+    of_test, of_val = (next((parts[part] for part in names if parts[part]), []) for names in (test, wanted))
+    train, tested, val = (
+        _source(root, files, data.image_key, data.label_key) if files else None
+        for files in (parts["train"], of_test, of_val)
+    )
+    assert train is not None
+    labels = [part.labels for part in (train, tested, val) if part is not None]
     form = form or Form(data.size)
     options = {"kind": "huggingface", "columns": (data.image_key, data.label_key), "form": vars(form)}
-    used = {*parts["train"], *(of_test or ())}
+    used = {*parts["train"], *of_test, *of_val}
     notices = left_out(root, (file for file in root.rglob("*.parquet") if file not in used), "Parquet file")
-    return Listed(train, tested, int(max(part.max() for part in labels)) + 1, form, options, notices)
+    return Listed(train, tested, int(max(part.max() for part in labels)) + 1, form, options, notices, val)
 
 
 def _files_of(root: Path, part: str) -> list[Path]:

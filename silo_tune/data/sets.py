@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from silo_tune.data.stream import Stream
 from silo_tune.data.arrays import Labels, Pixels
 
+NO_VAL = (
+    'data.val: "given" asks for a validation part of the set\'s own, and it has none: that is a folder val/ or '
+    "validation/ beside train/, Parquet files validation-….parquet, or val and val_labels of a function"
+)
 NO_POOL = "data.pool: this set has no official test part that could join its training images; leave pool out"
 
 
@@ -30,6 +34,8 @@ class DataSet:
         classes: number of classes.
         listing: sha256 over the names, sizes and labels of the files that it was read from; None without files.
         notices: what a listing of files left out, in sentences.
+        val: (V, H, W, C) uint8, or None when the set has no validation part of its own.
+        val_labels: (V,) int64, or None.
     """
 
     train: Pixels
@@ -39,13 +45,17 @@ class DataSet:
     classes: int
     listing: str | None = None
     notices: tuple[str, ...] = ()
+    val: Pixels | None = None
+    val_labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        if (self.test is None) != (self.test_labels is None):
-            raise BadInput("a data set has test images and their labels, or neither")
-        if self.test is not None and self.test.shape[1:] != self.train.shape[1:]:
-            raise BadInput(f"training images are {self.train.shape[1:]}, test images are {self.test.shape[1:]}")
-        for pixels, labels in ((self.train, self.train_labels), (self.test, self.test_labels)):
+        further = {"test": (self.test, self.test_labels), "validation": (self.val, self.val_labels)}
+        for part, (pixels, labels) in further.items():
+            if (pixels is None) != (labels is None):
+                raise BadInput(f"a data set has {part} images and their labels, or neither")
+            if pixels is not None and pixels.shape[1:] != self.train.shape[1:]:
+                raise BadInput(f"training images are {self.train.shape[1:]}, {part} images are {pixels.shape[1:]}")
+        for pixels, labels in ((self.train, self.train_labels), *further.values()):
             if pixels is None or labels is None:
                 continue
             if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != len(labels):
@@ -53,7 +63,7 @@ class DataSet:
                     f"a data set is uint8 images (N, H, W, C) with one label each; got {pixels.dtype} "
                     f"{pixels.shape} and {len(labels)} labels"
                 )
-        check_labels(self.classes, self.train_labels, self.test_labels)
+        check_labels(self.classes, self.train_labels, self.test_labels, self.val_labels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,7 +83,8 @@ class DataSet:
     def content(self) -> str:
         """sha256 over shapes, pixels and labels."""
         digest = hashlib.sha256()
-        for array in (self.train, self.train_labels, self.test, self.test_labels):
+        given = () if self.val is None else (self.val, self.val_labels)  # without one, content is as it always was
+        for array in (self.train, self.train_labels, self.test, self.test_labels, *given):
             if array is None:
                 digest.update(b"none")
             else:
@@ -92,6 +103,8 @@ class StreamedSet:
         classes: number of classes.
         listing: sha256 over the names, sizes and labels of the files.
         notices: what the listing left out, in sentences.
+        val: where the images of its own validation part are, or None.
+        val_labels: (V,) int64, or None.
     """
 
     train: Stream
@@ -101,9 +114,11 @@ class StreamedSet:
     classes: int
     listing: str
     notices: tuple[str, ...] = ()
+    val: Stream | None = None
+    val_labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        check_labels(self.classes, self.train_labels, self.test_labels)
+        check_labels(self.classes, self.train_labels, self.test_labels, self.val_labels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -130,10 +145,11 @@ def check_labels(classes: int, *parts: Labels | None) -> None:
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of one replicate's parts, and where its test images are.
+    """Row numbers of one replicate's parts, and where their images are.
 
     Attributes:
-        train, val: rows of `DataSet.train`.
+        train: rows of `DataSet.train`.
+        val: rows of `DataSet.train`, or of `DataSet.val` unless `val_in_train`.
         test: rows of `DataSet.test`, or of `DataSet.train` when `test_in_train`.
     """
 
@@ -141,10 +157,12 @@ class Split:
     val: Labels
     test: Labels
     test_in_train: bool
+    val_in_train: bool = True
 
 
 def split_rows(dataset: DataSet | StreamedSet, data: Data, seed: int) -> Split:
-    """Test by `split_seed` (or official), then train and validation, stratified, by the replicate's seed.
+    """Test by `split_seed` (or official), then train and validation, stratified, by the replicate's seed; or validation
+    as it is given, the same for every seed.
 
     Raises:
         BadInput: a part would be empty.
@@ -156,9 +174,16 @@ def split_rows(dataset: DataSet | StreamedSet, data: Data, seed: int) -> Split:
     else:
         assert dataset.test_labels is not None
         test, test_labels = np.arange(len(dataset.test_labels), dtype=np.int64), dataset.test_labels
-    train, val = _stratified(dataset.train_labels, rows, data.val_share, ("val", seed))
+    train, val, val_labels = rows, rows[:0], dataset.val_labels
+    if data.val == "drawn":
+        train, val = _stratified(dataset.train_labels, rows, data.val_share, ("val", seed))
+        val = _limit(dataset.train_labels, val, data.val_images, ("limit-val", seed))
+    elif val_labels is None:
+        raise BadInput(NO_VAL)
+    else:
+        val = np.arange(len(val_labels), dtype=np.int64)
+        val = _limit(val_labels, val, data.val_images, ("limit-val", data.split_seed))
     train = _limit(dataset.train_labels, train, data.train_images, ("limit-train", seed))
-    val = _limit(dataset.train_labels, val, data.val_images, ("limit-val", seed))
     test = _limit(test_labels, test, data.test_images, ("limit-test", data.split_seed))
     for name, part in (("training", train), ("validation", val), ("test", test)):
         if not len(part):
@@ -166,7 +191,7 @@ def split_rows(dataset: DataSet | StreamedSet, data: Data, seed: int) -> Split:
                 f"data: the {name} part is empty ({len(dataset.train_labels)} images, val_share {data.val_share}, "
                 f"test_share {data.test_share}); change the shares"
             )
-    return Split(train, val, test, dataset.test is None)
+    return Split(train, val, test, dataset.test is None, data.val == "drawn")
 
 
 def _stratified(labels: Labels, rows: Labels, share: float, stream: tuple[str, int]) -> tuple[Labels, Labels]:

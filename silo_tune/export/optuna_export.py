@@ -9,7 +9,7 @@ import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +55,13 @@ class OptunaStudy:
     attributes: dict[str, Any]
 
 
-def export(url: str, file: str) -> list[str]:
+def export(url: str, file: str, notice: Callable[[str], None] = lambda note: None) -> list[str]:
     """Write a run's Oracles and searches as Optuna studies into a new file.
 
     Args:
         url: the run folder or URL.
         file: a local path where nothing is yet.
+        notice: told of damaged files, and where files of the run say different things.
 
     Returns:
         The names of the studies.
@@ -68,8 +69,10 @@ def export(url: str, file: str) -> list[str]:
     Raises:
         BadInput: no run there; nothing in it was searched yet; the file exists or cannot be written.
     """
-    frame, study, _ = load_run(url)
-    run = Run(url)
+    frame, study, ledger = load_run(url)
+    for note in ledger.get("notes", ()):
+        notice(note)
+    run = Run(url, notice)
     studies = [*oracle_studies(frame, study, run), *map(study_of_search, searches(run, study).values())]
     if not studies:
         raise BadInput(

@@ -20,7 +20,8 @@ from silo_tune.export.small import About, check_plain, pack_weights, shrunk
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights, unpack
-from silo_tune.planner.journal import decisions, winning_key
+from silo_tune.models.outputs import logits_of
+from silo_tune.planner.journal import decisions, key_of_cycle
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.filters import Filters, removable
 from silo_tune.seeds import stream
@@ -206,7 +207,7 @@ def weights_of(
     closed = {
         number: key
         for number in range(1, study.cycles)
-        if (key := winning_key(decisions(run, arm, seed, number))) is not None
+        if (key := key_of_cycle(decisions(run, arm, seed, number))) is not None
     }
     if cycle is not None and cycle not in closed:
         have = ", ".join(map(str, closed)) or "none yet"
@@ -289,7 +290,7 @@ def compare(masked: nn.Module, small: nn.Module, images: Images) -> Compared:
     difference, greatest, count, right = 0.0, 0.0, 0, [0, 0]
     labelled = True
     for batch, labels in images.batches():
-        outputs = masked(batch), small(batch)
+        outputs = logits_of(masked(batch)), logits_of(small(batch))
         found = float((outputs[0] - outputs[1]).abs().max())
         difference = found if not found <= difference else difference  # one that is not finite stays
         greatest = max(greatest, float(outputs[0].abs().max()))

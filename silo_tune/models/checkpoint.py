@@ -55,11 +55,15 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict(dict(weights), strict=True)
 
 
-def load_pretrained(model: nn.Module, path: str) -> None:
+def load_pretrained(model: nn.Module, path: str) -> list[str]:
     """Load the weights of a file into a model: safetensors, or a state dict of torch.save, which is read without code.
 
     What is tied in the model may be there once. Of a state dict the usual wrappings ("state_dict", "model", "module.")
-    are taken off.
+    are taken off. Where timm's `default_cfg` names the model's classifier, one for another number of classes is left
+    out, as timm does with its own pretrained weights.
+
+    Returns:
+        The names of the parameters that stay as they were drawn: none, or those of the classifier.
 
     Raises:
         BadInput: no such file, one that cannot be read so, or weights that do not fit the model; they are named.
@@ -76,10 +80,19 @@ def load_pretrained(model: nn.Module, path: str) -> None:
         known = next((name for name in names if name in weights), None)
         if known is not None and len(names) > 1:
             weights |= dict.fromkeys(names, weights[known])
+    drawn = [name for name in _classifier(model, own) if name in weights and weights[name].shape != own[name].shape]
     try:
-        model.load_state_dict(weights, strict=True)
+        model.load_state_dict({**weights, **{name: own[name] for name in drawn}}, strict=True)
     except RuntimeError as error:
         raise BadInput(f"dense.checkpoint: {path!r} does not fit the model: {error}") from error
+    return drawn
+
+
+def _classifier(model: nn.Module, own: Mapping[str, Tensor]) -> list[str]:
+    """The parameters of the classifier that timm names; none of another network."""
+    named = getattr(model, "default_cfg", {}).get("classifier") or ()
+    heads = (named,) if isinstance(named, str) else tuple(named)
+    return [name for name in own if name.rpartition(".")[0] in heads]
 
 
 def _read_weights(file: Path) -> Tensors:

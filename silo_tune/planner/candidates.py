@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 from silo_tune.errors import BadInput
 from silo_tune.planner.unit import canonical
+from silo_tune.planner.winner import winner_of
 from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, rounded
 
 Peak = Mapping[str, Any] | None
@@ -66,6 +67,37 @@ class OneRound:
 
     def ask(self, heard: Sequence[Heard]) -> list[Proposal]:
         return [] if heard else list(self.proposals)
+
+
+@dataclass(frozen=True)
+class WinnerRetrained:
+    """The candidates of another source, and in a round of its own the winner's rate once more.
+
+    Attributes:
+        source: whose winner.
+        repeat: of the training that comes on top: one that the source does not ask for.
+    """
+
+    source: CandidateSource
+    repeat: int
+
+    @property
+    def most(self) -> int:
+        return self.source.most + 1
+
+    def ask(self, heard: Sequence[Heard]) -> list[Proposal]:
+        again = any(one.proposal.repeat == self.repeat for one in heard)
+        return [] if again else self.source.ask(heard) or self.second(heard)
+
+    def second(self, heard: Sequence[Heard]) -> list[Proposal]:
+        """The winner's second training; none without a winner, or where it was asked for."""
+        if any(one.proposal.repeat == self.repeat for one in heard):
+            return []
+        winner = winner_of(one.outcome for one in heard)
+        if winner is None:
+            return []
+        won = next(one.proposal for one in heard if one.outcome["key"] == winner["key"])
+        return [replace(won, repeat=self.repeat)]
 
 
 def value_of(rate: float) -> dict[str, float]:

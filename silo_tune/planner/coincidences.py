@@ -77,7 +77,7 @@ def _alike(study: Study, arm: ScheduleArm | None) -> str | None:
             return None
         first = 0 if arm.own_dense else 1
         peaks = [schedule.peak(cycle, study.pruned_by(arm)) for cycle in range(first, study.cycles)]
-    return canonical_json({**settings.model_dump(mode="json"), "peaks": peaks})
+    return canonical_json({**settings.model_dump(mode="json"), "peaks": peaks, "best_of": arm.best_of})
 
 
 def _resolved(schedule: Schedule | AdaptiveSchedule, epochs: int) -> Schedule | None:

@@ -74,6 +74,10 @@ def words_of(study: Study, name: str) -> list[str]:
         preset = PRESETS[arm.preset]
         lines.append(f"preset: {arm.preset}, {preset.line} ({preset.source})")
     lines.append(f"peaks: {_peaks_in_words(study, name)}")
+    if isinstance(arm, ScheduleArm) and arm.best_of is not None:
+        lines.append(f"trainings: {arm.best_of} a cycle, the best on validation continues")
+    if isinstance(arm, OracleArm) and arm.retrain_winner:
+        lines.append("the winner of a cycle is trained once more, and that training continues")
     epochs = f"{settings.epochs} epoch{'' if settings.epochs == 1 else 's'}"
     lines.append(f"profile: {_table(settings.profile)}, over {epochs} a cycle")
     if settings.pipeline is not None:

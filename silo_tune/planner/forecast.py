@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from silo_tune.planner.candidates import OneRound
 from silo_tune.planner.chain import Chain
-from silo_tune.planner.journal import Journal, decisions
+from silo_tune.planner.journal import Journal, continuing_key, decisions
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.points import Plan
 
@@ -159,7 +159,7 @@ def _walk(
         asked += found
         unknown += _unknown(layout, chain, more)
         if rounds and rounds[-1]["closes"]:
-            chain.parent = rounds[-1]["winner"]
+            chain.parent = continuing_key(rounds[-1])
             if chain.parent is None and leader is None:
                 break
             told = [outcome for body in rounds for outcome in body["told"]]
@@ -191,10 +191,10 @@ def _candidates(layout: Layout, chain: Chain, rounds: list[dict[str, Any]]) -> t
 
 
 def closed_rounds(journal: Journal, chain: Chain) -> Iterator[dict[str, Any]]:
-    """Decisions of the closed rounds of a chain's cycle, up to that of its winner."""
+    """Decisions of the closed rounds of a chain's cycle, up to that which says what continues."""
     for body in decisions(journal, chain.arm, chain.seed, chain.cycle, chain.trial):
         yield body
-        if body["winner"] is not None:
+        if continuing_key(body) is not None:
             return
 
 

@@ -43,6 +43,21 @@ def decisions(journal: Decided, arm: str, seed: int, cycle: int, trial: int | No
         number += 1
 
 
-def winning_key(of_cycle: Iterable[Mapping[str, Any]]) -> str | None:
-    """Key of the unit that won a cycle, from its decisions; None while it is open, or without a winner."""
-    return next((decision["winner"] for decision in reversed(list(of_cycle)) if decision["closes"]), None)
+def continuing_key(decision: Mapping[str, Any]) -> str | None:
+    """Key of the unit that a chain continues with after a round; None where the cycle is open, or ended the chain."""
+    key: str | None = decision["continues"] if "continues" in decision else decision["winner"]
+    return key
+
+
+def why_ended(decision: Mapping[str, Any], told: Iterable[Mapping[str, Any]]) -> str:
+    """Why a chain ended with the decision that closed a cycle; `told` are the outcomes of all of the cycle's rounds."""
+    won = decision["winner"] is not None
+    reasons = sorted({outcome["error"] or outcome["status"] for outcome in (decision["told"] if won else told)})
+    cycle = decision["cycle"]
+    what = f"the second training of cycle {cycle}'s winner cannot" if won else f"no candidate of cycle {cycle} can"
+    return f"{what} continue ({'; '.join(reasons)})"
+
+
+def key_of_cycle(of_cycle: Iterable[Mapping[str, Any]]) -> str | None:
+    """Key of the unit that a chain continues with after a cycle, from its decisions; None where there is none."""
+    return next((continuing_key(decision) for decision in reversed(list(of_cycle)) if decision["closes"]), None)

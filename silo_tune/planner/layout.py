@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from silo_tune.planner.candidates import CandidateSource, OneRound, Proposal, grid_source, peak_of, value_of
+from silo_tune.planner.candidates import (
+    CandidateSource,
+    OneRound,
+    Proposal,
+    WinnerRetrained,
+    grid_source,
+    peak_of,
+    value_of,
+)
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.guided import GuidedSource
 from silo_tune.planner.points import Params, Plan, plan_of, rates_of, sampler_seed
 from silo_tune.planner.samplers import require_sampler
 from silo_tune.planner.unit import Unit, UnitMaker
 from silo_tune.schedules.peaks import AdaptiveSchedule, AtShare, Schedule, Silo
-from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
+from silo_tune.study.arms import Arm, OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.model import Study
 from silo_tune.study.pipelines import Ice
 
@@ -66,7 +74,15 @@ class Layout:
             self._pipelines[arm, trial] = pipeline
         first = 0 if self.settings[arm].own_dense else 1
         for cycle in range(first, self.study.cycles):
-            self._sources[arm, trial, cycle] = OneRound((Proposal(self._peak(arm, trial, cycle)),))
+            peak = self._peak(arm, trial, cycle)
+            self._sources[arm, trial, cycle] = OneRound(
+                tuple(Proposal(peak, repeat=repeat) for repeat in range(self._trainings(arm, trial)))
+            )
+
+    def _trainings(self, arm: str, trial: int | None) -> int:
+        """Trainings of a schedule's cycle. A trial of a pilot trains once: what it finds is a rate."""
+        found = self.study.arms[arm]
+        return found.best_of or 1 if isinstance(found, ScheduleArm) and trial is None else 1
 
     def take(self, arm: str, params: Params) -> None:
         """Fix what a pilot found: its arm's schedule, and those of the arms that take its ends."""
@@ -105,6 +121,12 @@ class Layout:
         arm, cycle = self.study.arms[chain.arm], chain.cycle
         if not self.decides(chain.arm, cycle):
             return self._dense()
+        source = self._first_trainings(chain, arm)
+        repeat = arm.retrained_as if isinstance(arm, OracleArm) else None
+        return source if repeat is None else WinnerRetrained(source, repeat)
+
+    def _first_trainings(self, chain: Chain, arm: Arm) -> CandidateSource:
+        cycle = chain.cycle
         if isinstance(arm, OracleArm) and arm.guided is not None:
             first = cycle == 0 or not self.decides(chain.arm, cycle - 1)
             return GuidedSource(
@@ -122,17 +144,21 @@ class Layout:
     def most(self, arm: str, cycle: int) -> int:
         """Upper bound of the candidates of a cycle."""
         found = self.study.arms[arm]
-        if not isinstance(found, OracleArm) or not self.decides(arm, cycle):
+        if not self.decides(arm, cycle):
             return 1
+        if not isinstance(found, OracleArm):
+            return self._trainings(arm, None)
         if self.ready(arm):
             return self.source(Chain(arm, 0, cycle=cycle)).most
         asked = found.grid.points if found.grid else found.guided.trials + found.guided.repeat_top  # type: ignore[union-attr]
-        return asked + len(self.tests(arm, cycle))
+        return asked + len(self.tests(arm, cycle)) + found.retrain_winner
 
     def rounds(self, arm: str) -> int:
         """Rounds of a decided cycle that follow one another, at most."""
         found = self.study.arms[arm]
-        return GuidedSource(found.guided).rounds if isinstance(found, OracleArm) and found.guided is not None else 1
+        if not isinstance(found, OracleArm):
+            return 1
+        return found.retrain_winner + (GuidedSource(found.guided).rounds if found.guided is not None else 1)
 
     def epochs(self, arm: str, cycle: int) -> int:
         """Epochs of a unit of a cycle."""

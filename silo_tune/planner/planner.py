@@ -12,26 +12,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from silo_tune.errors import BadInput
-from silo_tune.planner.candidates import OneRound, Proposal
-from silo_tune.planner.chain import TOLD, Candidate, Chain
-from silo_tune.planner.journal import Journal
+from silo_tune.planner.candidates import OneRound, Proposal, WinnerRetrained
+from silo_tune.planner.chain import TOLD, Candidate, Chain, measured
+from silo_tune.planner.journal import Journal, continuing_key, why_ended
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.retention import Weights, floor_of
 from silo_tune.planner.search import Search
 from silo_tune.planner.unit import Unit
-from silo_tune.planner.winner import winner_of
-from silo_tune.study.arms import ScheduleArm, TuneArm
+from silo_tune.planner.winner import best_training, winner_of
+from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.model import Study
 from silo_tune.study.pipelines import Ice
 
 
 @dataclass
 class Counts:
-    """Units of this session and of the run."""
+    """Units of this session and of the run; `reused` were done before, `taken` were done by another run."""
 
     trained: int = 0
     failed: int = 0
     reused: int = 0
+    taken: int = 0
     shared: int = 0
     train_seconds: float = 0.0
 
@@ -46,6 +47,7 @@ class Planner:
         checkpoint: content hash of the pretrained weights, if the study has them.
         listen: called with the chain whenever one changed.
         retry_failed: ask failed units again where a chain ended without a winner.
+        take: gives the result of a unit that another run has committed, and brings it into this one.
 
     Attributes:
         chains: (arm, seed) → chain, for every arm but those that only search.
@@ -63,9 +65,10 @@ class Planner:
         checkpoint: str | None = None,
         listen: Callable[[Chain], None] = lambda chain: None,
         retry_failed: bool = False,
+        take: Callable[[str], Mapping[str, Any] | None] = lambda key: None,
     ) -> None:
         self.study, self.journal, self.listen = study, journal, listen
-        self._retry_failed = retry_failed
+        self._retry_failed, self._take = retry_failed, take
         self.layout = Layout(study, tests_from, checkpoint)
         self.counts = Counts()
         seeds, arms = study.replicates.seeds, [n for n, arm in study.arms.items() if not isinstance(arm, TuneArm)]
@@ -137,6 +140,7 @@ class Planner:
         if outcome["status"] == "failed":
             self.counts.failed += 1
         else:
+            outcome = {**outcome, "measured": measured(outcome)}
             self.counts.trained += 1
             self.counts.train_seconds += outcome.get("train_seconds") or 0.0
             self._known.add(key)
@@ -257,16 +261,19 @@ class Planner:
         if decided is not None and decided["status"] == "failed":
             self._hear(chain, candidate, decided)
             return
-        result = None if key in self._waiters else self.journal.result(key)
+        result: Mapping[str, Any] | None = None if key in self._waiters else self.journal.result(key)
         if key in self._waiters or (result is not None and key in self._known):
             self.counts.shared += 1
         elif result is not None:
             self.counts.reused += 1
             self._known.add(key)
+        elif (result := self._take(key)) is not None:
+            self.counts.taken += 1
+            self._known.add(key)
         else:
             self._queue(candidate.unit)
             self._waiters[key] = []
-        outcome = decided or result
+        outcome = decided or (None if result is None else {**result, "measured": measured(result)})
         if outcome is not None:
             self._hear(chain, candidate, outcome)
         else:
@@ -275,9 +282,9 @@ class Planner:
     def _close_round(self, chain: Chain) -> None:
         """Write the round's decision; ask the next round or close the cycle."""
         told = [chain.told[candidate.index] for candidate in chain.candidates]
-        more = self._more(chain) if chain.decided is None and not chain.again else None
+        more = self._more(chain) if chain.decided is None else None
         closes = not more if chain.decided is None else chain.decided["closes"]
-        winner = winner_of(told) if closes else None
+        winner, continues = self._decide(chain, told) if closes else (None, {})
         body = {
             "arm": chain.arm,
             "seed": chain.seed,
@@ -289,6 +296,7 @@ class Planner:
             "told": [chain.told[candidate.index] for candidate in chain.asking],
             "closes": closes,
             "winner": winner["key"] if winner else None,
+            **continues,
         }
         if self._replaying and chain.decided is None:
             self._unswept[chain.seed] = min(chain.cycle, self._unswept.get(chain.seed, chain.cycle))
@@ -301,13 +309,38 @@ class Planner:
             more = asked_before(chain.decided)
         self._ask_round(chain, self._more(chain) if more is None else more)
 
+    def _decide(
+        self, chain: Chain, told: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Any] | None, dict[str, str | None]]:
+        """The winner of a cycle and, where its rate was trained again, what continues: that training, or nothing.
+
+        A second training that diverged or failed ends the chain, as a schedule's only training would: to fall back to
+        the winner would be to choose by luck again.
+        """
+        repeat = self._retrained_as(chain)
+        if repeat is None:
+            # A schedule's trainings differ in luck alone, and the best one continues; an Oracle's repeats judge rates.
+            oracle = isinstance(self.study.arms[chain.arm], OracleArm)
+            return (winner_of if oracle else best_training)(told), {}
+        again = [outcome for outcome in told if outcome["repeat"] == repeat]
+        key = next((outcome["key"] for outcome in again if outcome["status"] == "ok"), None)
+        return winner_of(outcome for outcome in told if outcome["repeat"] != repeat), {"continues": key}
+
+    def _retrained_as(self, chain: Chain) -> int | None:
+        arm = self.study.arms[chain.arm]
+        decides = self.layout.decides(chain.arm, chain.cycle)
+        return arm.retrained_as if isinstance(arm, OracleArm) and decides else None
+
     def _next_round(self, chain: Chain) -> None:
         chain.round += 1
         chain.decided = self._decision(chain)
 
     def _more(self, chain: Chain) -> list[Proposal]:
         """The round after those that are complete; empty when the cycle is."""
-        return self.layout.source(chain).ask(chain.heard)
+        source = self.layout.source(chain)
+        if chain.again:  # what failed was asked again, and nothing else follows
+            return source.second(chain.heard) if isinstance(source, WinnerRetrained) else []
+        return source.ask(chain.heard)
 
     def _check_decided(self, chain: Chain) -> None:
         """A standing decision must be of the very candidates that this study asks for."""
@@ -315,27 +348,27 @@ class Planner:
         if chain.decided is not None and asked != [entry["key"] for entry in chain.decided["asked"]]:
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
-                f"asks for; put the study back as it was, or choose another --out"
+                f"asks for; put the study back as it was, or choose another --out. If it is as it was, the decision of "
+                f"{chain.label}, cycle {chain.cycle}, round {chain.round} was changed: move that file away"
             )
 
     # --- the end of a cycle, and of a chain ---
 
     def _close_cycle(self, chain: Chain, standing: Mapping[str, Any]) -> None:
         chain.open = False
-        key = standing["winner"]
-        if key is not None and all(candidate.unit.key != key for candidate in chain.candidates):
+        won, key = standing["winner"], continuing_key(standing)
+        if not {won, key} - {None} <= {candidate.unit.key for candidate in chain.candidates}:
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with a winner that this study never "
                 f"asked for; choose another --out"
             )
         leader = self._leader(chain) if chain.cycle > 0 else None
-        if key is None and self._asks_again(chain):
+        if key is None and self._asks_again(chain, won):
             return
         if key is None and leader is None:
-            reasons = sorted({o["error"] or o["status"] for o in chain.told.values()})
-            self._end(chain, f"no candidate of cycle {chain.cycle} can continue ({'; '.join(reasons)})")
+            self._end(chain, why_ended(standing, chain.told.values()))
             return
-        best = next((o for o in chain.told.values() if o["key"] == key), None)
+        best = next((o for o in chain.told.values() if o["key"] == won), None)
         if best is not None:  # a conditioned Oracle continues from its leader's unit even if all its own failed
             chain.best = best
         chain.closed.append(key)
@@ -348,9 +381,14 @@ class Planner:
         self.listen(chain)
         self._wake_followers(chain)
 
-    def _asks_again(self, chain: Chain) -> bool:
-        """Open one more round for the failed candidates of a cycle without a winner: one that stands, or a new one."""
+    def _asks_again(self, chain: Chain, won: str | None) -> bool:
+        """Open one more round for the failed candidates of a cycle that ended its chain: one that stands, or a new one.
+
+        Where a rate won, its second training alone is asked for again.
+        """
         failed = [candidate for candidate in chain.candidates if chain.told[candidate.index]["status"] == "failed"]
+        if won is not None:
+            failed = [candidate for candidate in failed if candidate.unit.repeat == self._retrained_as(chain)]
         before = chain.decided
         self._next_round(chain)
         wanted = self._retry_failed and chain.trial is None and before is not None  # once a session

@@ -18,6 +18,7 @@ from silo_tune.schedules.peaks import rounded
 from silo_tune.schedules.shapes import resolve_profile
 from silo_tune.study.model import ArmSettings, Study
 from silo_tune.study.pipelines import Ice, WhileTraining, resolved
+from silo_tune.study.prune import DEFAULT_LAYERS
 
 # Raise this when the meaning of a unit changes (another order of random draws, say): old results then stay apart.
 RECIPE = 1
@@ -55,7 +56,7 @@ class PruneSpec:
         criterion, scope, granularity, skip: as in [prune].
         after_prune: "keep", "rewind" or "reinit".
         rewind_to: the rewind point when after_prune is "rewind", else None.
-        norm_scales, keep_statistics: as in [prune].
+        norm_scales, keep_statistics, layers: as in [prune].
         percentile: where a percentile decides, the share of the living weights that it is taken at; else None.
     """
 
@@ -69,6 +70,7 @@ class PruneSpec:
     norm_scales: bool = False
     keep_statistics: bool = False
     percentile: float | None = None
+    layers: tuple[str, ...] = DEFAULT_LAYERS
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class Unit:
         """The unit of a spec, as read from its result."""
         prune = spec["prune"]
         if prune is not None:
-            prune = PruneSpec(**{**prune, "skip": tuple(prune["skip"])})
+            listed = {name: tuple(prune[name]) for name in ("skip", "layers") if name in prune}
+            prune = PruneSpec(**{**prune, **listed})
         return cls(**{**spec, "prune": prune})
 
 
@@ -160,7 +163,7 @@ class UnitMaker:
                 "keep_statistics": study.prune.keep_statistics,
             }
         )
-        self._skip = study.prune.skip
+        self._skip, self._layers = study.prune.skip, study.prune.layers
         self._by_percentile = study.prune.count == "percentile"
 
     def make(
@@ -207,7 +210,7 @@ class UnitMaker:
         prune, target = self._prune, self._targets[cycle]
         if isinstance(self._pipeline, Ice):  # each block loses the pipeline's ratio, whatever the study's prunes do
             prune, target = {**prune, "scope": "layerwise"}, canonical((1.0 - self._share(cycle)) ** cycle)
-        return PruneSpec(target=target, skip=self._skip, percentile=percentile, **prune)
+        return PruneSpec(target=target, skip=self._skip, layers=self._layers, percentile=percentile, **prune)
 
     def _share(self, cycle: int) -> float:
         """Share of the remaining that a cycle ≥ 1 removes."""

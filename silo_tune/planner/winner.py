@@ -23,6 +23,12 @@ def winner_of(told: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     return None if best is None else dict(best)
 
 
+def best_training(told: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The best single training, by the same order; of equal ones the first. None where none trained."""
+    best = min((o for o in told if o["status"] == "ok"), key=rank, default=None)
+    return None if best is None else dict(best)
+
+
 def rank(outcome: Mapping[str, Any]) -> tuple[float, float, float]:
     """Sorts the best first: highest validation accuracy, then lower validation loss, then smaller max_lr."""
     return (-outcome["val_accuracy"], outcome["val_loss"], outcome["max_lr"] if outcome["max_lr"] is not None else 0.0)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from silo_tune.errors import BadInput
+from silo_tune.pruning.layers import CONVOLUTIONS
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,10 +20,12 @@ _WEIGHING = {
     **dict.fromkeys(("linear", "bilinear", "batch_norm", "layer_norm", "group_norm", "embedding"), 1),
     **dict.fromkeys((f"conv{'_transpose' * up}{n}d" for n in (1, 2, 3) for up in (False, True)), 1),
     **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"), 0),
+    "embedding_bag": 1,
     "multi_head_attention_forward": 3,
-    "lstm": 1,
-    "gru": 1,
+    **dict.fromkeys((f"{kind}_cell" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")), 2),
 }
+# Operations whose weights are in a list among their arguments.
+_LISTED = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 class _Watch(TorchFunctionMode):
@@ -33,8 +35,10 @@ class _Watch(TorchFunctionMode):
         found: name → how many zeros the tensor has that has most; a name that nothing was found for is missing.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], active: list[set[str]]) -> None:
+    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], active: list[set[str]]) -> None:
         super().__init__()
+        # A parameter by where its numbers lie: on a GPU all of a recurrent layer may be in one storage.
+        self._places = {weight.data_ptr(): name for name, weight in (*model.named_parameters(), *weights.items())}
         self._weights, self._active = weights, active
         self.found: dict[str, int] = {}
 
@@ -42,19 +46,25 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        first = _WEIGHING.get(getattr(func, "__name__", ""))
-        if first is not None:
-            for tensor in _tensors((args[first:], tuple(kwargs.values()))):
-                self._look_at(tensor)
+        for tensor in _tensors(_weights(getattr(func, "__name__", ""), args, kwargs)):
+            self._look_at(tensor)
         return func(*args, **kwargs)
 
     def _look_at(self, tensor: Tensor) -> None:
-        inside = set().union(*self._active)
-        for name, weight in self._weights.items():
-            itself = tensor.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
-            if tensor.numel() == weight.numel() and (itself or name in inside):
+        # What is no parameter may be computed from any weight of the layers that are under way.
+        itself = self._places.get(tensor.data_ptr())
+        for name in set().union(*self._active) if itself is None else {itself} & self._weights.keys():
+            if tensor.numel() == self._weights[name].numel():
                 zeros = tensor.numel() - int(tensor.count_nonzero())
                 self.found[name] = max(zeros, self.found.get(name, 0))
+
+
+def _weights(operation: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+    """The arguments that may be weights; none of an operation that does not weigh."""
+    if operation in _LISTED:
+        return [value for value in args if isinstance(value, list)]
+    first = _WEIGHING.get(operation)
+    return () if first is None else (*args[first:], *kwargs.values())
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -95,7 +105,7 @@ def used_zeros(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) 
         Name → zeros; a weight that the pass does not use is missing.
     """
     with torch.random.fork_rng(devices=[]), in_mode(model, training=False), _inside(model, weights) as active:
-        watch = _Watch(weights, active)
+        watch = _Watch(model, weights, active)
         with watch:
             model(images)
     return watch.found

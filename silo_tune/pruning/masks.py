@@ -8,7 +8,7 @@ of parameters, then row-major order).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -18,38 +18,37 @@ from torch import Tensor, nn
 
 from silo_tune.errors import BadInput
 from silo_tune.pruning.filters import Filters
+from silo_tune.pruning.layers import SCALE, kinds_by_name, weights_of
+from silo_tune.study.prune import DEFAULT_LAYERS, LAYERS
 
 Masks = dict[str, Tensor]
-PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-SCALES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
 
 
-def prunable(model: nn.Module, skip: tuple[str, ...] = (), norm_scales: bool = False) -> dict[str, Tensor]:
-    """Weights of linear and convolution layers by name; biases are never among them.
+def prunable(
+    model: nn.Module,
+    skip: tuple[str, ...] = (),
+    norm_scales: bool = False,
+    layers: tuple[str, ...] = DEFAULT_LAYERS,
+) -> dict[str, Tensor]:
+    """Weights of layers of some kinds, by name; biases are never among them, a tied weight is there once.
 
     Args:
         model: the network.
         skip: patterns (`fnmatch`) of parameter names to leave alone.
         norm_scales: are the weights of BatchNorm, LayerNorm and GroupNorm prunable too?
+        layers: kinds of layers, as in `silo_tune.study.prune.LAYERS`.
 
     Raises:
-        BadInput: a pattern matches nothing, or nothing is left.
+        BadInput: a kind beyond the default ones is in no layer, a pattern matches nothing, or nothing is left.
     """
-    found: dict[str, Tensor] = {}
-    for name, weight in _candidates(model, norm_scales):
-        if not any(weight is other for other in found.values()):
-            found[name] = weight  # tied weights are one parameter, by its first name
-    return left_by(skip, found)
-
-
-def _candidates(model: nn.Module, norm_scales: bool) -> Iterator[tuple[str, Tensor]]:
-    for name, module in model.named_modules():
-        prefix = f"{name}." if name else ""
-        scale = norm_scales and isinstance(module, SCALES) and module.weight is not None
-        if scale or isinstance(module, PRUNABLE):
-            yield f"{prefix}weight", module.weight
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            yield f"{prefix}in_proj_weight", module.in_proj_weight
+    kinds = (*layers, *((SCALE,) if norm_scales else ()))
+    found = {weight.name: weight for weight in weights_of(model, kinds)}
+    have = set(kinds_by_name(model).values()) | {weight.kind for weight in found.values()}
+    absent = [kind for kind in layers if kind not in have and kind not in DEFAULT_LAYERS]
+    if absent:
+        there = ", ".join(kind for kind in LAYERS if kind in have) or "none that can be pruned"
+        raise BadInput(f"prune.layers: the network has no layer of {', '.join(absent)}; it has {there}")
+    return left_by(skip, {name: weight.tensor for name, weight in found.items()})
 
 
 def left_by(skip: tuple[str, ...], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,16 +95,18 @@ class PrunableElements:
         skip: tuple[str, ...] = (),
         norm_scales: bool = False,
         removable: Mapping[str, Filters] | None = None,
+        layers: tuple[str, ...] = DEFAULT_LAYERS,
     ) -> PrunableElements:
         """The elements of a network: filters when it is said which are removable, else weights.
 
         Raises:
-            BadInput: a pattern of `skip` matches nothing, or nothing is left to prune.
+            BadInput: as `prunable`.
         """
         parameters = dict(model.named_parameters())
         if removable is None:
-            return cls(prunable(model, skip, norm_scales), {}, parameters)
-        weights = left_by(skip, {name: parameters[name] for name in removable})
+            return cls(prunable(model, skip, norm_scales, layers), {}, parameters)
+        meant = {weight.name for weight in weights_of(model, layers)}
+        weights = left_by(skip, {name: parameters[name] for name in removable if name in meant})
         return cls(weights, {name: removable[name] for name in weights}, parameters)
 
     @property

@@ -58,7 +58,7 @@ class Pruner:
         """
         here = self.workspace if unit.prune is None else unit.prune
         removable_ = self._removable_of(unit, model) if here.granularity == "filter" else None
-        elements = PrunableElements.of(model, here.skip, here.norm_scales, removable_)
+        elements = PrunableElements.of(model, here.skip, here.norm_scales, removable_, here.layers)
         elements.kept(self.workspace.last_target)
         return elements
 

@@ -10,7 +10,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "trial": ("Int64", "trial of a search over whole chains (tune, pilot), else null"),
     "cycle": ("Int64", "0 is dense"),
     "candidate": ("Int64", "position among the cycle's candidates"),
-    "repeat": ("Int64", "0, or the number of a re-evaluation with other random streams"),
+    "repeat": ("Int64", "0, or the number of a training with other random streams"),
     "max_lr": ("Float64", "peak learning rate, resolved"),
     "peak_rule": ("string", "rule that resolved it, null for a fixed peak"),
     "asked": ("boolean", "a rate of the arm's own search (false: only a tested arm's value)"),
@@ -19,6 +19,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "error": ("string", "why, unless ok"),
     "sparsity": ("Float64", "fraction of prunable weights pruned, in [0, 1]"),
     "weights_remaining": ("Float64", "1 - sparsity, as counted"),
+    "prunable": ("Int64", "weights of the network that can be pruned, in prune.layers and not in prune.skip"),
+    "parameters": ("Int64", "all parameters of the network"),
     "val_accuracy": ("Float64", "in [0, 1], on the validation split: the only one that chooses"),
     "val_loss": ("Float64", "mean cross-entropy in nats"),
     "n_val": ("Int64", "validation images"),
@@ -32,7 +34,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "key": ("string", "identity of the trial"),
     "parent": ("string", "key of the trial it started from, null at cycle 0"),
     "winner": ("boolean", "the best candidate of its cycle on validation"),
-    "continued": ("boolean", "the next cycle's parent, where that is not the winner"),
+    "continued": (
+        "boolean",
+        "where that is not the winner: the next cycle's parent, or the winner's second training, whatever came of it",
+    ),
     "shared_with": ("string", "first arm of the study that owns the key, null when it is this one"),
     "realised_peak_lr": ("Float64", "largest learning rate that the optimizer was given"),
     "grad_spread": ("Float64", "standard deviation of the loss gradient over surviving weights, in nats per unit"),
@@ -56,6 +61,6 @@ UNSTABLE = ("train_seconds", "device", "mixed")
 FORMAT = 1
 FORMAT_KEY = b"silo_tune.table"
 # Columns that tables of earlier versions do not have. They are null there.
-LATER = ("activation_spread_norm", "mixed")
+LATER = ("activation_spread_norm", "mixed", "prunable", "parameters")
 # What makes a row one row.
 IDENTITY = ("arm", "seed", "trial", "cycle", "candidate", "repeat")

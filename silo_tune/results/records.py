@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.formats import plural
+from silo_tune.results.doubts import gaps, require_own_study
 from silo_tune.results.reading import read_table
-from silo_tune.results.searches import SearchRecord, searches
+from silo_tune.results.searches import SearchRecord, doubtful_rounds, searches
 from silo_tune.results.table import lost_rows, table, to_parquet
 from silo_tune.store.run_folder import TABLE, Run
 from silo_tune.store.snapshot import snapshot_of
@@ -34,7 +35,8 @@ class Recorded:
     Attributes:
         frame: one row per unit as one chain uses it, columns as in `COLUMNS`.
         study: its study.
-        ledger: recipe, created, environment, accepted changes; `clock_seconds` of a run whose drivers timed themselves.
+        ledger: recipe, created, environment, accepted changes; `clock_seconds` of a run whose drivers timed themselves;
+            `notes` where files of the run say different things.
         searches: arm → its pilot or tune search.
         data: what is recorded of the data, None where it is not known.
         is_record: the rows were read from a table, and there are no units.
@@ -63,8 +65,15 @@ def read(url: str) -> Recorded:
     recorded = run.recorded()
     assert recorded is not None
     is_record = run.is_record(study)
-    frame = read_table(run.storage.read(TABLE), run.storage.shown(TABLE), study) if is_record else table(run, study)
-    ledger = recorded[1] if is_record else {**recorded[1], **_clock(run)}
+    notes: list[str] = []
+    if is_record:
+        frame, ledger = read_table(run.storage.read(TABLE), run.storage.shown(TABLE), study), recorded[1]
+    else:
+        require_own_study(run, study, recorded[1]["recipe"])
+        frame = table(run, study, notes.append)
+        notes += doubtful_rounds(run, study, frame)
+        damaged = damaged or [*gaps(run, study, frame)]
+        ledger = {**recorded[1], **_clock(run), **({"notes": notes} if notes else {})}
     found = Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record)
     _require_whole(run, found, damaged)
     return found

@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from silo_tune.planner.chain import TOLD, measured
 from silo_tune.planner.journal import decisions
 from silo_tune.results.columns import COLUMNS
 from silo_tune.results.searches import search_points
 from silo_tune.store.run_folder import Run
+from silo_tune.store.unit_store import Notice, silent
 from silo_tune.study.model import Study
 
 _FROM_RESULT = (
@@ -17,13 +19,19 @@ _FROM_RESULT = (
     "classes", "epochs", "steps", "train_seconds", "realised_peak_lr", "device", "version",
 )  # fmt: skip
 # Results made before these were measured do not have them.
-_SPREADS = ("grad_spread", "activation_spread", "activation_spread_norm")
+_LATER = ("grad_spread", "activation_spread", "activation_spread_norm", "prunable", "parameters")
 
 
-def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
-    """Every row of the closed rounds, in study order: arm, trials before its own chains, seed, cycle, candidate."""
+def rows(run: Run, study: Study, doubt: Notice = silent) -> Iterator[dict[str, Any]]:
+    """Every row of the closed rounds, in study order: arm, trials before its own chains, seed, cycle, candidate.
+
+    Args:
+        run, study: whose.
+        doubt: told where two files say different things of one trial.
+    """
     owner: dict[str, str] = {}
     for arm in study.arms:
+        again = getattr(study.arms[arm], "retrained_as", None)
         for seed, trial in _chains(run, study, arm):
             closed = list(_decisions(run, arm, seed, trial, study.cycles))
             parents = {decision["cycle"]: decision["parent"] for decision in closed}
@@ -36,10 +44,11 @@ def rows(run: Run, study: Study) -> Iterator[dict[str, Any]]:
                     if last[decision["cycle"], asked["candidate"]] > decision["round"]:
                         continue  # it failed, and was tried again
                     key = asked["key"]
-                    row = _row(run, decision, asked, told[asked["candidate"]])
+                    row = _row(run, decision, asked, told[asked["candidate"]], doubt)
                     row["mode"] = "pilot" if trial is not None and study.pilots(arm) else study.arms[arm].mode
                     row["winner"] = key == winners.get(decision["cycle"])
-                    row["continued"] = key == continues and not row["winner"]
+                    second = again is not None and row["repeat"] == again
+                    row["continued"] = (key == continues or second) and not row["winner"]
                     first = owner.setdefault(key, arm)
                     row["shared_with"] = None if first == arm else first
                     yield row
@@ -63,7 +72,9 @@ def _decisions(run: Run, arm: str, seed: int, trial: int | None, cycles: int) ->
     return itertools.chain.from_iterable(itertools.takewhile(bool, of_cycles))
 
 
-def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def _row(
+    run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, Any], doubt: Notice
+) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {name: decision[name] for name in ("arm", "seed", "cycle", "parent")}
     row["trial"] = decision.get("trial")
@@ -82,5 +93,25 @@ def _row(run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: 
         row["max_lr"] = peak.get("value")
     if told["status"] != "failed" and (result := run.result(asked["key"])) is not None:
         row |= {name: result[name] for name in _FROM_RESULT}
-        row |= {name: result.get(name) for name in _SPREADS}
+        row |= {name: result.get(name) for name in _LATER}
+        if differing := list(_differing(decision, asked, told, result)):
+            where = (decision["arm"], decision["seed"], decision["cycle"], decision["round"], decision.get("trial"))
+            doubt(
+                f"{run.storage.shown(run.decision_name(*where))} and {run.units.folder(asked['key'])}/result.json tell "
+                f"different things of one trial ({', '.join(differing)}): one of them was changed, or the trial was "
+                f"trained again on another kind of machine. To find out, move the result away and run the study again"
+            )
     return row
+
+
+def _differing(
+    decision: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, Any], result: Mapping[str, Any]
+) -> Iterator[str]:
+    """What a decision and the result of one of its trials say differently."""
+    for name in TOLD:
+        standing = measured(result) if name == "measured" else result[name]
+        if name in told and told[name] != standing:  # a decision of an earlier version does not tell all of it
+            yield f"{name} {told[name]} and {standing}"
+    unit = result["unit"]
+    asked_for = {"parent": decision["parent"], "peak": asked["peak"], "repeat": told["repeat"]}
+    yield from (f"{name} {value} and {unit.get(name)}" for name, value in asked_for.items() if unit.get(name) != value)

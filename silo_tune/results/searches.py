@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from silo_tune.planner.chain import Chain
 from silo_tune.planner.points import plan_of
+from silo_tune.planner.search import Search
 from silo_tune.store.run_folder import Run
 from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.model import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -80,3 +87,50 @@ def search_points(run: Run, arm: str) -> tuple[dict[str, Any], ...]:
         points += [{**point, "seeds": body["seeds"]} for point in body["points"]]
         number += 1
     return tuple(points)
+
+
+def doubtful_rounds(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str]:
+    """A sentence for every round of a search that does not say what the chains of its points give.
+
+    Args:
+        run, study: whose.
+        frame: the table of the run.
+    """
+    rows = defaultdict[tuple[str, int, int], list[dict[str, Any]]](list)
+    for found in frame.loc[frame.trial.notna(), _HEARD].to_dict("records"):
+        row = {str(name): value for name, value in found.items()}
+        rows[row["arm"], row["seed"], row["trial"]].append(row)
+    for arm in filter(study.searched, study.arms):
+        search = Search(arm, plan_of(study, arm), study.search_seeds(arm))
+        for number, group in itertools.groupby(search_points(run, arm), lambda point: point["round"]):
+            points = list(group)
+            search.trials = {
+                (point["trial"], seed): _chain(arm, seed, point, rows[arm, seed, point["trial"]])
+                for point in points
+                for seed in search.seeds
+            }
+            if [_said(point) for point in search.close()["points"]] != [_said(point) for point in points]:
+                yield (
+                    f"{run.storage.shown(run.search_name(arm, number))} is not what the chains of its points give: one "
+                    f"of them was changed, or trained again on another kind of machine"
+                )
+            search.recall({"points": points, "round": number})
+
+
+# What of its rows a chain's place in a search rests on.
+_HEARD = ["arm", "seed", "trial", "cycle", "candidate", "status", "winner", "val_accuracy", "classes"]
+
+
+def _said(point: Mapping[str, Any]) -> list[Any]:
+    return [point[name] for name in ("trial", "objective", "told", "rungs")]
+
+
+def _chain(arm: str, seed: int, point: Mapping[str, Any], rows: list[dict[str, Any]]) -> Chain:
+    """A chain of a point, as its rows in the table tell it."""
+    chain = Chain(arm, seed, point["trial"], point["params"])
+    chain.accuracies = [row["val_accuracy"] for row in sorted(rows, key=lambda row: row["cycle"]) if row["winner"]]
+    last = max((row["cycle"] for row in rows), default=0)
+    chain.told = {row["candidate"]: {"status": row["status"]} for row in rows if row["cycle"] == last}
+    chain.guessing = next((1.0 / row["classes"] for row in rows if row["classes"]), 0.0)
+    chain.stopped, chain.ended = point["stopped"], point["ended"].get(str(seed))
+    return chain

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY
 from silo_tune.results.rows import rows
 from silo_tune.store.run_folder import TABLE, Run
+from silo_tune.store.unit_store import Notice, silent
 from silo_tune.study.model import Study
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def mixed_devices(frame: pd.DataFrame) -> pd.Series[bool]:
     return frame.groupby("seed")["device"].transform("nunique") > 1
 
 
-def table(run: Run, study: Study | None = None) -> pd.DataFrame:
-    """The table of a run, from its decisions and results."""
-    return make_table(rows(run, study or run.study()))
+def table(run: Run, study: Study | None = None, doubt: Notice = silent) -> pd.DataFrame:
+    """The table of a run, from its decisions and results; `doubt` is as in `rows`."""
+    return make_table(rows(run, study or run.study(), doubt))
 
 
 def write_table(run: Run, frame: pd.DataFrame) -> None:

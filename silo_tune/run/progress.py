@@ -101,7 +101,7 @@ class Progress:
     def __init__(self, study: Study, now: Callable[[], float] = time.monotonic) -> None:
         self.study, self._now = study, now
         self.earlier: float | None = None
-        self._remaining = study.remaining
+        self._remaining: list[float] = []
         self._lock = threading.Lock()
         self._planner: Planner | None = None
         self._slots = 0
@@ -136,6 +136,7 @@ class Progress:
 
     def begin(self, planner: Planner, slots: int) -> None:
         """The planner is ready; training begins on so many slots."""
+        self.study, self._remaining = planner.study, planner.study.remaining  # with what the run has begun before
         self._slots = slots
         self._began, self._began_at = self._now(), time.time()
         self._outcomes.append(self._began)
@@ -232,7 +233,12 @@ class Progress:
         counts = self._planner.counts
         left = 0 if self._planner.done else max(0, self._units - self._outcomes_of(self._planner))
         return Units(
-            trained=counts.trained, shared=counts.shared, reused=counts.reused, failed=counts.failed, left=left
+            trained=counts.trained,
+            shared=counts.shared,
+            reused=counts.reused,
+            taken=counts.taken,
+            failed=counts.failed,
+            left=left,
         )
 
     def pace(self) -> dict[str, float | None]:

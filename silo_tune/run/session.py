@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,24 +14,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import plural
 from silo_tune.machine import environment
+from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Counts, Planner
 from silo_tune.planner.points import TunePlan, plan_of
 from silo_tune.planner.samplers import importance
-from silo_tune.results.searches import searches
+from silo_tune.results.remembered import may_be_remembered, remembered
+from silo_tune.results.searches import doubtful_rounds, searches
 from silo_tune.results.table import table, write_table
 from silo_tune.run.monitor import Monitor, Recorder
 from silo_tune.run.progress import Progress
 from silo_tune.run.status import recorded
 from silo_tune.store.lease import Lease
+from silo_tune.store.reuse import Reuse
 from silo_tune.store.run_folder import Run
 from silo_tune.study import registry
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
+from silo_tune.study.published import published
 from silo_tune.study.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Take = Callable[[str], Mapping[str, Any] | None]
 
 
 class Runner(Protocol):
@@ -69,6 +75,23 @@ class Session(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a study is run, beside the study itself; see `silo_tune.run_study`.
+
+    Attributes:
+        out: the run folder or URL; `runs/NAME` when left out.
+        retry_failed: train failed units again where a chain ended for want of them.
+        preflight: look at functions, data, one step and one prune before the training.
+        reuse: other run folders or URLs, whose committed units are taken and not trained again.
+    """
+
+    out: str | None = None
+    retry_failed: bool = False
+    preflight: bool = True
+    reuse: tuple[str, ...] = ()
+
+
 @dataclass
 class Outcome:
     """How a run ended.
@@ -77,6 +100,7 @@ class Outcome:
         url: the run folder.
         frame: its table.
         counts: units trained, shared, reused and failed in this session.
+        taken: URL of another run → number of its units that were reused in this session.
         ended: for each chain that ended early, (arm, seed) and the reason.
         seconds: wall seconds of this session.
     """
@@ -84,6 +108,7 @@ class Outcome:
     url: str
     frame: pd.DataFrame
     counts: Counts
+    taken: dict[str, int] = field(default_factory=dict)
     ended: dict[tuple[str, int], str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -98,6 +123,7 @@ class OpenRun:
         lease: held until the run is closed.
         monitor: hears how it goes, after the run's own status has heard it.
         session: the runner that stands ready; None where nothing is left to train.
+        reuse: the other runs whose units it takes.
         frame: the table, once the run is closed.
     """
 
@@ -106,18 +132,12 @@ class OpenRun:
     lease: Lease
     monitor: Monitor
     session: Session | None
+    reuse: Reuse
     frame: pd.DataFrame | None = None
 
 
 @contextlib.contextmanager
-def open_run(
-    study: Study,
-    out: str | None,
-    runner: Runner,
-    monitor: Monitor,
-    retry_failed: bool = False,
-    preflight: bool = True,
-) -> Iterator[OpenRun]:
+def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -> Iterator[OpenRun]:
     """Hold a run: every way to train a study goes through here.
 
     The study is recorded only when nothing is left that could refuse it. At the end the table and what a search's
@@ -129,29 +149,59 @@ def open_run(
     """
     progress = Progress(study)
     monitor = Recorder(progress, monitor)
-    run = Run(out or default_run(study), monitor.notice)
+    run = Run(options.out or default_run(study), monitor.notice)
     checkpoint = checkpoint_hash(study)
     with run.lease() as lease, recorded(progress, run.storage, lease):
-        run.check(study)
-        planner = Planner(study, run, run.tests_from(study), checkpoint, monitor.changed, retry_failed)
-        opened = OpenRun(run, planner, lease, monitor, None)
+        study = run.resumed(study)
+        shown = [] if study.report.published is None else published(study.report.published)
+        reuse, since = Reuse(run, options.reuse, study), run.tests_from(study)
+        listen = listener(study, run, monitor)
+
+        def planned(take: Take = lambda key: None) -> Planner:
+            return Planner(study, run, since, checkpoint, listen, options.retry_failed, take)
+
+        opened = OpenRun(run, planned(), lease, monitor, None, reuse)
         with contextlib.ExitStack() as stack:
-            if planner.done:
+            if opened.planner.done:
                 check_tolerance(study, run.data_facts())
-                run.accept(study, environment())
-                progress.begin(planner, 0)
+                run.accept(study, environment(), published=shown)
+                progress.begin(opened.planner, 0)
             else:
                 session = stack.enter_context(runner.open(study, Workspace.of(study, run.url), monitor))
-                monitor.looked_at(look(study, session, preflight))
+                monitor.looked_at(look(study, session, options.preflight))
+                sources = registry.sources(study.functions)
                 run.check_data(session.facts)
-                run.check_functions(registry.sources(study.functions))
-                run.accept(study, environment())
-                monitor.started(study, planner, session.slots)
+                reuse.check_data(session.facts, sources)
+                run.check_functions(sources)
+                run.accept(study, environment(), reuse.urls, shown)
+                if reuse:  # only now: what they have is decided as soon as it is here
+                    opened.planner = planned(reuse.take)
+                monitor.started(study, opened.planner, session.slots)
                 opened.session = session
             yield opened
         weigh_parameters(run, study)
-        opened.frame = table(run, study)
+        opened.frame = table(run, study, run.notice)
+        for doubt in doubtful_rounds(run, study, opened.frame):
+            run.notice(doubt)
         write_table(run, opened.frame)
+
+
+def listener(study: Study, run: Run, monitor: Monitor) -> Callable[[Chain], None]:
+    """Tells a monitor of every change of a chain; and once, if a checkpoint seems to remember validation images."""
+    unseen = set(study.replicates.seeds) if study.dense.checkpoint is not None else set()
+
+    def changed(chain: Chain) -> None:
+        monitor.changed(chain)
+        key = chain.closed[0] if chain.closed and chain.seed in unseen else None
+        if key is None or (result := run.result(key)) is None:
+            return
+        unseen.discard(chain.seed)
+        warning = remembered(study, [{**result, "seed": chain.seed}])
+        if warning is not None:
+            unseen.clear()  # once is enough
+            monitor.notice(warning)
+
+    return changed
 
 
 def look_here(study: Study, url: str) -> list[str]:
@@ -163,48 +213,50 @@ def look_here(study: Study, url: str) -> list[str]:
     from silo_tune.run.local import LocalRunner
 
     with LocalRunner().open(study, Workspace.of(study, url), Monitor()) as session:
-        return look(study, session, preflight=True)
+        return look(study, session, preflight=True, layers=True)
 
 
-def look(study: Study, session: Session, preflight: bool) -> list[str]:
+def look(study: Study, session: Session, preflight: bool, layers: bool = False) -> list[str]:
     """What to tell of the data and the network; refuses a study for all that is found wrong before the training.
+
+    Args:
+        study, session: what is looked at, and by whom.
+        preflight: look at more than the data.
+        layers: tell every prunable layer.
 
     Raises:
         StudyError: with every problem.
     """
     findings = Findings()
+    if study.report.published is not None:
+        with findings.about("report.published"):
+            published(study.report.published)
     with findings.about("report.tolerance"):
         check_tolerance(study, session.facts)
     if preflight:
         found = session.look(study)
         findings.problems += found.problems
-        findings.lines += found.lines
+        findings.lines += [*found.lines, *(found.layers if layers else ())]
     if findings.problems:
         raise StudyError("", findings.problems)
-    return [*data_lines(session.facts), *findings.lines]
+    doubt = may_be_remembered(study)
+    return [*data_lines(session.facts), *([f"dense.checkpoint: {doubt}"] if doubt else []), *findings.lines]
 
 
-def drive(
-    study: Study,
-    out: str | None,
-    runner: Runner,
-    monitor: Monitor,
-    retry_failed: bool = False,
-    preflight: bool = True,
-) -> Outcome:
+def drive(study: Study, runner: Runner, monitor: Monitor, options: Options) -> Outcome:
     """Open a run, train until its planner has no more, close it; see `silo_tune.run_study`.
 
     Raises:
         BadInput, RunFailed: as `open_run`.
     """
     began = time.monotonic()
-    with open_run(study, out, runner, monitor, retry_failed, preflight) as opened:
+    with open_run(study, runner, monitor, options) as opened:
         if opened.session is not None:
             opened.session.train(opened.planner, opened.lease, opened.monitor)
     assert opened.frame is not None
-    planner = opened.planner
+    planner, taken = opened.planner, dict(opened.reuse.taken)
     ended = {where: chain.ended for where, chain in planner.chains.items() if chain.ended is not None}
-    return Outcome(opened.run.url, opened.frame, planner.counts, ended, time.monotonic() - began)
+    return Outcome(opened.run.url, opened.frame, planner.counts, taken, ended, time.monotonic() - began)
 
 
 def weigh_parameters(run: Run, study: Study) -> None:
@@ -239,7 +291,8 @@ def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:
     if facts is not None and study.report.tolerance < 2 / facts["n_val"]:
         raise BadInput(
             f"report.tolerance: {study.report.tolerance} is finer than {facts['n_val']} validation images can show; "
-            f"set it to {2 / facts['n_val']:.4g} or more, or raise data.val_share"
+            f"set it to {2 / facts['n_val']:.4g} or more"
+            + (", or raise data.val_share" if study.data.val == "drawn" else "")
         )
 
 
@@ -255,6 +308,6 @@ def checkpoint_hash(study: Study) -> str | None:
     if path == "timm":
         return f"{study.model.name} pretrained"
     try:
-        return hashlib.sha256(Path(expand(path)).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(expand(path, "dense.checkpoint")).read_bytes()).hexdigest()
     except OSError as error:
         raise BadInput(f"dense.checkpoint: cannot read {path!r}: {error.strerror}") from None

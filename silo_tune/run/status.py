@@ -16,8 +16,10 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from silo_tune.errors import BadInput, SiloTuneError
+from silo_tune.planner.journal import continuing_key, why_ended
 from silo_tune.run.progress import Progress
-from silo_tune.store.lease import Holder, Lease, holder
+from silo_tune.store.bodies import Decision, Result, Round, shaped
+from silo_tune.store.lease import Holder, Lease, holder, unreadable
 from silo_tune.store.run_folder import Run
 from silo_tune.store.snapshot import STATUS, ChainView, Ended, SearchView, Snapshot, State, shortened, snapshot_of
 from silo_tune.store.storage import Corrupt, Storage, StorageError, seal, unseal
@@ -149,10 +151,14 @@ def read_status(url: str) -> Status:
         raise AssertionError
     study, ledger = recorded_study
     snapshot, note = snapshot_of(run.storage)
+    if snapshot is not None and snapshot.study != study.name:
+        snapshot, note = None, f"{run.storage.shown(STATUS)} is of another study; this is what the run's decisions say"
     if snapshot is None and run.is_record(study):
         raise BadInput(f"{url} is a record: nothing in it is running; `silo-tune report {url}` shows what came of it")
     if snapshot is None:
         snapshot = from_decisions(run.storage, study)
+    if held is None and (damaged := unreadable(run.storage)) is not None:
+        note = f"{run.storage.shown(damaged)} is damaged: who held the run is not known" + (f". {note}" if note else "")
     held = _standing(held, snapshot)
     report = "report/report.html"
     return Status(
@@ -228,13 +234,11 @@ def _chain(storage: Storage, study: Study, arm: str, seed: int) -> tuple[ChainVi
     if last is None:
         return _view(study, arm, seed, 0, "waits", {}), None
     cycle = int(last[1])
-    body = _sealed(storage, f"{folder}/{last[0]}")
+    body = _sealed(storage, f"{folder}/{last[0]}", Decision)
     if body is None or not body["closes"]:  # a damaged decision is derived again
         return _view(study, arm, seed, cycle, "open", {}), None
-    if body["winner"] is None and not _follows(study, arm):
-        reasons = "; ".join(sorted({outcome["error"] or outcome["status"] for outcome in body["told"]}))
-        reason = shortened(f"no candidate of cycle {cycle} can continue ({reasons})")
-        return _view(study, arm, seed, cycle, "ended", {}), reason
+    if continuing_key(body) is None and not _follows(study, arm):
+        return _view(study, arm, seed, cycle, "ended", {}), shortened(why_ended(body, body["told"]))
     state: State = "done" if cycle + 1 == study.cycles else "waits"
     return _view(study, arm, seed, cycle + 1, state, _winner(storage, body)), None
 
@@ -244,7 +248,7 @@ def _winner(storage: Storage, body: Mapping[str, Any]) -> Mapping[str, Any]:
     told: list[dict[str, Any]] = [outcome for outcome in body["told"] if outcome["key"] == body["winner"]]
     if told or body["winner"] is None:
         return told[0] if told else {}
-    return _sealed(storage, f"{UnitStore.folder(body['winner'])}/result.json") or {}
+    return _sealed(storage, f"{UnitStore.folder(body['winner'])}/result.json", Result) or {}
 
 
 def _view(study: Study, arm: str, seed: int, closed: int, state: State, winner: Mapping[str, Any]) -> ChainView:
@@ -286,7 +290,7 @@ def _search(storage: Storage, study: Study, arm: str) -> SearchView:
     found = study.arms[arm]
     rounds = [int(match[1]) for name in storage.names(f"chains/{arm}/search") if (match := _ROUND.fullmatch(name))]
     last = max(rounds, default=0)
-    body = _sealed(storage, Run.search_name(arm, last)) if last else None
+    body = _sealed(storage, Run.search_name(arm, last), Round) if last else None
     points = 0 if body is None else max(point["trial"] for point in body["points"]) + 1
     tunes = isinstance(found, TuneArm)
     most = found.trials if isinstance(found, TuneArm) else study.pilot.chains if study.pilot is not None else 0
@@ -300,9 +304,11 @@ def _search(storage: Storage, study: Study, arm: str) -> SearchView:
     )
 
 
-def _sealed(storage: Storage, name: str) -> dict[str, Any] | None:
+def _sealed(storage: Storage, name: str, kind: type[BaseModel]) -> dict[str, Any] | None:
     """A sealed file; None where it is gone or damaged, which is left to the driver to fix."""
     try:
-        return unseal(storage.read(name))
+        body = unseal(storage.read(name))
+        shaped(kind, body)
     except (FileNotFoundError, Corrupt):
         return None
+    return body

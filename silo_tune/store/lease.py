@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 
 from silo_tune.errors import BadInput, RunFailed
+from silo_tune.store.bodies import Held, shaped
 from silo_tune.store.storage import Corrupt, Storage, StorageError, seal, unseal
 
 HEARTBEAT_SECONDS = 10.0
@@ -73,6 +74,12 @@ def holder(storage: Storage) -> Holder | None:
     return _holder(storage, f"lease/{number:04d}.json") if number else None
 
 
+def unreadable(storage: Storage) -> str | None:
+    """The name of the lease that stands, where it cannot be read."""
+    number = _latest(storage)
+    return f"lease/{number:04d}.json" if number and holder(storage) is None else None
+
+
 def _latest(storage: Storage) -> int:
     found = [name for name in storage.names("lease") if LEASE.fullmatch(name)]
     return max((int(name.split(".")[0]) for name in found), default=0)
@@ -87,8 +94,9 @@ def _holder(storage: Storage, name: str, at: str | None = None) -> Holder | None
     try:
         age = storage.age(name, at)
         body = unseal(storage.read(name))
-        host, pid, attempt, started = body["host"], int(body["pid"]), body["attempt"], body["started"]
-    except (FileNotFoundError, Corrupt, KeyError, TypeError, ValueError):
+        shaped(Held, body)
+        host, pid, attempt, started = body["host"], body["pid"], body["attempt"], body["started"]
+    except (FileNotFoundError, Corrupt):
         return None
     here = host == socket.gethostname()
     gone = here and (_process_start(pid) != started or (pid == os.getpid() and attempt not in _active))

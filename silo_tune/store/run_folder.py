@@ -10,16 +10,29 @@ import hashlib
 import json
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tomli_w
 
 from silo_tune.errors import BadInput, StudyError
-from silo_tune.machine import VERSION
+from silo_tune.machine import VERSION, located
 from silo_tune.planner.unit import RECIPE
+from silo_tune.store.bodies import (
+    Decision,
+    Facts,
+    Importance,
+    Round,
+    complete,
+    of_kind,
+    of_place,
+    settled,
+    shaped,
+    texts,
+    won,
+)
 from silo_tune.store.lease import Lease
-from silo_tune.store.storage import Corrupt, Storage, located, seal
+from silo_tune.store.storage import Corrupt, Storage, seal
 from silo_tune.store.unit_store import Notice, UnitStore, silent
 from silo_tune.study.arms import OracleArm, TuneArm
 from silo_tune.study.data import Data
@@ -30,17 +43,8 @@ FORMAT = 1
 
 
 TABLE = "table.parquet"
-
-
-def of_place(place: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
-    """A check that a sealed file is of the place where it lies: one that was moved is as good as damaged."""
-
-    def check(body: Mapping[str, Any]) -> None:
-        for key, value in place.items():
-            if body.get(key) != value:
-                raise Corrupt(f"it says {key} {body.get(key)!r} and lies at that of {value!r}")
-
-    return check
+# What RUN/data.json counts in data whose content it names.
+COUNTED = ("classes", "shape", "n_train", "n_val", "n_test")
 
 
 class Run:
@@ -69,11 +73,21 @@ class Run:
         """The decision of a round, or None while it is open. A corrupt one is moved aside and derived again."""
         name = self.decision_name(arm, seed, cycle, number, trial)
         place = {"arm": arm, "seed": seed, "cycle": cycle, "round": number, "trial": trial}
-        return self.units._sealed(name, "the decision is derived again from its trials", of_place(place))
+
+        def check(body: Mapping[str, Any]) -> None:
+            of_place(place, body)
+            shaped(Decision, body)
+            complete(body)
+            earlier = [self.decision(arm, seed, cycle, before, trial) for before in range(1, number)]
+            won([*(found for found in earlier if found is not None), body], whole=None not in earlier)
+
+        return self.units._sealed(name, "the decision is derived again from its trials", check)
 
     def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write a round's decision once; returns the one that stands."""
         where = (body["arm"], body["seed"], body["cycle"], body["round"], body.get("trial"))
+        shaped(Decision, body)  # else it would be derived again at every start
+        complete(body)
         try:
             self.storage.create(self.decision_name(*where), seal(body))
         except FileExistsError:
@@ -87,14 +101,22 @@ class Run:
 
     def search_round(self, arm: str, number: int) -> dict[str, Any] | None:
         """A closed round of a search, or None while it is open."""
-        place = {"arm": arm, "round": number}
-        return self.units._sealed(
-            self.search_name(arm, number), "the round is derived again from its chains", of_place(place)
-        )
+
+        def check(body: Mapping[str, Any]) -> None:
+            of_place({"arm": arm, "round": number}, body)
+            shaped(Round, body)
+            settled(body)
+            for point in body["points"]:
+                begun = self.decision(arm, body["seeds"][0], 0, 1, point["trial"])
+                if begun is not None and begun.get("params") != point["params"]:
+                    raise Corrupt(f"point {point['trial']} has other params than its chain")
+
+        return self.units._sealed(self.search_name(arm, number), "the round is derived again from its chains", check)
 
     def decide_search(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write a search's round once; returns the one that stands."""
         where = (body["arm"], body["round"])
+        shaped(Round, body)
         try:
             self.storage.create(self.search_name(*where), seal(body))
         except FileExistsError:
@@ -107,8 +129,10 @@ class Run:
 
     def importance(self, arm: str, points: int) -> dict[str, float] | None:
         """What `write_importance` kept for that many points, or None."""
-        kept = self.units._sealed(f"chains/{arm}/search/importance.json", "it is made again at the next start")
-        return None if kept is None or kept.get("points") != points else dict(kept["shares"])
+        kept = self.units._sealed(
+            f"chains/{arm}/search/importance.json", "it is made again at the next start", of_kind(Importance)
+        )
+        return None if kept is None or kept["points"] != points else dict(kept["shares"])
 
     def result(self, key: str) -> dict[str, Any] | None:
         """See `UnitStore.result`."""
@@ -150,7 +174,7 @@ class Run:
             return study, ledger
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError, StudyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StudyError) as error:
             raise BadInput(
                 f"{self.storage.shown('study.toml')} is damaged ({error}); put back a copy. Of a run that has its "
                 f"trials, you may also move it away and run the same study again: they are found by their keys"
@@ -179,6 +203,41 @@ class Run:
                 since.setdefault(oracle, {})[test] = self.closed_cycles(oracle, before)
         return since
 
+    def resumed(self, study: Study) -> Study:
+        """The study as this run resumes it: with the arms and seeds that it has begun and this study leaves out.
+
+        An arm or a seed that has closed no cycle may be left out; what has begun stays, and is trained to its end.
+
+        Raises:
+            BadInput: as `check`.
+        """
+        recorded = self.recorded()
+        if recorded is None or not self.started(recorded[0]):
+            self.check(study)
+            return study
+        before = recorded[0]
+        arms = [name for name in before.arms if name not in study.arms and self._begun_arm(name, before)]
+        asked = study.replicates.seeds
+        seeds = [seed for seed in before.replicates.seeds if seed not in asked and self._begun_seed(seed, before)]
+        if not arms and not seeds:
+            self.check(study)
+            return study
+        whole = _with_begun(study, before, arms, seeds)
+        self.check(whole)
+        parts = [("arm", arms), ("seed", [str(seed) for seed in seeds])]
+        also = " and ".join(f"{kind}{'s' * (len(names) > 1)} {', '.join(names)}" for kind, names in parts if names)
+        self.notice(
+            f"{self.url} has {also}, which this study leaves out: what a run has begun stays and is trained to its "
+            f"end; to leave it out, choose another --out"
+        )
+        return parse_study(whole.model_dump(mode="json", exclude_none=True), recorded=True)
+
+    def _begun_arm(self, name: str, study: Study) -> bool:
+        return self.searched(name, study) or self.closed_cycles(name, study) > 0
+
+    def _begun_seed(self, seed: int, study: Study) -> bool:
+        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms)
+
     def check(self, study: Study) -> list[str]:
         """Keys that differ from the recorded study, all of them additive.
 
@@ -203,8 +262,20 @@ class Run:
             )
         return self._additive_changes(before, study)
 
-    def accept(self, study: Study, environment: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    def accept(
+        self,
+        study: Study,
+        environment: Mapping[str, str],
+        reuse: Sequence[str] = (),
+        published: Sequence[Mapping[str, Any]] = (),
+    ) -> dict[str, dict[str, int]]:
         """Record the study of a new run, or accept additive changes to an existing one; returns `tests_from`.
+
+        Args:
+            study: as the run trains it from now on.
+            environment: versions and machine of a new run.
+            reuse: URLs of the runs whose trials it takes, those of earlier sessions included; a resumed run finds them.
+            published: numbers that its report shows beside its own (`silo_tune.study.published`).
 
         Raises:
             BadInput: the run was made with another recipe, or the change is not additive; the keys are named.
@@ -213,10 +284,19 @@ class Run:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         if recorded is None or not self.started(recorded[0]):
             self.check(study)  # a record is never written over
-            self.write_study(study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment})
+            others: dict[str, Any] = {"reuse": list(reuse)} if reuse else {}
+            others |= {"published": list(published)} if published else {}
+            self.write_study(
+                study, {"format": FORMAT, "recipe": RECIPE, "created": now, "environment": environment, **others}
+            )
             return {}
         ledger = recorded[1]
         changed, since = self.check(study), self.tests_from(study)
+        kept = {"reuse": list(reuse) or ledger.get("reuse", []), "published": list(published)}
+        if any(ledger.get(name, []) != found for name, found in kept.items()):
+            ledger |= kept
+            if not changed:
+                self.write_study(recorded[0], ledger)
         if changed:
             self.notice(f"accepted changes to {self.url}: {', '.join(changed)}")
             ledger["changes"] = [*ledger.get("changes", []), {"at": now, "keys": changed}]
@@ -259,7 +339,7 @@ class Run:
             ]
             raise BadInput(
                 "\n".join(lines) + f"\n{self.url} was decided with the earlier value{'' if one else 's'}; put "
-                f"{'it' if one else 'them'} back, or choose another --out (trials are not shared between runs)"
+                f"{'it' if one else 'them'} back, or choose another --out (there --reuse {self.url} takes its trials)"
             )
         return [".".join(path) for path in changed]
 
@@ -282,7 +362,8 @@ class Run:
             searched = [arm for arm in before.arms if arm in after.arms and self.searched(arm, before)]
             if any(before.search_seeds(arm) != after.search_seeds(arm) for arm in searched):
                 return False  # a tune arm without seeds of its own has begun with these
-            return set(before.replicates.seeds) <= set(after.replicates.seeds)
+            gone = set(before.replicates.seeds) - set(after.replicates.seeds)
+            return not any(self._begun_seed(seed, before) for seed in gone)
         return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
 
     def _is_additive_arm(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
@@ -300,7 +381,9 @@ class Run:
         if field == ("tests",):
             return set(before.tests_of(name)) <= set(after.tests_of(name))
         # Cycle 0 is the shared dense one unless the arm has its own.
-        return field[0] in ("grid", "guided") and self.closed_cycles(name, before) <= (0 if old.own_dense else 1)
+        return field[0] in ("grid", "guided", "retrain_winner") and self.closed_cycles(name, before) <= (
+            0 if old.own_dense else 1
+        )
 
     def _is_additive_search(self, name: str, field: tuple[str, ...], before: Study, after: Study) -> bool:
         old, new = before.arms[name], after.arms.get(name)
@@ -327,16 +410,19 @@ class Run:
         Raises:
             BadInput: the data is not what the run began with.
         """
-        known = self.units._sealed("data.json", "it is written anew")
+        known = self.units._sealed("data.json", "it is written anew", of_kind(Facts))
         recorded = self.recorded()
         if known is None or recorded is None or not self.started(recorded[0]):
             self.storage.replace("data.json", seal(facts))
-        elif not _same_data(known, facts):
+        elif not same_data(known, facts):
             raise BadInput(
                 f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "
                 f"{facts['content'][:12]}…; put the data back, or choose another --out (a damaged decoded copy counts "
                 f"as a change too: remove the folder that SILO_TUNE_CACHE names, ~/.cache/silo-tune if it names none)"
             )
+        elif wrong := [name for name in COUNTED if name in known and known[name] != facts.get(name)]:
+            self.notice(f"{self.storage.shown('data.json')} was wrong about {', '.join(wrong)}; it is written anew")
+            self.storage.replace("data.json", seal(facts))
 
     def check_functions(self, sources: Mapping[str, str]) -> None:
         """Record the files of the user's functions, and tell of one that changed while its version did not.
@@ -344,19 +430,18 @@ class Run:
         Args:
             sources: key of the study → sha256 of the file; see `registry.sources`.
         """
-        known = self.units._sealed("functions.json", "it is written anew") or {}
-        for key, source in sources.items():
-            if known.get(key, source) != source:
-                self.notice(
-                    f"{key}: the file of this function changed since the run began, and its version did not; trials "
-                    f"that are done stay as they are: where it gives other numbers now, raise its version in a new run"
-                )
+        known = self.units._sealed("functions.json", "it is written anew", texts) or {}
+        for key in changed_functions(known, sources):
+            self.notice(
+                f"{key}: the file of this function changed since the run began, and its version did not; trials "
+                f"that are done stay as they are: where it gives other numbers now, raise its version in a new run"
+            )
         if known != sources and sources:
             self.storage.replace("functions.json", seal({**known, **sources}))
 
     def data_facts(self) -> dict[str, Any] | None:
         """What is recorded of the data, or None before its first use."""
-        return self.units._sealed("data.json", "it is written anew at the next run")
+        return self.units._sealed("data.json", "it is written anew at the next run", of_kind(Facts))
 
     def lease(self) -> Lease:
         """Hold the run for this driver; a context manager.
@@ -368,7 +453,26 @@ class Run:
         return Lease(self.storage)
 
 
-def _same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+def _with_begun(study: Study, before: Study, arms: Sequence[str], seeds: Sequence[int]) -> Study:
+    """A study with arms and seeds of an earlier one, in whose order all stay; not checked as a whole."""
+    kept = {name: study.arms.get(name, arm) for name, arm in before.arms.items() if name in study.arms or name in arms}
+    asked = study.replicates.seeds
+    ordered = [seed for seed in before.replicates.seeds if seed in asked or seed in seeds]
+    return study.model_copy(
+        update={
+            "arms": {**kept, **study.arms},
+            "replicates": study.replicates.model_copy(update={"seeds": tuple(dict.fromkeys([*ordered, *asked]))}),
+            "pilot": before.pilot if any(before.pilots(name) for name in arms) and study.pilot is None else study.pilot,
+        }
+    )
+
+
+def changed_functions(known: Mapping[str, str], sources: Mapping[str, str]) -> list[str]:
+    """Keys of the functions whose files are not those that were recorded."""
+    return [key for key, source in sources.items() if known.get(key, source) != source]
+
+
+def same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Is it the data that was recorded? Read in another way than then, its files speak for its pixels."""
     if known.get("streamed", False) == facts.get("streamed", False):
         return bool(known["content"] == facts["content"])

@@ -92,6 +92,7 @@ class Units(_Part):
     trained: int = 0
     shared: int = 0
     reused: int = 0
+    taken: int = 0
     failed: int = 0
     left: int = 0
 

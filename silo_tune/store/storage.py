@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import fsspec
 
-from silo_tune.errors import BadInput, RunFailed
+from silo_tune.errors import BadInput, RunFailed, one_line
 
 RETRY_SECONDS = (0.2, 1.0, 3.0)
 # Clients of object stores have tried again themselves, for a minute or more, before they fail.
@@ -60,9 +60,9 @@ def unseal(data: bytes) -> dict[str, Any]:
     try:
         body = json.loads(data)
         claimed = body.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise Corrupt(f"not a sealed JSON table: {error}") from None
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise Corrupt(f"not a sealed JSON table: {one_line(error)}") from None
     if hashlib.sha256(text.encode(errors=LOOSE)).hexdigest() != claimed:
         raise Corrupt("its checksum does not match its content")
     return body  # type: ignore[no-any-return]
@@ -202,11 +202,6 @@ def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
     return tried
 
 
-def located(url: str) -> str:
-    """A run's place by the name that it has for the driver and for every worker: a leading `~` is filled in once."""
-    return url if "://" in url else os.path.expanduser(url)
-
-
 class Storage:
     """Files under one root.
 
@@ -263,6 +258,18 @@ class Storage:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+    def adopt(self, name: str, other: Storage, data: bytes) -> None:
+        """Have the file of that name of another storage too: a link where both are one disk, else a copy of its data.
+
+        No storage ever writes into a file that is there: what one of them removes or replaces stays in the other.
+        """
+        if self.local and other.local:
+            with contextlib.suppress(OSError):  # another disk, or one without links
+                self._parent(name)
+                os.link(other.path(name), self.path(name))
+                return
+        self.replace(name, data)
 
     @_persistent
     def exists(self, name: str) -> bool:

@@ -14,16 +14,30 @@ from typing import Any
 
 from silo_tune.errors import RunFailed
 from silo_tune.planner.unit import Unit
+from silo_tune.store.bodies import whole
 from silo_tune.store.storage import Corrupt, Storage, seal, unseal
 
-STATE = re.compile(r"state-[0-9a-f]+\.safetensors")
-
+REWIND = re.compile(r"rewind-.+-([0-9a-f]{16})\.safetensors")
+RESTATED = re.compile(r"restate-(\d+)\.json")
 
 Notice = Callable[[str], None]
 
 
 def silent(message: str) -> None:
     pass
+
+
+def restate_number(name: str) -> int:
+    """N of restate-N.json, counted from 1; 0 for every other file."""
+    found = RESTATED.fullmatch(name)
+    return int(found[1]) if found else 0
+
+
+def require_unit(body: Mapping[str, Any], key: str) -> None:
+    """Raises Corrupt where an outcome tells of another unit, lacks something, or names a file elsewhere."""
+    if body.get("key") != key:
+        raise Corrupt("it is not of this trial")
+    whole(body)
 
 
 def new_attempt() -> str:
@@ -56,6 +70,7 @@ class UnitStore:
     def commit(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a result; returns the one that stands, which is an earlier writer's if there was one."""
         folder = self.folder(result["key"])
+        whole(result)
         try:
             self.storage.create(f"{folder}/result.json", seal(result))
         except FileExistsError:
@@ -91,6 +106,7 @@ class UnitStore:
     def restate(self, result: Mapping[str, Any]) -> None:
         """Record that a unit whose weights were gone was trained again."""
         folder, number = self.folder(result["key"]), 1
+        whole(result)
         while True:
             try:
                 self.storage.create(f"{folder}/restate-{number}.json", seal(result))
@@ -99,8 +115,7 @@ class UnitStore:
                 number += 1
 
     def _restated(self, key: str) -> Iterable[dict[str, Any]]:
-        names = (re.fullmatch(r"restate-(\d+)\.json", name) for name in self.storage.names(self.folder(key)))
-        for number in sorted(int(match[1]) for match in names if match):
+        for number in sorted(filter(None, map(restate_number, self.storage.names(self.folder(key))))):
             found = self._of_unit(key, f"restate-{number}.json", "it is ignored")
             if found is not None:
                 yield found
@@ -178,13 +193,7 @@ class UnitStore:
 
     def _of_unit(self, key: str, file: str, then: str) -> dict[str, Any] | None:
         """A sealed outcome of a unit. One that tells of another unit, or names a file elsewhere, counts as corrupt."""
-
-        def check(body: Mapping[str, Any]) -> None:
-            state = body.get("state")
-            if body.get("key") != key or (state is not None and not STATE.fullmatch(str(state["file"]))):
-                raise Corrupt("it is not of this trial")
-
-        return self._sealed(f"{self.folder(key)}/{file}", then, check)
+        return self._sealed(f"{self.folder(key)}/{file}", then, lambda body: require_unit(body, key))
 
     def _sealed(
         self, name: str, then: str, check: Callable[[Mapping[str, Any]], None] = lambda body: None

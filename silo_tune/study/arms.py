@@ -166,6 +166,12 @@ class ScheduleArm(ArmBase):
     pipeline: Pipeline | None = Field(
         default=None, description="what a cycle does instead of one prune and one retraining"
     )
+    best_of: int | None = Field(
+        default=None,
+        ge=2,
+        le=1000,
+        description="so many trainings a cycle, all at the schedule's own max_lr; the best on validation continues",
+    )
 
     @property
     def open(self) -> bool:
@@ -199,6 +205,15 @@ class OracleArm(ArmBase):
     tests: Annotated[tuple[str, ...], LISTED] | None = Field(
         default=None, description="arms whose own values are always tried; every comparable schedule arm when left out"
     )
+    retrain_winner: bool = Field(
+        default=False,
+        description="train a cycle's winning max_lr once more with fresh random streams; that training continues",
+    )
+
+    @property
+    def retrained_as(self) -> int | None:
+        """Repeat of the winner's second training, one that no candidate of its cycle has; None without it."""
+        return (2 if self.guided is not None and self.guided.repeat_top else 1) if self.retrain_winner else None
 
     @property
     def prefix_arm(self) -> str | None:
@@ -216,6 +231,8 @@ class OracleArm(ArmBase):
     def _check(self) -> OracleArm:
         if (self.grid is None) == (self.guided is None):
             raise ValueError("give either grid (exhaustive) or guided")
+        if self.retrain_winner and self.prefix_arm is not None:
+            raise ValueError(f'retrain_winner is of prefix = "own": here {self.prefix_arm} is what continues')
         return self
 
 
@@ -388,7 +405,7 @@ class Pilot(Frozen):
     # A study without the key is one from before it was there: it means the grid that its run began with.
     proposals: Literal["grid", "spread", "guided"] = Field(
         default="grid",
-        description='"guided" (fair to arms with several constants): even points, then where more is expected; '
+        description='"guided" (the fairest to arms with several constants): even points, then where more is expected; '
         '"spread": even points alone; "grid": few levels of two constants, many of one',
     )
     rise: bool = Field(

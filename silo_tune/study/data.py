@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from silo_tune.errors import BadInput
+from silo_tune.machine import absolute, located
 from silo_tune.study import registry
 from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share, whole
 
@@ -53,8 +54,16 @@ class Data(Frozen):
     args: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of the data set or of the user's function"
     )
+    val: Literal["drawn", "given"] = Field(
+        default="drawn",
+        description='validation images: "drawn" from the training part by each replicate\'s seed, or the "given" '
+        "validation part of the set, the same for all; then the whole training part is trained on",
+    )
     val_share: float = Field(
-        default=0.2, gt=0, lt=1, description="share of the images that are not test that becomes validation"
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="share of the images that are not test that becomes validation, where it is drawn",
     )
     test_share: float = Field(
         default=0.2,
@@ -92,7 +101,7 @@ class Data(Frozen):
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers", "duplicates")
     SPLIT: ClassVar[tuple[str, ...]] = (
-        "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool",
+        "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool", "val",
     )  # fmt: skip
     AUGMENT: ClassVar[tuple[str, ...]] = ("augment", "crop_padding", "mean", "std")
 
@@ -113,7 +122,20 @@ class Data(Frozen):
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std are given together, one number for each channel; or neither")
         self._check_streaming()
+        self._check_val()
         return self
+
+    def _check_val(self) -> None:
+        if self.val == "drawn":
+            return
+        if self.name is not None and not self._entry.gives_val:
+            able = ", ".join(sorted(name for name, entry in registry.DATA.items() if entry.gives_val))
+            raise ValueError(
+                f'val: data set {self.name!r} has no validation part beside its test part; "given" is for {able} and '
+                f"for a function's"
+            )
+        if self.pool:
+            raise ValueError('val: "given" keeps a part that pool = true would mix with the rest; choose one')
 
     def _check_streaming(self) -> None:
         if self.stream and not self._entry.streams:
@@ -161,8 +183,11 @@ class Data(Frozen):
     def split(self) -> dict[str, Any]:
         """The part that says how they are split."""
         found = {key: getattr(self, key) for key in self.SPLIT}
+        if self.val == "given":
+            del found["val_share"]  # nothing is drawn
         # A choice that came later is told only where it is made: older keys stand.
-        return {key: value for key, value in found.items() if value is not None and (key, value) != ("pool", False)}
+        usual = {"pool": False, "val": "drawn"}
+        return {key: value for key, value in found.items() if value is not None and usual.get(key) != value}
 
     def augmentation(self) -> dict[str, Any]:
         """The part that says how training batches are augmented, and how all are normalised where that is fixed."""
@@ -179,26 +204,31 @@ class Data(Frozen):
         return None if self.path is None else expand(self.path)
 
 
-def absolute(path: str) -> str:
+def standing(path: str, key: str = "data.path") -> str:
     """`expand`, and a path that is there as an absolute one: a worker may stand in another folder.
 
     Raises:
         BadInput: as `expand`.
     """
-    filled = expand(path)
-    return os.path.abspath(filled) if "://" not in filled and os.path.exists(filled) else filled
+    filled = expand(path, key)
+    return absolute(filled) if os.path.exists(filled) else filled
 
 
-def expand(path: str) -> str:
-    """Fill in `${VAR}`, `${VAR:-default}` and a leading `~`. Raises BadInput for a variable that is not set."""
+def expand(path: str, key: str = "data.path") -> str:
+    """Fill in `${VAR}`, `${VAR:-default}` and a leading `~`.
+
+    Args:
+        path: as a study writes it.
+        key: where it stands there.
+
+    Raises:
+        BadInput: a variable is not set and has no default.
+    """
 
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
-            raise BadInput(
-                f"data.path: the variable {match['name']} is not set (path {path!r}); set it, or give a path"
-            )
+            raise BadInput(f"{key}: the variable {match['name']} is not set (path {path!r}); set it, or give a path")
         return found
 
-    filled = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, path)
-    return os.path.expanduser(filled)
+    return located(re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, path))

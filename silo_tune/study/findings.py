@@ -19,10 +19,12 @@ class Findings:
     Attributes:
         problems: (key, message) of what would end the run, or make its numbers wrong.
         lines: what to tell of a study that can run, in one sentence each.
+        layers: its prunable layers, a line for each.
     """
 
     problems: list[tuple[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def about(self, key: str) -> Iterator[None]:

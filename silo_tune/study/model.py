@@ -180,6 +180,8 @@ def incomparable(study: Study, oracle: OracleArm, arm: ScheduleArm) -> str | Non
     """Why an Oracle cannot try an arm's values, or None when it can."""
     if arm.schedule.adaptive:
         return "its peak is adaptive"
+    if arm.best_of is not None:
+        return f"it trains best_of = {arm.best_of} times a cycle"
     if arm.pipeline is not None:
         return f"it is of the pipeline {arm.pipeline.name!r}"
     ours, theirs = study.settings(oracle).model_dump(), study.settings(arm).model_dump()
@@ -214,6 +216,8 @@ def arm_problems(study: Study) -> Iterator[tuple[str, str]]:
             yield "report.schedule", unknown("arm", study.report.schedule, study.arms)
     elif not isinstance(shown, ScheduleArm):
         yield "report.schedule", f"{study.report.schedule!r} is not a schedule arm; name one"
+    elif shown.best_of is not None:
+        yield "report.schedule", f"{study.report.schedule!r} is a best_of arm; judge the arm that trains once"
 
 
 def _oracle_problems(study: Study, name: str, arm: OracleArm) -> Iterator[tuple[str, str]]:

@@ -93,6 +93,8 @@ class Named(Frozen):
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
+        if self.function is not None and {"name", "function", "version", "args"} & set(self.args):
+            return {"function": self.function, "version": self.version, "args": self.args}  # flat it reads otherwise
         return self.resolved()
 
     def resolved(self) -> dict[str, Any]:
@@ -209,7 +211,7 @@ class AdamW(Frozen):
 class Dense(Frozen):
     """[dense]: cycle 0, trained once per seed and shared by all arms; or a pretrained network.
 
-    `checkpoint` is a safetensors file, or "timm" for the pretrained weights of a `timm:` model.
+    `checkpoint` is a safetensors file or a state dict of torch.save, or "timm" for those of a `timm:` model.
     """
 
     epochs: int | None = Field(default=None, ge=1, le=MOST, description="epochs of the dense training")
@@ -218,7 +220,8 @@ class Dense(Frozen):
         default=ProfileRef(name="warmup-drop"), description="learning rate inside the dense training"
     )
     checkpoint: str | None = Field(
-        default=None, description='pretrained weights: a safetensors file, or "timm"; then nothing is trained'
+        default=None,
+        description='pretrained weights: a safetensors or .pt file, or "timm"; then nothing is trained',
     )
 
     @model_validator(mode="after")
@@ -305,6 +308,11 @@ class Report(Frozen):
     )
     schedule: str = Field(default="silo", description="the schedule arm that is judged")
     title: str | None = Field(default=None, description="title of the report; the study's name when left out")
+    published: str | None = Field(
+        default=None,
+        description="CSV file of published numbers, drawn beside the run's own and part of no test: columns arm, "
+        "weights_remaining, score (both shares of 1), source",
+    )
 
 
 class Cluster(Frozen):

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from silo_tune.errors import Problems
 from silo_tune.study import registry
 from silo_tune.study.parts import LISTED, REWIND_POINT, Frozen, Named, Share, whole
+
+# Kinds of layers whose weights can be pruned: name → which weights. A user's subclass is of its parent's kind.
+LAYERS = {
+    "linear": "Linear, the output projection of MultiheadAttention among them",
+    "conv": "Conv1d, Conv2d and Conv3d",
+    "attention": "in_proj_weight of MultiheadAttention",
+    "attention-qkv": "q_, k_ and v_proj_weight of a MultiheadAttention whose keys or values have another width",
+    "conv-transpose": "ConvTranspose1d, ConvTranspose2d and ConvTranspose3d",
+    "conv1d-hf": "Conv1D of the package transformers (a linear layer, its weight transposed)",
+    "embedding": "Embedding and EmbeddingBag",
+    "lstm": "weight_ih, weight_hh and weight_hr of every layer and direction of LSTM, and LSTMCell",
+    "gru": "weight_ih and weight_hh of every layer and direction of GRU, and GRUCell",
+    "rnn": "weight_ih and weight_hh of every layer and direction of RNN, and RNNCell",
+}
+LayerKind = Literal[
+    "linear", "conv", "attention", "attention-qkv", "conv-transpose", "conv1d-hf", "embedding", "lstm", "gru", "rnn"
+]
+DEFAULT_LAYERS: tuple[LayerKind, ...] = ("linear", "conv", "attention")
 
 
 class CriterionRef(Named):
@@ -54,6 +72,10 @@ class Prune(Frozen):
     skip: Annotated[tuple[str, ...], LISTED] = Field(
         default=(), description='name patterns of parameters that are never pruned, such as "fc.*"'
     )
+    layers: Annotated[tuple[LayerKind, ...], LISTED] = Field(
+        default=DEFAULT_LAYERS,
+        description="kinds of layers whose weights are pruned; `silo-tune list layers` names them",
+    )
     norm_scales: bool = Field(default=False, description="prune the weights of normalisation layers too")
     count: Literal["exact", "percentile"] = Field(
         default="exact", description='"exact" keeps the planned number, "percentile" counts as the authors\' scripts do'
@@ -70,6 +92,13 @@ class Prune(Frozen):
         description='point of the dense training to rewind to: "init", "K ep" (epochs) or "K it" (steps)',
         json_schema_extra=whole(REWIND_POINT),
     )
+
+    @field_validator("layers")
+    @classmethod
+    def _in_one_order(cls, value: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
+        if not value:
+            raise ValueError(f"give at least one kind of layer: {', '.join(LAYERS)}")
+        return tuple(kind for kind in get_args(LayerKind) if kind in value)
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +137,20 @@ class Prune(Frozen):
             )
         if self.count == "percentile" and self.granularity == "filter":
             raise Problems([("prune.count", 'a percentile is taken of single weights; filters are counted, "exact"')])
+        self._check_layers()
         return self
+
+    def _check_layers(self) -> None:
+        """Kinds that an explicit list adds must have what is pruned of them."""
+        added = [kind for kind in self.layers if kind not in DEFAULT_LAYERS]
+        if added and self.granularity == "filter":
+            message = f"{', '.join(added)}: no filters that can be removed; filters are those of linear and conv layers"
+            raise Problems([("prune.layers", message)])
+        name = self.criterion.name
+        strange = [kind for kind in added if name is not None and kind in registry.CRITERIA[name].not_for]
+        if strange:
+            message = f"{name!r} says nothing of {', '.join(strange)}: {registry.CRITERIA[name or ''].why_not}"
+            raise Problems([("prune.criterion", f"{message}; choose another criterion, or leave them out of layers")])
 
     def _check_granularity(self) -> None:
         if self.criterion.name is None:

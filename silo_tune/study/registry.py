@@ -43,10 +43,14 @@ class CriterionEntry(Entry):
     Attributes:
         granularity: what it scores, "weight" or "filter".
         needs: what the parent's state must hold beside weights and masks: "previous", as its last epoch began.
+        not_for: kinds of layers for whose weights its score means nothing.
+        why_not: the reason.
     """
 
     granularity: str = "weight"
     needs: tuple[str, ...] = ()
+    not_for: tuple[str, ...] = ()
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,14 @@ class DataEntry(Entry):
         streams: its images can be read as they are needed, instead of being held in memory.
         stream: it is streamed unless the study says otherwise.
         size: side of its images unless the study gives one; None leaves them as they are.
+        gives_val: a copy of it can have a validation part of its own beside its test part.
     """
 
     needs_path: bool = False
     streams: bool = False
     stream: bool = False
     size: int | None = None
+    gives_val: bool = False
 
 
 _NARROW = {"width": 4}  # ours: enough to see that a study runs
@@ -130,8 +136,9 @@ DATA: dict[str, DataEntry] = {
     "cifar10": DataEntry(
         "silo_tune.data.named:cifar10",
         "CIFAR-10 through torchvision (path: where its files are or go), or Parquet (path: a directory, hf://datasets/…)",
+        gives_val=True,
     ),
-    "cifar100": DataEntry("silo_tune.data.named:cifar100", "CIFAR-100, likewise"),
+    "cifar100": DataEntry("silo_tune.data.named:cifar100", "CIFAR-100, likewise", gives_val=True),
     "mnist": DataEntry("silo_tune.data.named:mnist", "MNIST through torchvision"),
     "fashion-mnist": DataEntry(
         "silo_tune.data.named:fashion_mnist", "Fashion-MNIST through torchvision, or a folder of its idx files"
@@ -158,6 +165,7 @@ DATA: dict[str, DataEntry] = {
         ("size", "config", "image_key", "label_key"),
         needs_path=True,
         streams=True,
+        gives_val=True,
     ),
     "folder": DataEntry(
         "silo_tune.data.folders:folder",
@@ -165,6 +173,7 @@ DATA: dict[str, DataEntry] = {
         ("size",),
         needs_path=True,
         streams=True,
+        gives_val=True,
     ),
 }
 
@@ -194,7 +203,10 @@ CRITERIA: dict[str, CriterionEntry] = {
         ("per_class",),
     ),
     "synflow": CriterionEntry(
-        "silo_tune.pruning.criteria.weight_scores:synflow", "synaptic flow, no data needed (Tanaka et al. 2020)"
+        "silo_tune.pruning.criteria.weight_scores:synflow",
+        "synaptic flow, no data needed (Tanaka et al. 2020)",
+        not_for=("embedding", "lstm", "gru", "rnn"),
+        why_not="an input of ones looks up one row of an embedding, and saturates the gates of a recurrent layer",
     ),
     "lamp": CriterionEntry(
         "silo_tune.pruning.criteria.weight_scores:lamp",

@@ -37,7 +37,7 @@ from silo_tune.study.prune import Prune
 def load_study(
     path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bool = False, outside: bool = False
 ) -> Study:
-    """Read and check one study file.
+    """Read and check one study file; also RUN/study.toml, which a run wrote: the same study, written out.
 
     Args:
         path: the TOML file.
@@ -58,30 +58,64 @@ def load_study(
         raise BadInput(
             f"no study file {str(file)!r}; `ls experiments/*.toml` shows those that come with the project"
         ) from None
+    except IsADirectoryError:
+        raise BadInput(f"{str(file)!r} is a folder; the study of a run is its {file / 'study.toml'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, tables within thousands of others
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise BadInput(f"{file}: not valid TOML: {why}") from None
+    recorded = is_record(table)
+    if recorded:
+        table = table["study"]
+        _refuse_labels(sets)
     for change in sets:
         if change.startswith(("preset", "model")):  # before what it fills in, or this network, can be shrunk
             _apply_set(table, change)
     try:
-        table = _whole(table, str(file))
+        if not recorded:
+            table = _whole(table, str(file))
         if smoke:
             table = smoke_table(table)
         for change in sets:  # last: what is asked for by name wins over --smoke
             _apply_set(table, change)
-        return parse_study(_from_folder(table, file.parent), str(file))
+        if not recorded:  # the paths of a record are as the run reached them
+            table = _from_folder(table, file.parent)
+        return parse_study(table, str(file), recorded)
     except StudyError as error:
         more = _missing_outside(table) if outside else ()
         raise located(file, [*error.problems, *more], sets) from None
 
 
+def is_record(table: Mapping[str, Any]) -> bool:
+    """Is it the study of a run, as the run wrote it, and not one that a person writes?"""
+    return all(isinstance(table.get(part), Mapping) for part in ("study", "run"))
+
+
+def run_of(path: str | os.PathLike[str]) -> str | None:
+    """The run folder that a study file is the record of: RUN of RUN/study.toml. None for every other file."""
+    file = Path(path)
+    if file.name != "study.toml" or not any((file.parent / name).exists() for name in ("chains", "table.parquet")):
+        return None
+    try:
+        return str(file.parent) if is_record(tomllib.loads(file.read_text(encoding="utf-8"))) else None
+    except (OSError, ValueError):
+        return None  # `load_study` says what is wrong
+
+
+def _refuse_labels(sets: Sequence[str]) -> None:
+    for change in sets:
+        if "preset" in change.partition("=")[0].strip().split("."):
+            raise BadInput(
+                f"--set {change}: in the study of a run a preset is only a name for what is written out beside it; set "
+                f"those keys, or change the study file that the run was made from"
+            )
+
+
 def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The table with its paths as they are reached from here: they are meant from the study's folder first."""
     found = dict(table)
-    for section, key in (("data", "path"), ("dense", "checkpoint")):
+    for section, key in (("data", "path"), ("dense", "checkpoint"), ("report", "published")):
         part = table.get(section)
         if not isinstance(part, Mapping) or not isinstance(path := part.get(key), str):
             continue
@@ -92,11 +126,12 @@ def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def located(file: str | os.PathLike[str], problems: Sequence[tuple[str, str]], sets: Sequence[str] = ()) -> StudyError:
     """Problems of a study that was read from a file, each with its line; a key that --set wrote has none."""
-    lines = key_lines(Path(file).read_text(encoding="utf-8-sig"))
+    text = Path(file).read_text(encoding="utf-8-sig")
+    lines, above = key_lines(text), "study." if is_record(tomllib.loads(text)) else ""
     written = {change.partition("=")[0].strip() for change in sets}
 
     def line(key: str) -> int | None:
-        return None if any(f"{key}.".startswith(f"{name}.") for name in written) else line_of(lines, key)
+        return None if any(f"{key}.".startswith(f"{name}.") for name in written) else line_of(lines, above + key)
 
     return StudyError(str(file), sorted(problems, key=lambda problem: line(problem[0]) or len(lines)), line)
 
@@ -111,17 +146,25 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield key, str(error)
             except Exception as error:  # a user's module may raise anything
                 yield key, f"cannot import {function!r}: {type(error).__name__}: {error}"
-    data, dense = table.get("data"), table.get("dense")
-    path = data.get("path") if isinstance(data, Mapping) else None
-    if isinstance(path, str) and path.startswith((".", "/", "~", "$")):
+    for key, there, what in (
+        ("data.path", os.path.exists, "no data directory"), ("dense.checkpoint", os.path.isfile, "no file"),
+        ("report.published", os.path.isfile, "no file"),
+    ):  # fmt: skip
+        section, name = key.split(".")
+        part = table.get(section)
+        path = part.get(name) if isinstance(part, Mapping) else None
+        # The name of a set of the Hub is no path, nor is "timm".
+        if (
+            not isinstance(path, str)
+            or path == "timm"
+            or (name == "path" and not path.startswith((".", "/", "~", "$")))
+        ):
+            continue
         try:
-            if not os.path.exists(expand(path)):
-                yield "data.path", f"no data directory {path!r}"
+            if not there(expand(path, key)):
+                yield key, f"{what} {path!r}"
         except BadInput as error:
-            yield "data.path", str(error).removeprefix("data.path: ")
-    checkpoint = dense.get("checkpoint") if isinstance(dense, Mapping) else None
-    if isinstance(checkpoint, str) and checkpoint != "timm" and not os.path.isfile(expand(checkpoint)):
-        yield "dense.checkpoint", f"no file {checkpoint!r}"
+            yield key, str(error).removeprefix(f"{key}: ")
 
 
 def _functions(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
@@ -321,10 +364,13 @@ def _smoke_arm(arm: Any) -> Any:
     if str(arm.get("to", "init")) != "init":  # of the one epoch that the dense training has left
         small["to"] = "1 it"
     grid = arm.get("grid")
-    if isinstance(grid, Mapping) and "points" in grid:
-        small["grid"] = {**grid, "points": _at_most(3, grid["points"])}
-    elif isinstance(grid, Mapping) and isinstance(grid.get("rates"), list) and len(rates := grid["rates"]) > 3:
+    rates = grid.get("rates") if isinstance(grid, Mapping) else None
+    if isinstance(rates, list) and len(rates) > 3:
         small["grid"] = {"rates": [rates[0], rates[len(rates) // 2], rates[-1]]}
+    elif isinstance(grid, Mapping) and rates is None and "points" in grid:
+        small["grid"] = {**grid, "points": _at_most(3, grid["points"])}
+    if "best_of" in arm:
+        small["best_of"] = _at_most(3, arm["best_of"])
     guided = arm.get("guided")
     if isinstance(guided, Mapping) and "trials" in guided:
         small["guided"] = {**guided, "trials": _at_most(4, guided["trials"])}

@@ -6,8 +6,10 @@ import os
 import sys
 from dataclasses import dataclass
 
-from silo_tune.study.data import Data, absolute
+from silo_tune.machine import absolute
+from silo_tune.study.data import Data, standing
 from silo_tune.study.model import Study
+from silo_tune.study.prune import DEFAULT_LAYERS
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Workspace:
         max_failures: how often a unit that raises is tried again.
         unit_timeout: most wall seconds of one attempt at a unit; None is no limit.
         last_target: share of weights that the study's last cycle leaves; checked before anything is trained.
-        granularity, skip, norm_scales: what the study's prunes count, as in [prune].
+        granularity, skip, norm_scales, layers: what the study's prunes count, as in [prune].
         needs: what a state must hold for the study's criterion beside weights and masks.
         rewind_points: points of the dense training whose weights some arm goes back to.
         checkpoint: path of the pretrained weights, or "timm".
@@ -41,6 +43,7 @@ class Workspace:
     granularity: str = "weight"
     skip: tuple[str, ...] = ()
     norm_scales: bool = False
+    layers: tuple[str, ...] = DEFAULT_LAYERS
     needs: tuple[str, ...] = ()
     rewind_points: tuple[str, ...] = ()
     checkpoint: str | None = None
@@ -52,8 +55,8 @@ class Workspace:
         points = {study.settings(arm).rewind_to for arm in study.arms.values()}
         cluster, checkpoint = study.cluster, study.dense.checkpoint
         return cls(
-            run=run_url if "://" in run_url else os.path.abspath(run_url),
-            data=study.data.model_copy(update={"path": study.data.path and absolute(study.data.path)}),
+            run=absolute(run_url),
+            data=study.data.model_copy(update={"path": study.data.path and standing(study.data.path)}),
             threads=cluster.cpus_per_unit,
             device=cluster.device,
             partial_seconds=cluster.partial_seconds,
@@ -63,8 +66,9 @@ class Workspace:
             granularity=study.prune.granularity,
             skip=study.prune.skip,
             norm_scales=study.prune.norm_scales,
+            layers=study.prune.layers,
             needs=study.prune.criterion.needs,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
-            checkpoint=checkpoint if checkpoint in (None, "timm") else absolute(str(checkpoint)),
+            checkpoint=checkpoint if checkpoint in (None, "timm") else standing(str(checkpoint), "dense.checkpoint"),
             sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),
         )

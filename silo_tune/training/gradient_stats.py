@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from silo_tune.data.batches import Feed, Part
-from silo_tune.pruning.masks import PRUNABLE, Masks
+from silo_tune.models.outputs import logits_of
+from silo_tune.pruning.criteria.scoring import slopes_of_recurrent
+from silo_tune.pruning.layers import CONVOLUTIONS
+from silo_tune.pruning.masks import Masks
 from silo_tune.seeds import stream
 
 # Ours: enough for stable spreads (see `docs/decisions.md`), a small part of an epoch.
@@ -84,9 +87,9 @@ def spreads(model: nn.Module, masks: Masks, batches: Iterable[tuple[Tensor, Tens
     weights = {name: parameters[name] for name in masks if parameters[name].requires_grad}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     count = 0
-    with watched(model) as hidden:
+    with watched(model) as hidden, slopes_of_recurrent(model):
         for images, labels in batches:
-            loss = F.cross_entropy(model(images).float(), labels, reduction="sum")
+            loss = F.cross_entropy(logits_of(model(images)).float(), labels, reduction="sum")
             _add_gradients(loss, weights, sums)
             count += len(labels)
     gradients = {name: total / count for name, total in sums.items()}
@@ -119,7 +122,7 @@ class Hidden:
     """Moments of hidden representations, gathered by forward hooks.
 
     Where a network normalises, that is at its normalisation layers: what goes into them and what comes out. Elsewhere
-    it is what comes out of the prunable layers, but for the last to run, which classifies.
+    it is what comes out of the linear and convolution layers, but for the last to run, which classifies.
     """
 
     def __init__(self) -> None:
@@ -133,7 +136,7 @@ class Hidden:
         _add(self.after, norm, output)
 
     def at_layer(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Hook of a prunable layer."""
+        """Hook of a linear or convolution layer."""
         _add(self.outputs, layer, output)
         self._last = layer
 
@@ -147,7 +150,7 @@ def watched(model: nn.Module) -> Iterator[Hidden]:
     """Gather moments of every forward pass within; the hooks are gone afterwards."""
     hidden = Hidden()
     norms = [module for module in model.modules() if isinstance(module, NORMS)]
-    layers = [] if norms else [module for module in model.modules() if isinstance(module, PRUNABLE)]
+    layers = [] if norms else [module for module in model.modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))]
     hooks = [norm.register_forward_hook(hidden.at_norm, with_kwargs=True) for norm in norms]
     hooks += [layer.register_forward_hook(hidden.at_layer) for layer in layers]
     try:

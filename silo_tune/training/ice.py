@@ -22,7 +22,8 @@ from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.criteria.scoring import Scoring, in_mode
 from silo_tune.pruning.filters import NORMALISATIONS
-from silo_tune.pruning.masks import PRUNABLE, Masks, PrunableElements, top
+from silo_tune.pruning.layers import CONVOLUTIONS
+from silo_tune.pruning.masks import Masks, PrunableElements, top
 from silo_tune.pruning.prune_step import FeedImages, Pruner, few_images, parent_masks, scores
 from silo_tune.schedules.peaks import rate_at_share
 from silo_tune.seeds import stream
@@ -31,6 +32,7 @@ from silo_tune.training.trainer import EpochLog, Trainer, evaluate
 
 Training = Generator[EpochLog, None, None]
 Groups = dict[str, dict[str, Tensor]]
+WEIGHED = (nn.Linear, *CONVOLUTIONS)
 
 
 def is_loop(unit: Unit) -> bool:
@@ -265,7 +267,7 @@ def _module(name: str) -> str:
 def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of linear and convolution layers by name, in the network's order, whatever [prune] leaves out."""
     parameters = dict(model.named_parameters())
-    names = (f"{name}.weight" for name, module in model.named_modules() if isinstance(module, PRUNABLE))
+    names = (f"{name}.weight" for name, module in model.named_modules() if isinstance(module, WEIGHED))
     return {name: parameters[name] for name in names if name in parameters}
 
 
@@ -366,7 +368,7 @@ def _hooks(
     model: nn.Module, made: list[tuple[Tensor, str]], hear: Callable[[str], Callable[..., None]]
 ) -> Iterator[Any]:
     for name, module in model.named_modules():
-        if isinstance(module, PRUNABLE):
+        if isinstance(module, WEIGHED):
             yield module.register_forward_hook(lambda _, inputs, output, name=name: made.append((output, name)))
         elif isinstance(module, NORMALISATIONS):
             yield module.register_forward_pre_hook(hear(name))

@@ -26,9 +26,11 @@ from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import percent, plural, size
 from silo_tune.machine import VERSION
 from silo_tune.models.build import init_seed
-from silo_tune.models.checkpoint import pack, unpack
+from silo_tune.models.checkpoint import load_pretrained, pack, unpack
+from silo_tune.models.outputs import beside_logits
 from silo_tune.planner.unit import Unit, canonical_json, make_unit
 from silo_tune.pruning.in_effect import used_zeros
+from silo_tune.pruning.layers import SCALE, kinds_by_name, weights_of
 from silo_tune.pruning.masks import Masks
 from silo_tune.pruning.prune_step import few_images
 from silo_tune.study import registry
@@ -36,6 +38,7 @@ from silo_tune.study.arms import Arm, OracleArm
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
+from silo_tune.study.prune import LAYERS
 from silo_tune.study.workspace import Workspace
 from silo_tune.training.process import enter
 from silo_tune.training.trainer import Trainer, evaluate
@@ -78,7 +81,8 @@ def preflight(study: Study, workspace: Workspace, dataset: DataSet | StreamedSet
     place = Path(cache_root()) / "preflight" / f"{_identity(study, dataset)}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(place.read_text(encoding="utf-8"))
-        return _with_room(Findings(lines=list(known["lines"])), Needs(**known["needs"]), study, workspace, slots)
+        looked = Findings(lines=list(known["lines"]), layers=list(known["layers"]))
+        return _with_room(looked, Needs(**known["needs"]), study, workspace, slots)
     found, needs = Findings(), Needs()
     _functions(study, found)
     _checkpoint(study, found)
@@ -91,7 +95,8 @@ def preflight(study: Study, workspace: Workspace, dataset: DataSet | StreamedSet
     if not found.problems:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps({"lines": found.lines, "needs": vars(needs)}), encoding="utf-8")
+            kept = {"lines": found.lines, "layers": found.layers, "needs": vars(needs)}
+            place.write_text(json.dumps(kept), encoding="utf-8")
     return _with_room(found, needs, study, workspace, slots)
 
 
@@ -134,7 +139,8 @@ def _identity(study: Study, dataset: DataSet | StreamedSet) -> str:
     table = study.model_dump(mode="json")
     table.pop("name")
     checkpoint = study.dense.checkpoint
-    stamp = os.stat(expand(checkpoint)).st_mtime_ns if checkpoint and os.path.exists(expand(checkpoint)) else None
+    file = expand(checkpoint, "dense.checkpoint") if checkpoint else None
+    stamp = os.stat(file).st_mtime_ns if file and os.path.exists(file) else None
     known = [table, dataset.content(), registry.sources(study.functions), stamp, VERSION, torch.__version__]
     return hashlib.sha256(canonical_json(known).encode()).hexdigest()
 
@@ -147,7 +153,7 @@ def _functions(study: Study, found: Findings) -> None:
 
 def _checkpoint(study: Study, found: Findings) -> None:
     path = study.dense.checkpoint
-    if path not in (None, "timm") and not os.path.isfile(expand(path)):
+    if path not in (None, "timm") and not os.path.isfile(expand(path, "dense.checkpoint")):
         found.problems.append(("dense.checkpoint", f"no file {path!r}"))
 
 
@@ -181,10 +187,12 @@ class _Network:
         dense = self.unit(0)
         model, masks, max_lr = self._start(dense)
         self._sizes(model, masks)
+        self._drawn(model)
         with self.found.about("model"):
-            trainer = self.worker.trainer_of(dense, model, masks, max_lr, frozenset())
+            stepped = replace(dense, epochs=max(1, dense.epochs))  # a checkpoint has none
+            trainer = self.worker.trainer_of(stepped, model, masks, max_lr, frozenset())
             self._step(trainer)
-            self._state(dense, trainer)
+            self._state(stepped, trainer)
         memory, data = _resident(), pack({"weights": model.state_dict(), "mask": masks})
         if self.study.cycles > 1 and not self.found.problems:
             with self.found.about("prune"):
@@ -194,6 +202,8 @@ class _Network:
     def _sizes(self, model: nn.Module, masks: Masks) -> None:
         total = sum(parameter.numel() for parameter in model.parameters())
         prunable = sum(mask.numel() for mask in masks.values())
+        asked = (*self.study.prune.layers, SCALE)
+        kinds = kinds_by_name(model) | {weight.name: weight.kind for weight in weights_of(model, asked)}
         line = f"network: {total:,} weights, {prunable:,} prunable ({percent(prunable / total)} %)"
         others = [
             (name, parameter)
@@ -204,7 +214,11 @@ class _Network:
             largest = sorted(others, key=lambda item: -item[1].numel())[:3]
             shown = ", ".join(f"{name} ({parameter.numel():,})" for name, parameter in largest)
             line += f"; never pruned: {shown}{', …' if len(others) > 3 else ''}"
+            could = {kinds.get(name) for name, _ in others} & (set(LAYERS) - set(self.study.prune.layers))
+            if could and self.study.prune.granularity == "weight":
+                line += f" (prune.layers can name {', '.join(kind for kind in LAYERS if kind in could)})"
         self.found.lines.append(line)
+        self.found.layers += _layer_lines(masks, kinds)
         unused = sorted(set(masks) - set(used_zeros(model, _named(model, masks), few_images(self._feed()))))
         if unused:
             self.found.lines.append(
@@ -212,12 +226,29 @@ class _Network:
                 f"which count among the prunable weights; leave them out with prune.skip"
             )
 
+    def _drawn(self, model: nn.Module) -> None:
+        """Tell of a classifier that the checkpoint could not give."""
+        path = self.worker.workspace.checkpoint
+        drawn = load_pretrained(model, path) if path not in (None, "timm") else []
+        if drawn:
+            self.found.lines.append(
+                f"dense.checkpoint: {', '.join(drawn)} are for another number of classes and are drawn anew: the dense "
+                f"network guesses, until cycle 1 has trained them"
+            )
+
     def _feed(self) -> Any:
         return self.worker.feed(self.unit(0))
 
     def _step(self, trainer: Trainer) -> None:
         """One batch forward and backward, and one evaluated."""
+        seen: list[str] = []
+        hook = trainer.model.register_forward_hook(lambda _, __, output: seen.extend(beside_logits(output)))
         loss = trainer.one_step()
+        hook.remove()
+        if seen:
+            self.found.lines.append(
+                f"network: in training it gives {', '.join(seen)} beside its logits; only the logits have a loss"
+            )
         if not math.isfinite(loss):
             raise BadInput(f"model: the loss of its first batch is {loss}; it must give a finite number for each class")
         feed = trainer.feed
@@ -253,6 +284,14 @@ def _candidates(arm: Arm) -> int:
     if not isinstance(arm, OracleArm):
         return 1
     return arm.grid.points if arm.grid is not None else arm.guided.trials if arm.guided is not None else 1
+
+
+def _layer_lines(masks: Masks, kinds: Mapping[str, str]) -> list[str]:
+    """A table of the prunable layers: name of the weight, kind, number of weights."""
+    cells = [(name, kinds[name], f"{mask.numel():,}") for name, mask in masks.items()]
+    wide = [max(len(row[column]) for row in cells) for column in range(3)]
+    rows = (f"  {name:<{wide[0]}}  {kind:<{wide[1]}}  {count:>{wide[2]}}" for name, kind, count in cells)
+    return ["prunable weights by layer:", *rows]
 
 
 def _named(model: nn.Module, masks: Masks) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from silo_tune.data.batches import Feed, Part
 from silo_tune.errors import BadInput, Violation
 from silo_tune.machine import VERSION
 from silo_tune.models.checkpoint import copy_into, load_weights
+from silo_tune.models.outputs import logits_of
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.masks import Masks, apply_masks, pruned_are_zero
 from silo_tune.schedules.peaks import build
@@ -62,13 +63,24 @@ def make_optimizer(parameters: list[nn.Parameter], settings: Mapping[str, Any], 
     return torch.optim.AdamW(parameters, lr=lr, fused=True, **args)
 
 
+def begin_late_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give a weight whose first gradient comes after the first step a momentum of zero, as plain SGD does in effect.
+
+    Fused SGD takes a momentum of every weight that has a gradient, or of none.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and "momentum_buffer" not in optimizer.state[weight]:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+
 def require_logits(found: Any, images: int, classes: int) -> None:
     """Raises BadInput unless a network gave one number for each image and class."""
     if not isinstance(found, Tensor) or found.shape != (images, classes):
         given = f"{tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise BadInput(
             f"model: gives {given} for a batch of {images} images; it must give a tensor ({images}, {classes}), one "
-            f"number for each class"
+            f"number for each class, or an output that has such `logits`"
         )
 
 
@@ -194,13 +206,15 @@ class Trainer:
                 group["momentum"] = momentum
         self.peak = max(self.peak, lr)
         with self._autocast:
-            logits = self.model(images)
+            logits = logits_of(self.model(images))
             if self.step == 0:
                 require_logits(logits, len(labels), self.classes)
             loss = F.cross_entropy(logits.float(), labels)
             objective = loss if self.teacher is None else loss + distillation(logits, self._taught(images))
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(objective).backward()
+        if self.step and self.unit.optimizer.get("momentum", 0) > 0:
+            begin_late_momentum(self.optimizer)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         with torch.no_grad():
@@ -276,12 +290,14 @@ class Trainer:
         }
         groups = {"weights": self.model.state_dict(), "mask": self.masks, "optim": buffers}
         meta = {name: repr(getattr(self, name)) for name in STANDING}
-        meta["buffers"] = names_hash(buffers)
+        meta |= {"buffers": names_hash(buffers), "unit": self.unit.key}
         return groups, {**meta, **written_with(), "threads": str(torch.get_num_threads())}
 
     def require_written_here(self, meta: Mapping[str, str]) -> None:
         """Raises ValueError where a state was written by another version, or would be resumed with other threads."""
         self._check_writer(meta)
+        if meta.get("unit", self.unit.key) != self.unit.key:  # states of earlier versions do not say it
+            raise ValueError(f"it is of trial {meta['unit'][:12]}")
         if meta["threads"] != str(torch.get_num_threads()):
             raise ValueError(f"saved at {meta['threads']} threads, resumed at {torch.get_num_threads()}")
 
@@ -358,7 +374,7 @@ def evaluate(
     for images, labels in feed.batches(part, whole_batches, augment):
         if whole_batches is not None and len(labels) < whole_batches:
             break
-        logits = model(images).float()
+        logits = logits_of(model(images)).float()
         correct += int((logits.argmax(1) == labels).sum())
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
     return correct / len(part), loss / len(part)

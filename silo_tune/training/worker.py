@@ -336,6 +336,8 @@ class Worker:
             "max_lr": max_lr,
             "sparsity": (total - kept) / total,
             "weights_remaining": kept / total,
+            "prunable": total,
+            "parameters": sum(parameter.numel() for parameter in trainer.parameters.values()),
             "val_accuracy": scores[0],
             "val_loss": scores[1],
             "n_val": len(feed.val),
@@ -357,7 +359,8 @@ class Worker:
 
 def check_apart(split: Split) -> None:
     """Raises Violation when an image of training is also one of validation or test."""
-    parts = [split.train, split.val, *([split.test] if split.test_in_train else [])]
+    elsewhere = ((split.val, split.val_in_train), (split.test, split.test_in_train))
+    parts = [split.train, *(rows for rows, in_train in elsewhere if in_train)]
     rows = np.concatenate(parts)
     if len(np.unique(rows)) != len(rows):
         raise Violation("training, validation and test images overlap")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import ray
 
 from silo_tune.errors import SiloTuneError
+from silo_tune.machine import absolute
 from silo_tune.run.monitor import Monitor
 from silo_tune.run.progress import Progress
-from silo_tune.run.session import Outcome, default_run, drive
+from silo_tune.run.session import Options, Outcome, default_run, drive
 from silo_tune.run.status import read_status
 from silo_tune.store.lease import Lease
 from silo_tune.store.snapshot import CHAINS, Snapshot, foremost
-from silo_tune.store.storage import located
 from silo_tune.study.model import Study
 from silo_tune.tune import cluster
 from silo_tune.tune.runner import RayRunner
@@ -31,9 +31,9 @@ class _Driver:
     def __init__(self) -> None:
         self._monitor = _News()
 
-    def run(self, study: Study, url: str, retry_failed: bool, preflight: bool) -> Outcome | SiloTuneError:
+    def run(self, study: Study, options: Options) -> Outcome | SiloTuneError:
         try:
-            return drive(study, url, RayRunner(), self._monitor, retry_failed, preflight)
+            return drive(study, RayRunner(), self._monitor, options)
         except SiloTuneError as error:
             return error
 
@@ -75,14 +75,7 @@ class _Seen(Progress):
         return self._seen.model_copy(update={"chains": tuple(foremost(self._seen.chains, chains))})
 
 
-def drive_from_client(
-    study: Study,
-    out: str | None,
-    address: str,
-    monitor: Monitor,
-    retry_failed: bool = False,
-    preflight: bool = True,
-) -> Outcome:
+def drive_from_client(study: Study, address: str, monitor: Monitor, options: Options) -> Outcome:
     """`run_study` on a cluster that is reached by `ray://HOST:PORT`; the driver runs on the cluster's head.
 
     The run must be seen by this machine and by every node. When this client goes away the driver ends, and the same
@@ -91,14 +84,14 @@ def drive_from_client(
     Raises:
         BadInput, RunFailed: as `run_study`.
     """
-    url = located(out or default_run(study))
-    url = url if "://" in url else os.path.abspath(url)
+    url = absolute(options.out or default_run(study))  # the driver stands in another folder
+    options = replace(options, out=url, reuse=tuple(map(absolute, options.reuse)))
     with cluster.connected(address, monitor):
         with cluster.seen_everywhere(url, holding=False):
             pass
         made: Any = ray.remote(num_cpus=0)(_Driver)
         driver = made.options(max_concurrency=2).remote()
-        outcome = driver.run.remote(study, url, retry_failed, preflight)
+        outcome = driver.run.remote(study, options)
         done: list[Any] = []
         seen = monitor.progress = _Seen(study, url)
         try:

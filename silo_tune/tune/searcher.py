@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from silo_tune.errors import BadInput, RunFailed
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.run.monitor import Monitor, require_going
-from silo_tune.run.session import open_run
+from silo_tune.run.session import Options, open_run
 from silo_tune.store.lease import Lease
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
@@ -53,7 +53,7 @@ class ChainSearch(Searcher):
         study: the study.
         out: the run folder or URL; `runs/NAME` when left out.
         monitor: hears how it goes.
-        retry_failed, preflight: as in `run_study`.
+        retry_failed, preflight, reuse: as in `run_study`.
 
     Attributes:
         error: what ended the search before its study was done, or None.
@@ -70,9 +70,12 @@ class ChainSearch(Searcher):
         monitor: Monitor | None = None,
         retry_failed: bool = False,
         preflight: bool = True,
+        reuse: Sequence[str] = (),
     ) -> None:
         stack = contextlib.ExitStack()
-        opened = stack.enter_context(open_run(study, out, _Caller(), monitor or Monitor(), retry_failed, preflight))
+        options = Options(out, retry_failed, preflight, tuple(reuse))
+        opened = stack.enter_context(open_run(study, _Caller(), monitor or Monitor(), options))
+        study = opened.planner.study
         ready = opened.session.ready if isinstance(opened.session, _Standing) else None
         shared = ready.shared if ready is not None else Shared(Workspace.of(study, opened.run.url), None)
         self._join(study, shared, opened.planner, opened.lease, opened.monitor, None)

@@ -204,7 +204,7 @@ class PruneRetrain(tune.Trainable):
 def _parent(run: Run, study: Study, key: str) -> Unit:
     """The unit that a trial starts from. Raises BadInput when it is not there, or not of this study."""
     run.study()
-    run.check(study)
+    run.resumed(study)
     try:
         result = run.result(key)
     except ValueError:

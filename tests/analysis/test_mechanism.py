@@ -131,10 +131,11 @@ def test_a_diverged_cycle_is_left_out_of_the_slope() -> None:
 
 def test_a_run_made_before_spreads_were_measured_says_so() -> None:
     study = study_of()
-    found = summarise(without(make_frame(study), *MEASURES), study)
+    frame = without(make_frame(study), *MEASURES)
+    found = summarise(frame, study)
     assert mechanism_line(found) == ""
     assert any("whether gradients narrow is not answered" in note for note in said_missing(found))
-    assert "spread" not in draw_figures({}, found)
+    assert "spread" not in draw_figures(frame, found)
 
 
 def test_too_few_cycles_are_said() -> None:
@@ -205,7 +206,7 @@ def test_that_longer_training_narrows_too_is_said_where_weights_are_kept(after_p
 def test_a_panel_for_each_measure_that_the_run_has(gone: tuple[str, ...], panels: int) -> None:
     study = study_of()
     frame = without(make_frame(study), *gone)
-    figure: Any = draw_figures({}, summarise(frame, study))["spread"]
+    figure: Any = draw_figures(frame, summarise(frame, study))["spread"]
     assert len(figure.axes) == panels
     for axes in figure.axes:
         low, high = axes.get_xlim()

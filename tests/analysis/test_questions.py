@@ -18,7 +18,6 @@ from silo_analysis.answers.loses import _of_time
 from silo_analysis.answers.shape import alike
 from silo_analysis.answers.terminal import summary_lines
 from silo_analysis.estimates.cost import cost_table
-from silo_analysis.estimates.oracle import oracle_cycles
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.figures import draw_figures
 from silo_analysis.figures.draw_fit import fit_figure
@@ -88,7 +87,7 @@ def test_a_whole_run_answers_each_with_a_figure_a_table_and_numbers() -> None:
     frame = make_frame(study)
     fit = fit_of(frame, study)
     assert not isinstance(fit, str)
-    drawn = draw_figures(oracle_cycles(frame, study), summarise(frame, study), fit)
+    drawn = draw_figures(frame, summarise(frame, study), fit)
     for question in whole().values():
         assert question.verdict
         assert question.details
@@ -213,11 +212,12 @@ def test_better_worse_and_equivalent_are_told_apart() -> None:
     text = said(found)
     assert re.search(r"better than low \(\+[67]\.\d\d pp, \+\d\.\d\d to \+\d\.\d\d\)", text)
     assert re.search(r"worse than high \(−\d\.\d\d pp", text)
-    assert "twin (0.00 pp, 0.00 to 0.00)" in text.split("equivalent to ")[1].split(" within 0.50 pp")[0]
-    assert "Holm over 4 arms" in text
+    assert re.search(r"equivalent to ramp \([−+]?\d\.\d\d pp, 90 % −", text)
+    assert "the same trials as twin (0.00 pp, 0.00 to 0.00)" in text
+    assert "Holm over 3 arms" in text
     assert "above 0 silo is better" in text
-    outcomes = {row[0]: row[3] for row in found.table.rows} if found.table else {}
-    assert (outcomes["low"], outcomes["high"], outcomes["twin"]) == ("better", "worse", "equivalent")
+    outcomes = {row[0]: row[4] for row in found.table.rows} if found.table else {}
+    assert (outcomes["low"], outcomes["high"], outcomes["twin"]) == ("better", "worse", "identical")
 
 
 def test_a_shown_difference_that_is_small_is_said_to_be_small() -> None:
@@ -314,6 +314,12 @@ def test_it_does_harm_where_every_control_does_better() -> None:
     shape = run(lambda cycle, max_lr: 1.6 - rise(cycle, max_lr), SCHEDULES)["shape"]
     assert shape.data["outcome"].tolist() == ["worse", "worse", "worse"]
     assert shape.verdict.startswith("Significantly worse: the constant at ε + δ (high), ")
+    assert shape.verdict.endswith("did better than silo, by more than the margin of 0.50 pp.")
+
+
+def test_more_than_the_margin_is_said_only_where_the_interval_clears_it() -> None:
+    small = run(lambda cycle, max_lr: 0.9 - 0.004 * (0.9 - rise(cycle, max_lr)), SCHEDULES)["shape"]
+    assert "margin" not in small.verdict
 
 
 def test_p_values_say_over_what_they_are_corrected() -> None:

@@ -7,6 +7,7 @@ from functools import cache
 import pandas as pd
 import pytest
 
+from silo_analysis.answers.headline import KEPT
 from silo_analysis.answers.missing import notes
 from silo_analysis.answers.terminal import summary_lines
 from silo_analysis.answers.text_tables import CROWD
@@ -118,7 +119,7 @@ def test_answers_say_where_their_numbers_come_from(full: Summary) -> None:
     assert "45 trials" in loses
     assert "Equal budgets: all 4 schedule arms" in effort
     assert effort.startswith("Not equally tuned")
-    assert notes(full) == ()
+    assert notes(full) == (KEPT,)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,7 +13,7 @@ from silo_analysis.estimates.against import SIGNIFICANCE, others
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import DASH, MINUS, cycle_list, known, p_value, percent, plural, points
+from silo_tune.formats import DASH, MINUS, cycle_list, known, p_value, percent, plural, points, seed_range
 
 ID = "baselines"
 # More arms of one outcome than these are counted, not named: the table has them all.
@@ -22,6 +22,7 @@ OUTCOMES = {
     "better": "better than",
     "worse": "worse than",
     "equivalent": "equivalent to",
+    "identical": "the same trials as",
     "undetermined": "no difference shown from",
 }
 
@@ -96,7 +97,9 @@ def _group(summary: Summary, rows: pd.DataFrame, outcome: str) -> str:
 
 
 def bare(row: Any) -> str:
-    """ "+1.20 pp, +0.90 to +1.50"."""
+    """ "+1.20 pp, +0.90 to +1.50"; the 90 % interval, as TOST tests it, of what is equivalent."""
+    if row["outcome"] == "equivalent":
+        return f"{points(row['difference'])} pp, 90 % {points(row['within_low'])} to {points(row['within_high'])}"
     ends = f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else "1 seed, no interval"
     return f"{points(row['difference'])} pp, {ends}"
 
@@ -184,6 +187,7 @@ def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> 
         "Schedule − arm, on test",
         "Difference, pp",
         "95 % interval",
+        "90 % (TOST)",
         told,
         "Holm p",
         "TOST p",
@@ -210,7 +214,8 @@ def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) ->
         arm,
         points(row["difference"]),
         f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else DASH,
-        str(row["outcome"]) if known(row["outcome"]) else DASH,
+        f"{points(row['within_low'])} to {points(row['within_high'])}" if known(row["within_low"]) else DASH,
+        _told(row),
         p_value(row["p_holm"]),
         p_value(row["p_equivalent_holm"]),
         f"{percent(top['weights_remaining'])} %" if top else DASH,
@@ -218,6 +223,15 @@ def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) ->
         rank,
         str(row["n_seeds"]) if known(row["n_seeds"]) else DASH,
     )
+
+
+def _told(row: Any) -> str:
+    """The outcome; of an undetermined one also the seeds that it takes."""
+    if not known(row["outcome"]):
+        return DASH
+    if row["outcome"] == "undetermined" and known(row["needed_low"]):
+        return f"undetermined, {seed_range(row['needed_low'], row['needed_high'])} needed"
+    return str(row["outcome"])
 
 
 # --- what is missing ---

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from silo_analysis.answers.effort import STANDINGS
+from silo_analysis.answers.headline import AFTER, after_prune
 from silo_analysis.estimates.cost import STUDY
 from silo_tune.formats import DASH, percent, plural, points, seconds
 from silo_tune.study.model import Study
@@ -29,6 +30,7 @@ def _what_was_run(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str
     facts = [
         ("Judged schedule", summary.schedule),
         ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
+        ("After a prune", AFTER[after_prune(study)]),
         ("Seeds", _seeds(summary.seeds)),
         ("Tolerance", f"{points(summary.tolerance, signed=False)} pp"),
         ("Model and data", f"{study.model.title}, {study.data.title}"),
@@ -54,14 +56,20 @@ def _amounts(summary: Summary, frame: pd.DataFrame) -> list[tuple[str, str]]:
     whole = summary.cost[summary.cost["arm"] == STUDY]
     times = frame.loc[~frame["key"].duplicated(), "train_seconds"].dropna()
     took = f"{seconds(times.sum())}, added up over trials; the longest {seconds(times.max())}" if len(times) else DASH
+    counted = frame[["prunable", "parameters"]].dropna().drop_duplicates().itertuples(index=False)
     devices = sorted(frame["device"].dropna().unique())
     versions = sorted(frame["version"].dropna().unique())
     return [
         ("Trials", f"{int(whole['units'].sum())} distinct, in {plural(len(frame), 'row')}"),
         ("Training time", took),
+        *[("Prunable weights", _prunable(summary.study, int(some), int(of))) for some, of in counted],
         *([("Trained on", ", ".join(devices))] if devices else []),
         *([("Trained by", f"silo-tune {', '.join(versions)}")] if versions else []),
     ]
+
+
+def _prunable(study: Study, some: int, of: int) -> str:
+    return f"{some:,} of {of:,} ({percent(some / of)} %), in layers of {', '.join(study.prune.layers)}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

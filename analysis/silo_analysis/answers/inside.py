@@ -49,7 +49,24 @@ def _containment(summary: Summary) -> Iterator[str]:
     yield (
         f"{name} is inside in {inside} of {plural(len(informative), 'informative cycle')} "
         f"(a cycle is informative when a control is outside); over all {len(tested)} tested: {counts}. "
+        f"{_collapses(summary)}"
         f"Interval {_widths(tested)}. Oracle: {oracle}; tolerance {points(summary.tolerance, signed=False)} pp."
+    )
+
+
+def _collapses(summary: Summary) -> str:
+    """How often the schedule's own rate collapsed in the Oracle's trials, where it did."""
+    own = summary.verdicts[
+        (summary.verdicts["oracle"] == summary.verdict_oracle) & (summary.verdicts["arm"] == summary.schedule)
+    ]
+    lost, trained = int(own["collapsed"].sum()), int(own["n_seeds"].sum())
+    if not lost:
+        return f"Its rate collapsed in 0 of {trained} trainings. "
+    worst = own.sort_values("collapsed", ascending=False).iloc[0]
+    share = f"{percent(worst['collapsed_low'], 0)} to {percent(worst['collapsed_high'], 0)} %"
+    return (
+        f"Its rate collapsed in {lost} of {trained} trainings, most often in cycle {worst['cycle']} "
+        f"({worst['collapsed']} of {worst['n_seeds']}, 95 % interval {share}). "
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from silo_analysis.answers.answer import Answer, Number, absent, number, oracle_to_add, sentence
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.cost import STUDY
+from silo_analysis.estimates.luck import RETRAINED, split_of
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.regret import Endpoint
 from silo_analysis.estimates.stats import Estimate
@@ -19,13 +20,14 @@ from silo_tune.formats import DASH, MINUS, known, p_value, percent, plural, poin
 
 ID = "loses-and-saves"
 _ENDPOINT, _REGRET, _CROSSFIT = "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret"
+_LUCK, _RATE = "Luck of the best of several trainings", "Chain gap without luck"
 
 
 def ask(summary: Summary) -> Answer:
     """Primary endpoint, cycle regret, cross-fitted regret (never mixed), and the cost of both."""
     title = f"What does {summary.schedule} lose against the Oracle, and what does it save?"
     data = pd.DataFrame(_rows(summary), columns=list(_COLUMNS))
-    details = (*_endpoint(summary), *_regret(summary), *_crossfit(summary, data), *_cost(summary))
+    details = (*_endpoint(summary), *_luck(summary), *_regret(summary), *_crossfit(summary, data), *_cost(summary))
     missing = _missing(summary, data)
     if not len(data):
         return Answer(ID, title, missing=missing, figure="regret", data=data)
@@ -42,6 +44,7 @@ def _rows(summary: Summary) -> Iterator[dict[str, Any]]:
     end = summary.endpoint
     if end is not None and end.estimate.median is not None:
         yield _row(_ENDPOINT, end.oracle, _span(list(end.cycles)), end.estimate, end.equivalence.p)
+        yield from _parts(summary, end.oracle, _span(list(end.cycles)))
     for quantity, table in ((_REGRET, summary.regret), (_CROSSFIT, summary.crossfit)):
         own = table[table["oracle"] == summary.verdict_oracle]
         per_seed = own.groupby("seed")["regret_test"].mean().dropna().to_numpy(dtype=float)
@@ -56,7 +59,32 @@ def _span(cycles: list[int]) -> str:
     return f"{cycles[0]} to {cycles[-1]}" if whole else ", ".join(map(str, cycles))
 
 
-def _row(quantity: str, oracle: str, cycles: str, estimate: Estimate, p: float) -> dict[str, Any]:
+def _parts(summary: Summary, oracle: str, cycles: str) -> Iterator[dict[str, Any]]:
+    split = _split(summary)
+    if split is None:
+        return
+    yield _row(_LUCK, oracle, cycles, _estimate(split["luck"]), None)
+    if split["luck"]["way"] != RETRAINED:  # else the chain gap is the part of the rates
+        yield _row(_RATE, oracle, cycles, _estimate(split["rate"]), None)
+
+
+def _split(summary: Summary) -> Mapping[str, Mapping[str, Any]] | None:
+    """The parts of the primary endpoint's chain gap, where the run can tell luck from rates."""
+    return split_of(summary.luck, summary.chain_oracle)
+
+
+def _splits(summary: Summary) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+    """The same of every greedy Oracle that can tell."""
+    found = {str(oracle): split_of(summary.luck, oracle) for oracle in dict.fromkeys(summary.luck["oracle"])}
+    return {oracle: split for oracle, split in found.items() if split is not None}
+
+
+def _estimate(row: Mapping[str, Any]) -> Estimate:
+    low, high = _ends(row)
+    return Estimate(row["n_seeds"], row["mean"], row["difference"], low=low, high=high)
+
+
+def _row(quantity: str, oracle: str, cycles: str, estimate: Estimate, p: float | None) -> dict[str, Any]:
     return {
         "quantity": quantity, "oracle": oracle, "cycles": cycles, "difference": estimate.median, "low": estimate.low,
         "high": estimate.high, "n_seeds": estimate.n, "p_equivalent": p if estimate.n > 1 else None,
@@ -101,6 +129,43 @@ def _endpoint(summary: Summary) -> Iterator[str]:
         + (f"; {test}" if test else "")
         + f".{_needed(end, tolerance)} Oracle: {describe(summary.study, end.oracle)}."
     )
+
+
+def _luck(summary: Summary) -> Iterator[str]:
+    """What of each chain gap is luck, how it was told apart, or that it cannot be."""
+    end, splits = summary.endpoint, _splits(summary)
+    if end is None or end.estimate.median is None:
+        return
+    if not splits:
+        yield (
+            "How much of the chain gap is luck cannot be told: the best of several trainings is also the luckiest. Add "
+            f"an arm with the schedule of {summary.schedule} and best_of = the number of rates that {end.oracle} tries "
+            "a cycle, or an Oracle with retrain_winner = true."
+        )
+    for oracle, split in splits.items():
+        luck, rate = (f"{points(split[part]['difference'])} pp ({_interval(split[part])})" for part in ("luck", "rate"))
+        if split["luck"]["way"] == RETRAINED:
+            yield (
+                f"Luck: the winners of {oracle} were better than a second training of their rates by {luck}. Rates: "
+                f"from second trainings alone, which no score chose, {oracle} is better than {summary.schedule} by "
+                f"{rate}."
+            )
+            continue
+        arm, tries, rates = split["luck"]["arm"], split["luck"]["trainings"], split["luck"]["candidates"]
+        yield (
+            f"Luck: {arm}, the best of {tries} trainings at the rates of {summary.schedule}, is better than it by "
+            f"{luck}. Rates: {oracle} is better than {arm} by {rate}.{_unequal(tries, rates)}"
+        )
+
+
+def _unequal(trainings: int, candidates: float) -> str:
+    """A best-of arm has as much luck as the Oracle only with as many trainings."""
+    if abs(trainings - candidates) < 0.5:
+        return ""
+    what = (
+        "some luck is left in the part of the rates" if trainings < candidates else "it has more luck than the Oracle"
+    )
+    return f" The Oracle chooses among {candidates:.3g} trainings a cycle, not {trainings}: {what}."
 
 
 def _needed(end: Endpoint, tolerance: str) -> str:
@@ -149,10 +214,28 @@ def _ends(row: Any) -> tuple[float | None, float | None]:
 def _verdict(summary: Summary, data: pd.DataFrame) -> str:
     parts = [
         f"{row['quantity'].split(' (')[0].lower()} {points(row['difference'])} pp ({_interval(row)})"
+        + (_of_which(summary) if row["quantity"] == _ENDPOINT else "")
         for row in data.to_dict("records")
-        if row["quantity"] != _CROSSFIT
+        if row["quantity"] in (_ENDPOINT, _REGRET)
     ]
     return "; ".join([*parts, *_saved(summary)])
+
+
+def _of_which(summary: Summary) -> str:
+    """The part of luck in the chain gap, in a few words."""
+    split, others = _split(summary), _splits(summary)
+    if split is None and not others:
+        return ", luck and rates not told apart"
+    if split is None:
+        oracle, other = next(iter(others.items()))
+        return f", that of {oracle} without luck {_short(other['rate'])}"
+    if split["luck"]["way"] == RETRAINED:
+        return f", without luck, which is {_short(split['luck'])}"
+    return f", of which luck {_short(split['luck'])}, rates {_short(split['rate'])}"
+
+
+def _short(row: Mapping[str, Any]) -> str:
+    return f"{points(row['difference'])} ({_interval(row)})"
 
 
 def _numbers(summary: Summary, data: pd.DataFrame) -> Iterator[Number]:

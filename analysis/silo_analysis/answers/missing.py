@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from silo_analysis.answers.headline import KEPT, after_prune
 from silo_analysis.estimates.containment import FEWEST_SEEDS
 from silo_analysis.estimates.oracle import conditioned_oracle, greedy_oracle, is_guided, prefix_of
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.tuning import has_chains
 from silo_tune.formats import plural, points
+from silo_tune.results.remembered import may_be_remembered
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary
@@ -18,12 +20,22 @@ if TYPE_CHECKING:
 def notes(summary: Summary) -> tuple[str, ...]:
     """What is missing or limits the numbers, one sentence each; empty for a full study."""
     return (
+        *([KEPT] if after_prune(summary.study) == "keep" else []),
+        *_checkpoint(summary),
         *_missing_arms(summary),
         *_missing_seeds(summary),
         *_missing_rows(summary),
         *_partial_ranking(summary),
         *_weak_tests(summary),
     )
+
+
+def _checkpoint(summary: Summary) -> Iterator[str]:
+    """What a checkpoint may have seen of the validation images."""
+    if summary.remembered is not None:
+        yield f"{summary.remembered}."
+    if (doubt := may_be_remembered(summary.study)) is not None:
+        yield f"{doubt[0].upper()}{doubt[1:]}."
 
 
 def _missing_arms(summary: Summary) -> Iterator[str]:

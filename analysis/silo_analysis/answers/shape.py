@@ -28,6 +28,7 @@ HIGH, LOW, RAMP, TUNED = "constant at ε + δ", "constant at ε", "straight ramp
 MOST_CONTROLS = 4
 PRESETS = {HIGH: "constant-high", LOW: "constant-low", RAMP: "linear"}
 _SAYS = {
+    "identical": "the same trials",
     "better": "the S is better",
     "worse": "the S is worse",
     "equivalent": "equivalent",
@@ -168,6 +169,8 @@ def compared(summary: Summary, found: list[Control]) -> pd.DataFrame:
 
 
 def _standing(row: dict[str, Any]) -> dict[str, Any]:
+    if row["outcome"] == "identical":
+        return {"within": True}
     p, p_equivalent = (row[name] if known(row[name]) else None for name in ("p_holm", "p_equivalent_holm"))
     return {
         "outcome": outcome(row["difference"], p, p_equivalent) if known(row["difference"]) else None,
@@ -182,8 +185,10 @@ def _conclusion(summary: Summary, data: pd.DataFrame) -> str:
     tolerance = f"{points(summary.tolerance, signed=False)} pp"
     lost, within = rows[rows["outcome"] == "worse"], rows[rows["within"]]
     if len(lost):
-        harm = "significantly worse" if len(lost) == len(rows) else "no"
-        return f"{harm.capitalize()}: {_named(lost)} did better than {summary.schedule}."
+        beyond = (lost["high"] < -summary.tolerance).fillna(False).all()
+        worse = "Significantly worse" if len(lost) == len(rows) else "No"
+        margin = f", by more than the margin of {tolerance}" if beyond else ""
+        return f"{worse}: {_named(lost)} did better than {summary.schedule}{margin}."
     if len(within):
         verb = "is" if len(within) == 1 else "are"
         return f"No, not beyond the tolerance: {_named(within)} {verb} within {tolerance} of it (TOST, Holm)."

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from silo_analysis.answers.cells import interval_text, width_text
+from silo_analysis.answers.headline import headline, unsettled
 from silo_analysis.answers.missing import notes
 from silo_analysis.estimates.tuning import PILOT, fragment
 from silo_tune.formats import percent, points, rate
@@ -47,12 +48,14 @@ def summary_lines(summary: Summary, answers: Sequence[Answer]) -> list[str]:
     ]
     legend = (
         f"left: weights remaining; max_lr: that of {summary.schedule}; * informative cycle",
-        "regret (cycle) and gap (chain): percentage points (pp) on test, mean over seeds",
+        "regret (cycle) and gap (chain): percentage points (pp) on test, median over seeds",
     )
     table = [*_aligned([header, *body]), *legend] if body else []
+    table = [headline(summary), "", *table]
     partly = [answer.missing for answer in answers if answer.verdict and answer.missing]
     missing = [f"Note: {note}" for note in (*partly, *notes(summary))]
-    return [*table, *map(answer_line, answers), *_fragments(summary), *missing]
+    open_ = [f"These data cannot say: {said[0].lower()}{said[1:]}" for said in unsettled(summary)]
+    return [*table, *map(answer_line, answers), *_fragments(summary), *open_, *missing]
 
 
 def answer_line(answer: Answer) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,7 +57,10 @@ def cycle_table(summary: Summary) -> Table:
 
 
 def score_table(summary: Summary) -> Table:
-    """Test accuracy in % of every arm (rows) at every share of weights left (columns), mean ± standard deviation."""
+    """Test accuracy in % of every arm (rows) at every share of weights left (columns), the dense network first.
+
+    Mean over seeds, in brackets the 95 % interval of the median; k/n where only k of n trainings succeeded.
+    """
     arms = summary.arms
     left = arms.dropna(subset=["weights_remaining"]).groupby("cycle")["weights_remaining"].mean()
     head = ("Arm", *(f"{percent(share)} %" for share in left))
@@ -67,11 +70,21 @@ def score_table(summary: Summary) -> Table:
     return Table(head, rows)
 
 
+def published_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Numbers that others published, as the study's file has them."""
+    head = ("Published arm", "Weights, %", "Score, %", "Source")
+    body: list[tuple[str, ...]] = [
+        (row["arm"], percent(row["weights_remaining"]), percent(row["score"], 2), row["source"]) for row in rows
+    ]
+    return Table(head, body, frozenset({"Source"}))
+
+
 def _score(row: Any) -> str:
     if row is None or not known(row["test_mean"]):
         return DASH
-    deviation = f" ± {percent(row['test_spread'])}" if known(row["test_spread"]) else ""
-    return f"{percent(row['test_mean'])}{deviation}"
+    ends = f" ({percent(row['test_low'])}–{percent(row['test_high'])})" if known(row["test_low"]) else ""
+    lost = "" if row["trained"] == row["n_seeds"] else f" {row['trained']}/{row['n_seeds']}"
+    return f"{percent(row['test_mean'])}{ends}{lost}"
 
 
 def regret_table(summary: Summary) -> Table:

@@ -148,6 +148,9 @@ def _ledger(runs: Mapping[str, Recorded]) -> dict[str, Any]:
         "created": min(known, default=""),
         "environment": _environment(ledgers),
         "runs": [part for name, run in runs.items() for part in _parts(name, run)],
+        **(
+            {"notes": notes} if (notes := [n for ledger in ledgers.values() for n in ledger.get("notes") or ()]) else {}
+        ),
         "changes": [*sorted(changes, key=lambda change: str(change.get("at"))), *_chosen(runs)],
         **({"tests_from": since[0]} if since[0] and all(item == since[0] for item in since) else {}),
     }

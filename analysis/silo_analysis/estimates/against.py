@@ -17,23 +17,22 @@ from typing import Any
 import pandas as pd
 
 from silo_analysis.estimates.frames import AGAINST, typed
-from silo_analysis.estimates.oracle import numbers
+from silo_analysis.estimates.oracle import numbers, rivals
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.stats import FloatArray, holm
-from silo_analysis.estimates.typical import paired_interval, tost, two_sided_p
-from silo_tune.study.arms import ScheduleArm
+from silo_analysis.estimates.typical import paired_interval, seeds_needed, tost, two_sided_p
 from silo_tune.study.model import Study
 
 SIGNIFICANCE = 0.05
 
 
 def others(study: Study) -> list[str]:
-    """Schedule arms beside the judged one, in study order; none when there is no judged one."""
+    """Schedule arms beside the judged one that train once a cycle, in study order; none when there is no judged one."""
     judged = study.report.schedule
     if judged not in study.arms:
         return []
-    return [name for name, arm in study.arms.items() if isinstance(arm, ScheduleArm) and name != judged]
+    return [name for name in rivals(study) if name != judged]
 
 
 def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -47,10 +46,19 @@ def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
         chains: from `regret.chain_rows`.
         study: says which arms and cycles.
     """
-    found = differences(chains, study.report.schedule, others(study))
+    judged = study.report.schedule
+    found = differences(chains, judged, others(study))
+    twins = identical(chains, judged, list(found))
     overall = [row for arm, table in found.items() for row in _overall(arm, table, study)]
     per_cycle = [row for arm, table in found.items() for row in _per_cycle(arm, table, study)]
-    return typed([*_corrected(overall), *_corrected(per_cycle)], AGAINST)
+    return typed([*_corrected(overall, twins), *_corrected(per_cycle, twins)], AGAINST)
+
+
+def identical(chains: pd.DataFrame, judged: str, arms: list[str]) -> list[str]:
+    """Arms that trained the same units as the judged one, from cycle 1 on: no seed can tell them apart."""
+    late = chains[(chains["cycle"] >= 1) & chains["key"].notna()]
+    units = {arm: set(late.loc[late["arm"] == arm, "key"]) for arm in [judged, *arms]}
+    return [arm for arm in arms if units[arm] and units[arm] == units[judged]]
 
 
 def differences(chains: pd.DataFrame, judged: str, arms: list[str]) -> dict[str, pd.DataFrame]:
@@ -87,6 +95,7 @@ def _per_cycle(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str
 
 def _estimated(values: FloatArray, study: Study) -> dict[str, Any]:
     estimate = paired_interval(values)
+    within = paired_interval(values, 0.9)  # both one-sided tests at 5 % (TOST)
     enough = estimate.n >= FEWEST_TOLD_APART
     return {
         "difference": estimate.median,
@@ -98,25 +107,48 @@ def _estimated(values: FloatArray, study: Study) -> dict[str, Any]:
         "p_equivalent": tost(values, study.report.tolerance).p if enough else None,
         "n_seeds": estimate.n,
         "left_out": len(study.replicates.seeds) - estimate.n,
+        "within_low": within.low,
+        "within_high": within.high,
+        "_needed": _needed(values, study.report.tolerance),
     }
 
 
-def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of one family with Holm's p values and what they say together."""
+def _needed(values: FloatArray, tolerance: float) -> dict[str, int]:
+    """Seeds in all at which the interval would leave 0, or lie within the tolerance, whichever is nearer.
+
+    At the differences seen and without a correction over arms: a least number.
+    """
+    estimate = paired_interval(values)
+    if estimate.median is None:
+        return {}
+    size = abs(estimate.median)
+    apart, alike = (seeds_needed(values, room, level) for room, level in ((size, 0.975), (tolerance - size, 0.95)))
+    found = [each for each in (apart, alike) if each is not None]
+    return {} if not found else dict(zip(("needed_low", "needed_high"), min(found), strict=True))
+
+
+def _corrected(rows: list[dict[str, Any]], twins: list[str]) -> list[dict[str, Any]]:
+    """The rows of one family with Holm's p values and what they say together; of identical arms there is no test."""
+    for row in rows:
+        if row["arm"] in twins:
+            row |= {"p": None, "p_equivalent": None}
     tested = [row for row in rows if row["p"] is not None]
     for name in ("p", "p_equivalent"):
         for row, p in zip(tested, holm([row[name] for row in tested]), strict=True):
             row[f"{name}_holm"] = p
-    return [row | {"outcome": _outcome(row)} for row in rows]
+    said = [row | {"outcome": "identical" if row["arm"] in twins else _outcome(row)} for row in rows]
+    return [
+        {name: cell for name, cell in row.items() if name != "_needed"}
+        | (row["_needed"] if row["outcome"] == "undetermined" else {})
+        for row in said
+    ]
 
 
 def _outcome(row: dict[str, Any]) -> str | None:
     """better | worse | equivalent | undetermined, of the judged schedule; None where there is nothing to compare."""
-    return (
-        None
-        if row["difference"] is None
-        else outcome(row["difference"], row.get("p_holm"), row.get("p_equivalent_holm"))
-    )
+    if row["difference"] is None:
+        return None
+    return outcome(row["difference"], row.get("p_holm"), row.get("p_equivalent_holm"))
 
 
 def outcome(difference: float, p: float | None, p_equivalent: float | None) -> str:

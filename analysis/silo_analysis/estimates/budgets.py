@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from silo_analysis.estimates.frames import BUDGETS, typed
-from silo_tune.study.arms import ScheduleArm
+from silo_analysis.estimates.oracle import rivals
 from silo_tune.study.model import Study
 
 Cell = tuple[int, int]  # seed, cycle
@@ -31,7 +31,7 @@ def budget_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
         study: the study.
     """
     late = chains[(chains["cycle"] >= 1) & chains["steps"].notna()]
-    arms = [name for name, arm in study.arms.items() if isinstance(arm, ScheduleArm)]
+    arms = list(rivals(study))
     steps = {name: _cells(late[late["arm"] == name], "steps") for name in arms}
     epochs = {name: _cells(late[late["arm"] == name], "epochs") for name in arms}
     judged = study.report.schedule

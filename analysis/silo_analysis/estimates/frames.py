@@ -50,14 +50,24 @@ GAPS = {
     "oracle": "string", "schedule": "string", "cycle": "Int64", "seed": "Int64", "gap_val": "Float64",
     "gap_test": "Float64",
 }  # fmt: skip
+# Parts of a greedy Oracle's chain gap on test (`luck`); `cycle` is null for the mean over cycles ≥ 2. way: retrained |
+# best-of; part: gap | luck | rate; trainings, candidates: that the best-of arm, the Oracle chooses among a cycle.
+LUCK = {
+    "oracle": "string", "way": "string", "arm": "string", "trainings": "Int64", "candidates": "Float64",
+    "part": "string", "cycle": "Int64", "difference": "Float64", "mean": "Float64", "spread": "Float64",
+    "low": "Float64", "high": "Float64", "n_seeds": "Int64",
+}  # fmt: skip
 # `test_low` to `test_high`: 95 % interval of the median. `trained`: chains, of `n_seeds`, that did not collapse.
 # The judged schedule − another schedule arm, on test; `cycle` is null for the mean over cycles ≥ 2. Above 0 the judged
-# schedule is better. `outcome`: better | worse | equivalent | undetermined; `left_out`: seeds without a pair.
+# schedule is better. `outcome`: better | worse | equivalent | identical (the same units) | undetermined; `left_out`:
+# seeds without a pair; `within_low` to `within_high`: the 90 % interval, which lies within ±tolerance where TOST says
+# equivalent; `needed_low` to `needed_high`: seeds in all that would settle an undetermined one.
 AGAINST = {
     "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "difference": "Float64", "mean": "Float64",
     "spread": "Float64", "low": "Float64", "high": "Float64", "p": "Float64", "p_holm": "Float64",
     "p_equivalent": "Float64", "p_equivalent_holm": "Float64", "outcome": "string", "n_seeds": "Int64",
-    "left_out": "Int64",
+    "left_out": "Int64", "within_low": "Float64", "within_high": "Float64", "needed_low": "Int64",
+    "needed_high": "Int64",
 }  # fmt: skip
 # Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `own_seeds`: seeds
 # that the arm has complete; `same_as`: arms with the same units.

@@ -107,9 +107,17 @@ def oracle_cycles(frame: pd.DataFrame, study: Study) -> dict[tuple[str, int], Or
     found = {}
     for name in oracles(study):
         own = frame[(frame["arm"] == name) & (frame["cycle"] >= first_cycle(study, name)) & frame["max_lr"].notna()]
+        own = without_second(own, study, name)
         for cycle, rows in own.groupby("cycle"):
             found[name, int(str(cycle))] = oracle_cycle(name, int(str(cycle)), rows)
     return found
+
+
+def without_second(rows: pd.DataFrame, study: Study, oracle: str) -> pd.DataFrame:
+    """An Oracle's rows without second trainings of winners: these say what a chain is worth, and judge no rate."""
+    arm = study.arms[oracle]
+    assert isinstance(arm, OracleArm)
+    return rows if arm.retrained_as is None else rows[rows["repeat"] != arm.retrained_as]
 
 
 def oracle_cycle(oracle: str, cycle: int, rows: pd.DataFrame) -> OracleCycle:
@@ -248,6 +256,11 @@ def _preferred(study: Study, present: Collection[str], names: list[str]) -> str 
 
     ranked = sorted(names, key=worse)
     return ranked[0] if ranked else None
+
+
+def rivals(study: Study) -> dict[str, ScheduleArm]:
+    """Schedule arms that train once a cycle, in study order: one with `best_of` is a control of luck, and no rival."""
+    return {name: arm for name, arm in study.arms.items() if isinstance(arm, ScheduleArm) and arm.best_of is None}
 
 
 def controls(study: Study, tested: Collection[str]) -> list[str]:

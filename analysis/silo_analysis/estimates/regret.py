@@ -10,7 +10,7 @@ Talbot 2010, "On over-fitting in model selection"). Regret on *test* is without 
 keeping the trained network that it chose. That includes the luck of one training, which validation and test share, so
 it is above 0 even where all rates are equal. *Cross-fitted* regret has no such luck: it is without bias for what the
 rate that the other seeds choose gains in a new seed. That is at most the regret against the truly best rate.
-`tests/analysis/test_simulated.py` checks all three.
+`tests/analysis/test_simulated.py` checks all three. How much of a chain gap is luck: `luck`.
 """
 
 from __future__ import annotations
@@ -123,15 +123,16 @@ def chain_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _guessed(frame: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Rows for the cycles that chains lack because all candidates of an earlier one diverged."""
+    """Rows for the cycles that chains lack because in an earlier one all candidates, or what continues, diverged."""
     cycles = sorted(frame["cycle"].dropna().unique())
     blank = [str(name) for name in frame if name not in ("arm", "mode", "seed", "classes", "n_val", "n_test", "status")]
     have = set(zip(chosen["arm"], chosen["seed"], chosen["cycle"], strict=True))
     rows = []
     for (arm, seed), own in frame.groupby(["arm", "seed"], sort=False):
         last = own[own["cycle"] == own["cycle"].max()]
-        if (last["status"] == "diverged").all():
-            empty = last.iloc[:1].assign(**dict.fromkeys(blank, pd.NA))
+        lost = last[last["status"] == "diverged"]
+        if len(lost) == len(last) or flags(lost, "continued").any():
+            empty = lost.iloc[:1].assign(**dict.fromkeys(blank, pd.NA))
             rows += [empty.assign(cycle=c) for c in cycles if c >= last["cycle"].iloc[0] and (arm, seed, c) not in have]
     return pd.concat(rows).astype(chosen.dtypes) if rows else chosen.iloc[:0]
 

@@ -15,6 +15,7 @@ from silo_analysis.estimates import (
     climbing,
     containment,
     cost,
+    luck,
     mechanism,
     needed,
     oracle,
@@ -32,6 +33,7 @@ from silo_analysis.estimates.regret import Endpoint
 from silo_analysis.estimates.stats import Estimate, holm, share_interval
 from silo_analysis.estimates.tuning import Savings, Tuning
 from silo_analysis.estimates.typical import paired_interval
+from silo_tune.results.remembered import remembered
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.arms import OracleArm
 from silo_tune.study.model import Study
@@ -53,6 +55,7 @@ class Summary:
         arms: per arm and cycle: means and spreads of what its chains go on with (`ARMS`).
         regret, crossfit: per Oracle, cycle and seed (`REGRET`, `CROSSFIT`).
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
+        luck: what of a greedy Oracle's chain gap is luck and what its rates, where the run can tell (`LUCK`).
         against: the judged schedule against every other schedule arm, overall and per cycle (`AGAINST`).
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
         ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
@@ -71,6 +74,7 @@ class Summary:
         reached: (arm, seed) → last cycle that the chain has closed with something to go on with.
         seeds: replicates that have any ordinary row.
         n_val: validation images, None without results.
+        remembered: a warning where a checkpoint seems to know validation images, else None.
     """
 
     study: Study
@@ -84,6 +88,7 @@ class Summary:
     regret: pd.DataFrame
     crossfit: pd.DataFrame
     gaps: pd.DataFrame
+    luck: pd.DataFrame
     against: pd.DataFrame
     endpoint: Endpoint | None
     ranking: pd.DataFrame
@@ -103,6 +108,7 @@ class Summary:
     reached: Mapping[tuple[str, int], int]
     seeds: tuple[int, ...]
     n_val: int | None
+    remembered: str | None
 
     @property
     def schedule(self) -> str:
@@ -155,6 +161,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         regret=regrets,
         crossfit=crossfit,
         gaps=gaps,
+        luck=luck.luck_table(rows, chains, study),
         against=against.against_table(chains, study),
         endpoint=_endpoint(gaps, study, chain_by),
         ranking=ranking.rank_arms(chains, study),
@@ -178,6 +185,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         reached=_reached(chains),
         seeds=tuple(sorted(int(seed) for seed in rows["seed"].dropna().unique())),
         n_val=int(n_val.min()) if len(n_val) else None,
+        remembered=_remembered(rows, study),
     )
 
 
@@ -351,6 +359,12 @@ def _endpoint(gaps: pd.DataFrame, study: Study, name: str | None) -> Endpoint | 
 def _troubles(frame: pd.DataFrame) -> pd.DataFrame:
     columns = ["arm", "mode", "seed", "trial", "cycle", "max_lr", "tests", "status", "error", "train_loss"]
     return frame.loc[frame["status"].isin(["diverged", "failed"]), columns].reset_index(drop=True)
+
+
+def _remembered(rows: pd.DataFrame, study: Study) -> str | None:
+    columns = ["seed", "val_accuracy", "n_val", "test_accuracy", "n_test"]
+    dense = rows.loc[rows["cycle"] == 0, columns].dropna().drop_duplicates()
+    return remembered(study, (dict(zip(columns, row, strict=True)) for row in dense.itertuples(index=False)))
 
 
 def _mixed(frame: pd.DataFrame) -> dict[int, tuple[str, ...]]:

@@ -15,8 +15,9 @@ import pandas as pd
 import tomli_w
 
 from silo_analysis.estimates.frames import POINTS, typed
+from silo_analysis.estimates.oracle import rivals
 from silo_tune.results.searches import SearchRecord
-from silo_tune.study.arms import ArmBase, ScheduleArm, TuneArm
+from silo_tune.study.arms import ArmBase, TuneArm
 from silo_tune.study.model import Study
 
 PILOT = "pilot"
@@ -237,7 +238,7 @@ def tuning_of(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
     A chain is counted from its first row on, and the dense cycle gives all trials theirs; `searches` tell which pilots
     have ended.
     """
-    schedules = {name: arm for name, arm in study.arms.items() if isinstance(arm, ScheduleArm)}
+    schedules = rivals(study)
     pilots = frame[is_pilot(frame)]
     chains = pilots.drop_duplicates(["arm", "seed", "trial"])["arm"].value_counts()
     derived = {name: arm.ends.arm for name, arm in schedules.items() if arm.ends is not None}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,8 +17,13 @@ from silo_analysis.figures.axes import MOST_DOTS, WIDTH, ints, new_figure, perce
 from silo_analysis.figures.palette import FAINT, INK, looks, shaded
 
 
-def accuracy_figure(summary: Summary) -> Figure | None:
-    """Test accuracy against weights remaining for every arm: mean, and one standard deviation over seeds."""
+def accuracy_figure(summary: Summary, published: Sequence[Mapping[str, Any]] = ()) -> Figure | None:
+    """Test accuracy against weights remaining for every arm: mean, and one standard deviation over seeds.
+
+    Args:
+        summary: of the run.
+        published: numbers of others, drawn as hollow marks (`silo_tune.study.published`).
+    """
     arms = summary.arms.dropna(subset=["test_mean", "weights_remaining"])
     if not len(arms):
         return None
@@ -38,8 +47,20 @@ def accuracy_figure(summary: Summary) -> Figure | None:
     axes.set_ylabel("test accuracy, %")
     weights_axis(axes, summary)
     handles.sort(key=lambda line: list(summary.study.arms).index(str(line.get_label())))
+    handles += _published(axes, published)
     figure.legend(handles=handles, loc="outside right upper", handlelength=3.2)
     return figure
+
+
+def _published(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """Numbers that others published, a hollow mark for each arm and source."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(f"{row['arm']}, {row['source']}", []).append(row)
+    for mark, (label, own) in zip(cycle("osD^v<>ph"), groups.items()):
+        own = sorted(own, key=lambda row: -row["weights_remaining"])
+        x, y = ([100 * row[name] for row in own] for name in ("weights_remaining", "score"))
+        yield from axes.plot(x, y, ":", marker=mark, ms=5, mfc="white", color=INK, lw=0.8, label=f"published: {label}")
 
 
 def regret_figure(summary: Summary) -> Figure | None:

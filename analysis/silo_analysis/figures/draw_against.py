@@ -27,7 +27,7 @@ _FAR = 5.0
 
 
 def against_figure(summary: Summary) -> Figure | None:
-    """Left: overall difference per arm, sorted, with its 95 % interval. Right: the same by weights remaining."""
+    """Left: overall difference per arm, sorted, with 95 and 90 % intervals. Right: the same by weights remaining."""
     cells = summary.against[summary.against["cycle"].notna()].dropna(subset=["difference"])
     if not len(cells):
         return None
@@ -65,15 +65,19 @@ def _forest(axes: Axes, rows: pd.DataFrame, style: dict[str, Look], summary: Sum
     tolerance = 100 * summary.tolerance
     axes.axvspan(-tolerance, tolerance, color=FAINT, alpha=0.16, lw=0)
     axes.axvline(0, color=INK, lw=0.8)
-    middle, low, high = (percent(rows[name]) for name in ("difference", "low", "high"))
+    middle, low, high, *within = (
+        percent(rows[name]) for name in ("difference", "low", "high", "within_low", "within_high")
+    )
     edges = _edges(middle, low, high, tolerance)
     for place, arm in enumerate(rows["arm"]):
         if np.isfinite(middle[place]):
             _estimate(axes, place, (middle[place], low[place], high[place]), edges, style[arm])
+            if edges[0] <= middle[place] <= edges[1]:
+                axes.plot([end[place] for end in within], [place, place], color=style[arm].color, lw=3.2)
     axes.set_xlim(*edges)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"{shortened(summary.schedule)} − arm, pp on test")
-    axes.set_title("mean over cycles ≥ 2, 95 % interval", fontsize=8.5)
+    axes.set_title("cycles ≥ 2; thin: 95 % interval, thick: 90 % (TOST)", fontsize=8.5)
 
 
 def _edges(middle: FloatArray, low: FloatArray, high: FloatArray, tolerance: float) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from silo_analysis.answers.answer import Answer
 from silo_analysis.answers.curve import Fitted, fit_of
 from silo_analysis.answers.effort import savings_sentence, seed_list
 from silo_analysis.answers.facts import facts
+from silo_analysis.answers.headline import unsettled
 from silo_analysis.answers.missing import notes
 from silo_analysis.answers.table_files import csv_bytes, to_latex, to_markdown
 from silo_analysis.answers.text_tables import (
@@ -26,6 +27,7 @@ from silo_analysis.answers.text_tables import (
     cost_table,
     cycle_table,
     distances_table,
+    published_table,
     regret_table,
     score_table,
     search_table,
@@ -57,7 +59,8 @@ def render(
     Args:
         frame: rows as in `silo_tune.results.columns.COLUMNS`.
         study: the run's study.
-        ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
+        ledger: "created" (text), "environment" (name → text), "changes" (accepted later) and "notes" (files that
+            contradict each other); each may be missing.
         searches: arm → its pilot or tune search.
     """
     summary, fit = summarise(frame, study, searches), fit_of(frame, study)
@@ -68,7 +71,9 @@ def render_summary(
     summary: Summary, answers: tuple[Answer, ...], fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The same, of a summary, answers and fitted curves that are there already."""
-    figures = save_figures(ordinary(frame), summary, None if isinstance(fit, str) else fit)
+    figures = save_figures(
+        ordinary(frame), summary, None if isinstance(fit, str) else fit, published=ledger.get("published") or ()
+    )
     files = {f"figures/{name}.{kind}": data for name, kinds in figures.items() for kind, data in kinds.items()}
     files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in tables(summary).items()}
     files |= {f"tables/answer-{answer.id}.csv": csv_bytes(answer.data) for answer in answers if answer.verdict}
@@ -111,6 +116,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "regret": summary.regret,
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
+        "luck": summary.luck,
         "against": summary.against,
         "ranking": summary.ranking,
         "budgets": summary.budgets,
@@ -156,8 +162,10 @@ def _page(
         picture=drawn.pop(_PICTURE, None),
         facts=told,
         scores=shown["scores"],
+        published=published_table(ledger.get("published") or ()),
         drawn=drawn,
         figures=[figure for name, figure in drawn.items() if name not in verdicts],
+        unsettled=unsettled(summary),
         notes=notes(summary),
         cycles=shown["cycles"],
         verdicts=shown["verdicts"],
@@ -173,6 +181,7 @@ def _page(
         tolerance=points(summary.tolerance, signed=False),
         toml=tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)),
         changes=[(str(c.get("at", "")), ", ".join(map(str, c.get("keys", ())))) for c in ledger.get("changes") or ()],
+        doubts=list(ledger.get("notes") or ()),
         files=files,
     )
     script = environment.get_template("page.js").render()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -94,6 +94,14 @@ class Scoring:
 
 # Scores by name: in the shape of the weights, or one for each filter.
 Criterion = Callable[[Scoring], dict[str, Tensor]]
+
+
+@contextmanager
+def slopes_of_recurrent(model: nn.Module) -> Iterator[None]:
+    """Inside, recurrent layers have gradients in evaluation mode too: cuDNN's have none there, torch's own do."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        yield
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from silo_tune.errors import BadInput
-from silo_tune.pruning.criteria.scoring import Scoring, in_mode
+from silo_tune.models.outputs import logits_of
+from silo_tune.pruning.criteria.scoring import Scoring, in_mode, slopes_of_recurrent
 
 
 def magnitude(scoring: Scoring) -> dict[str, Tensor]:
@@ -31,9 +32,9 @@ def gradient(scoring: Scoring, images: int = 512) -> dict[str, Tensor]:
     """
     total = {name: torch.zeros_like(weight) for name, weight in scoring.weights.items()}
     count = 0
-    with in_mode(scoring.model, training=False), _movable(scoring.weights):
+    with in_mode(scoring.model, training=False), _movable(scoring.weights), slopes_of_recurrent(scoring.model):
         for batch, labels in scoring.batches(images):
-            loss = F.cross_entropy(scoring.model(batch), labels, reduction="sum")
+            loss = F.cross_entropy(logits_of(scoring.model(batch)), labels, reduction="sum")
             for name, grad in gradients(loss, scoring.weights).items():
                 total[name] += grad
             count += len(labels)
@@ -71,7 +72,7 @@ def snip(scoring: Scoring, per_class: int = 10) -> dict[str, Tensor]:
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(int(torch.randint(2**62, (), generator=scoring.generator)))
-        grads = gradients(F.cross_entropy(scoring.model(batch), labels), scoring.weights)
+        grads = gradients(F.cross_entropy(logits_of(scoring.model(batch)), labels), scoring.weights)
     sensitivity = {name: (weight.detach() * grads[name]).abs() for name, weight in scoring.weights.items()}
     total = sum(float(values.double().sum()) for values in sensitivity.values())
     # A network whose loss has no slope at all has no sensitivity either.
@@ -96,8 +97,8 @@ def synflow(scoring: Scoring) -> dict[str, Tensor]:
     ones = torch.ones(1, channels, height, width, dtype=torch.float64, device=next(linear.parameters()).device)
     parameters = dict(linear.named_parameters())
     weights = {name: parameters[name] for name in scoring.weights}
-    with _movable(weights):
-        grads = gradients(linear(ones).sum(), weights)
+    with _movable(weights), slopes_of_recurrent(linear):
+        grads = gradients(logits_of(linear(ones)).sum(), weights)
     return {name: (weight.detach() * grads[name]).abs() for name, weight in weights.items()}
 
 
