@@ -156,6 +156,7 @@ EXAMPLES = {
     "guided.high": "high = 1.0",
     "guided.trials": "trials = 5",
     "guided.stop_below": "stop_below = 0.001",
+    "pilot.proposals": 'proposals = "guided"',
     "report.published": 'published = "published.csv"',
     "ends.arm": 'arm = "silo"',
     "ice.name": 'name = "ice"',

@@ -101,6 +101,7 @@ STUDIES: dict[str, Mapping[str, Any]] = {
     "guided": {**FEW, "arms.guided": {**GUIDED, "prefix": "arm:silo"}, "arms.own": GUIDED},
     "repeats": {**FEW, "arms.own": guided(repeat_top=2, batch=2)},
     "pilot": {**OPEN, "arms.linear": None, "arms.own": GUIDED},
+    "guided pilot": {**OPEN, "pilot.proposals": "guided", "pilot.chains": 7, "arms.linear": None, "arms.own": GUIDED},
     "ends": {**ENDS, "arms.greedy": {**GUIDED, "tests": ["silo", "constant", "linear"]}},
     # CMA-ES learns in generations of four, which rounds of three cut apart: it minds the order in which it hears.
     "generations": {**FEW, "arms.own": guided(sampler="cmaes", trials=12, batch=3)},
@@ -525,7 +526,7 @@ BAD = {
     "over": ({"arms.tuned": {**TUNE, "over": [0.9, 0.95]}}, "no cycle ≥ 1 leaves a share"),
     "seeds": ({**OPEN, "pilot.seeds": [1, 100]}, "pilot.seeds: [1] are seeds of [replicates] too"),
     "decades": ({**OPEN, "pilot.high": 0.5}, "less than two decades"),
-    "pairs": ({**OPEN, "pilot.chains": 7}, "pairs of levels: 6 or 10, not 7"),
+    "pairs": ({**OPEN, "pilot.chains": 7}, "all pairs of its levels: 6 or 10, not 7"),
     "idle pilot": ({"pilot": PILOT}, "nothing to find"),
     "no such leader": (ends(arm="silo2", end="low"), "unknown arm whose pilot finds two rates 'silo2'"),
     "leader with one": ({**ENDS, "arms.linear": {**RAMP_OF_SILO, "ends": {"arm": "constant"}}}, "arms.linear.ends.arm"),
@@ -578,6 +579,7 @@ MORE: dict[str, tuple[str, Mapping[str, Any]]] = {
 }
 NEVER: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "the pilot's grid": ("pilot", {"pilot.low": 0.001}, "pilot.low"),
+    "the pilot's proposals": ("pilot", {"pilot.proposals": "spread"}, "pilot.proposals"),
     "the pilot's seeds": ("pilot", {"pilot.seeds": [100, 102]}, "pilot.seeds"),
     "an open constant": ("pilot", {"arms.constant.schedule": {"name": "constant", "max_lr": 0.1}}, "arms.constant"),
     "the cycles of a search": ("tune", {"cycles": 5}, "cycles"),

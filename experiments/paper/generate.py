@@ -134,11 +134,12 @@ optimizer = {optimizer}
 [replicates]
 seeds = {seeds} # five runs, as the authors intended; a verdict takes five
 
-# Equal tuning: every arm that leaves its constants out gets so many whole chains. Ours: two decades around the
-# recipe's rates, {eps} to {top}.
+# Equal tuning: every arm that leaves its constants out gets so many whole chains, proposed so that an arm with two
+# constants is little behind one with one. Ours: two decades around the recipe's rates, {eps} to {top}.
 [pilot]
 seeds = {pilot_seeds}
 chains = {chains}
+proposals = "guided"
 low = {low}
 high = {high}
 

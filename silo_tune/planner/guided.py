@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from silo_tune.planner.candidates import Heard, Proposal, grid_source
+from silo_tune.planner.proposals import improvement
 from silo_tune.planner.samplers import Dimension, Told, suggest
 from silo_tune.planner.winner import rank, value_told
 from silo_tune.study.arms import WARM_STARTS, log_spaced
@@ -127,7 +128,6 @@ def expected_improvement(told: Sequence[Told], settings: Settings) -> float:
     A Gaussian process in log max_lr with a noise term (scikit-learn); the criterion is that of Jones et al. (1998).
     """
     import numpy as np
-    from scipy.special import erf
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -146,7 +146,4 @@ def expected_improvement(told: Sequence[Told], settings: Settings) -> float:
     noise = math.sqrt(process.kernel_.k2.noise_level) * y.std()
     mean, total = process.predict(np.linspace(0, 1, 101)[:, None], return_std=True)
     spread = np.sqrt(np.maximum(total**2 - noise**2, 1e-18))
-    gain = mean - process.predict(x).max()
-    z = gain / spread
-    expected = gain * 0.5 * (1 + erf(z / math.sqrt(2))) + spread * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    return float(expected.max())
+    return float(improvement(mean - process.predict(x).max(), spread).max())

@@ -1,4 +1,4 @@
-"""What a search over whole chains tries: the pilot's grid of constants, or points of the S-curve from a sampler."""
+"""What a search over whole chains tries: a pilot's points of constants, or points of the S-curve from a sampler."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from silo_tune.planner.proposals import next_positions
 from silo_tune.planner.samplers import Dimension, Told, suggest
 from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, Silo, constants_at, rounded
 from silo_tune.study.arms import CONSTANTS, Pilot, ScheduleArm, TuneArm, log_spaced
@@ -41,6 +42,11 @@ class Plan(Protocol):
     @property
     def counted(self) -> Sequence[int]:
         """Cycles whose accuracy makes the objective."""
+        ...
+
+    @property
+    def adaptive(self) -> bool:
+        """Do later points depend on the values of earlier ones?"""
         ...
 
     @property
@@ -97,7 +103,13 @@ def sampler_seed(*parts: object) -> int:
 
 @dataclass(frozen=True)
 class PilotPlan:
-    """A grid of one constant, or of pairs low ≤ high of two; extended once where the best lies on its edge."""
+    """Constants of one rate, or of two rates low ≤ high, as `pilot.proposals` says.
+
+    - grid: all levels of one rate, or all pairs of few levels; extended once where the best lies on its edge.
+    - spread: `chains` points of a low-discrepancy sequence, in one round.
+    - guided: the first of these, then points where a Gaussian process promises more, beyond an edge that the best is
+      near. Neither an edge nor the number of constants changes how many chains there are.
+    """
 
     study: Study
     arm: ScheduleArm
@@ -112,23 +124,59 @@ class PilotPlan:
         return range(1, self.study.cycles)
 
     @property
+    def adaptive(self) -> bool:
+        return self.pilot.proposals == "guided"
+
+    @property
+    def on_grid(self) -> bool:
+        return self.pilot.proposals == "grid"
+
+    @property
     def pairs(self) -> bool:
         return len(self.arm.schedule.open) == 2
 
     @property
     def most(self) -> int:
         one_side = self.pilot.levels + 1
-        return self.pilot.chains + 2 * one_side + self.pairs
+        return self.pilot.chains + (2 * one_side + self.pairs if self.on_grid else 0)
 
     def likely(self, heard: Sequence[Mapping[str, Any]]) -> int:
-        return len(heard) + len(self.ask(heard))
+        return len(heard) + len(self.ask(heard)) if self.on_grid else self.pilot.chains
+
+    def ask(self, heard: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        return self._ask_grid(heard) if self.on_grid else self._ask_evenly(heard)
+
+    def finished(self, heard: Sequence[Mapping[str, Any]]) -> bool:
+        return not self.ask(heard) if self.on_grid else len(heard) >= self.pilot.chains
+
+    def best(self, heard: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        rising = self.pairs and self.pilot.rise
+        return best_point([point for point in heard if not rising or len(set(rates_of(point["params"]))) == 2])
+
+    # --- spread and guided ---
+
+    def _ask_evenly(self, heard: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        known = [(tuple(map(self._at, rates_of(point["params"]))), point["objective"]) for point in heard]
+        # Arms with as many constants begin with the same points: none is luckier.
+        seed = sampler_seed("pilot", *self.pilot.seeds)
+        constants = len(self.arm.schedule.open)
+        positions = next_positions(known, self.pilot.chains, constants, seed, self.adaptive)
+        return [_named([self._rate(at) for at in position]) for position in positions]
+
+    def _rate(self, at: float) -> float:
+        return float(f"{self.pilot.low * (self.pilot.high / self.pilot.low) ** at:.4g}")
+
+    def _at(self, rate: float) -> float:
+        return math.log(rate / self.pilot.low) / math.log(self.pilot.high / self.pilot.low)
+
+    # --- grid ---
 
     def levels(self) -> list[float]:
         """The rates of the grid before it is extended."""
         points = self.pilot.levels if self.pairs else self.pilot.chains
         return [float(f"{rate:.4g}") for rate in log_spaced(self.pilot.low, self.pilot.high, points)]
 
-    def ask(self, heard: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    def _ask_grid(self, heard: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         levels = self.levels()
         if not heard:
             return [_named(rates) for rates in self._cover(levels)]
@@ -140,13 +188,6 @@ class PilotPlan:
         wider = self._extended(levels, rates_of(best["params"]))
         tried = [rates_of(point["params"]) for point in heard]
         return [_named(rates) for rates in self._cover(wider) if rates not in tried]
-
-    def finished(self, heard: Sequence[Mapping[str, Any]]) -> bool:
-        return not self.ask(heard)
-
-    def best(self, heard: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-        rising = self.pairs and self.pilot.rise
-        return best_point([point for point in heard if not rising or len(set(rates_of(point["params"]))) == 2])
 
     def _cover(self, levels: Sequence[float]) -> list[tuple[float, ...]]:
         if not self.pairs:
@@ -208,6 +249,10 @@ class TunePlan:
     @property
     def keep(self) -> float:
         return self.arm.keep
+
+    @property
+    def adaptive(self) -> bool:
+        return self.arm.sampler not in ("qmc", "random")
 
     @property
     def most(self) -> int:

@@ -106,6 +106,7 @@ class Search:
             "params": dict(chains[0].params or {}),
             "objective": objective,
             "told": value,
+            "by_seed": {str(chain.seed): self._value([chain], last) for chain in chains},
             "stopped": stopped,
             "rungs": {str(rung): self._value(chains, rung) for rung in reached},
             "ended": {str(chain.seed): chain.ended for chain in chains if chain.ended and chain.stopped is None},

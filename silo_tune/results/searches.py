@@ -27,12 +27,14 @@ class SearchRecord:
         arm: whose constants it searches.
         kind: "pilot" | "tune".
         points: in order; each has trial, round, params, objective (mean validation accuracy over the counted cycles and
-            the seeds; None when it was stopped), told (what the sampler heard), stopped (cycle, or None), seeds.
+            the seeds; None when it was stopped), told (what the sampler heard), stopped (cycle, or None), seeds and,
+            but in runs of earlier versions, by_seed (the objective's part of each seed).
         best: trial of the best point, None before a first round is closed.
         args: the schedule that the best point stands for, as a table of a study.
         importance: share of the objective's variance that each parameter explains, None where it was not computed.
         finished: no more rounds to come.
-        extended: a pilot whose grid was extended beyond an edge.
+        extended: a pilot that went beyond the study's lowest or highest rate, where its best lay at that edge.
+        adaptive: later points follow the values of earlier ones.
         counted: the cycles that count.
     """
 
@@ -44,6 +46,7 @@ class SearchRecord:
     importance: Mapping[str, float] | None = None
     finished: bool = False
     extended: bool = False
+    adaptive: bool = False
     counted: tuple[int, ...] = ()
 
 
@@ -68,7 +71,10 @@ def _search(run: Run, study: Study, arm: str) -> SearchRecord:
         args=None if best is None else {"name": name, **given, **plan.args(best["params"])},
         importance=run.importance(arm, len(points)),
         finished=plan.finished(points),
-        extended=plan.kind == "pilot" and any(point["round"] > 1 for point in points),
+        extended=plan.kind == "pilot"
+        and study.pilot is not None
+        and any(study.pilot.beyond(rate) for point in points for rate in point["params"].values()),
+        adaptive=plan.adaptive,
         counted=tuple(plan.counted),
     )
 

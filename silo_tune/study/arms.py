@@ -392,16 +392,22 @@ Arm = Annotated[ScheduleArm | OracleArm | TuneArm, Field(discriminator="mode")]
 class Pilot(Frozen):
     """[pilot]: finds the constants that schedule arms leave open, with the same number of chains for every arm.
 
-    An arm with one open constant tries `chains` rates, evenly spaced in log; one with two (SILO's ε and ε + δ, the ends
-    of a linear ramp) tries every pair low ≤ high of as many levels as make `chains` pairs. If the best lies on an edge
-    the arm's grid is extended there, once. Without `rise` a pair low = high may win, whose curve is a constant peak,
-    which arms of their own stand for: what is judged then is no curve.
+    How they are found is `proposals`; see `silo_tune.planner.points.PilotPlan`. Without `rise` a pair low = high may
+    win, whose curve is a constant peak, which arms of their own stand for: what is judged then is no curve.
     """
 
     seeds: Seeds = Field(description="seeds of the pilot's chains, disjoint from those of [replicates]")
     chains: int = Field(default=10, ge=3, le=1000, description="chains per arm and seed")
-    low: Rate = Field(description="lowest max_lr that is tried")
-    high: Rate = Field(description="highest max_lr that is tried, at least two decades above low")
+    low: Rate = Field(
+        description="lowest max_lr of the range; what lies beyond it is tried only where the best is at that edge"
+    )
+    high: Rate = Field(description="highest max_lr of the range, at least two decades above low")
+    # A study without the key is one from before it was there: it means the grid that its run began with.
+    proposals: Literal["grid", "spread", "guided"] = Field(
+        default="grid",
+        description='"guided" (the fairest to arms with several constants): even points, then where more is expected; '
+        '"spread": even points alone; "grid": few levels of two constants, many of one',
+    )
     rise: bool = Field(
         default=False,
         description="of an arm with two constants only a pair low < high may win; without it a constant may, as δ = 0",
@@ -417,5 +423,9 @@ class Pilot(Frozen):
 
     @property
     def levels(self) -> int:
-        """Levels of an arm with two constants: the largest g with g (g + 1) / 2 pairs ≤ chains."""
+        """Levels of a grid of two constants: the largest g with g (g + 1) / 2 pairs ≤ chains."""
         return (math.isqrt(8 * self.chains + 1) - 1) // 2
+
+    def beyond(self, rate: float) -> bool:
+        """Does a rate that the pilot tried lie below `low` or above `high`? They have four digits."""
+        return not self.low * (1 - 1e-3) <= rate <= self.high * (1 + 1e-3)

@@ -322,9 +322,14 @@ def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:
     if both := sorted(set(pilot.seeds) & set(study.replicates.seeds)):
         yield "pilot.seeds", f"{both} are seeds of [replicates] too; a pilot's are disjoint"
     pairs = pilot.levels * (pilot.levels + 1) // 2
-    if any(len(constants) == 2 for constants in open_.values()) and pairs != pilot.chains:
+    two = any(len(constants) == 2 for constants in open_.values())
+    if pilot.proposals == "grid" and two and pairs != pilot.chains:
         more = (pilot.levels + 1) * (pilot.levels + 2) // 2
-        yield "pilot.chains", f"an arm with two constants tries pairs of levels: {pairs} or {more}, not {pilot.chains}"
+        yield (
+            "pilot.chains",
+            f"a grid of two constants has all pairs of its levels: {pairs} or {more}, not {pilot.chains}; "
+            'proposals = "guided" takes any number',
+        )
     if open_ and study.cycles < 2:
         yield "pilot", "there is no cycle ≥ 1 to find constants for"
     for name in open_:

@@ -123,7 +123,7 @@ def test_no_table_but_cost_and_failures_sees_the_rows_of_searches() -> None:
     frame, study, _ = full()
     without = summarise(ordinary(frame), study)
     for name, table in tables(without).items():
-        if name not in ("cost", "searches", "diverged-and-failed"):
+        if name not in ("cost", "searches", "tuning-curve", "diverged-and-failed"):
             pd.testing.assert_frame_equal(table, tables(summary())[name], obj=name)
     assert without.endpoint == summary().endpoint
     assert without.reached == summary().reached

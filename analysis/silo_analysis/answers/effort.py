@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from silo_analysis.answers.answer import Answer, number, sentence
-from silo_analysis.estimates.tuning import PILOT, Savings
-from silo_tune.formats import known, percent, plural, rate
+from silo_analysis.estimates.tuning import PILOT, Savings, at_edge, best_point
+from silo_tune.formats import known, percent, percent_sign, plural, points, rate
+from silo_tune.results.searches import SearchRecord
 
 if TYPE_CHECKING:
+    from silo_analysis.estimates.climbing import Climb
     from silo_analysis.estimates.summary import Summary
 
 STANDINGS = {
@@ -19,6 +21,8 @@ STANDINGS = {
     "unequal": "not equally tuned",
 }
 
+# Two rates that lie within this factor (a tenth of a decade) hardly differ (ours).
+HARDLY = 10**0.1
 
 ID = "effort"
 
@@ -28,7 +32,19 @@ def ask(summary: Summary) -> Answer:
     unequal = tuple(unequal_budgets(summary))
     matched = tuple(equal_budgets(summary))
     budgets = ["not a matched budget"] if unequal else ["equal budgets"] if matched else []
+    rising = [arm for arm, climb in summary.climbs.items() if climb.climbing]
+    open_ends = [f"{', '.join(rising)} still climbing"] if rising else []
+    edges = [arm for arm, search in summary.searches.items() if search.kind == PILOT and at_edge(search, summary.study)]
+    open_ends += [f"best of {', '.join(edges)} at an edge"] if edges else []
     numbers = [number(f"pilot chains of {arm}", count) for arm, count in summary.tuning.chains.items()]
+    numbers += [
+        number(
+            f"{_last_part(climb)} of the chains of {arm}",
+            climb.gain,
+            seeds=len(summary.searches[arm].points[0]["seeds"]),
+        )
+        for arm, climb in summary.climbs.items()
+    ]
     numbers += [
         number(f"steps of {row['arm']} ÷ steps of {summary.schedule}", row["ratio"])
         for row in summary.budgets.to_dict("records")
@@ -37,15 +53,18 @@ def ask(summary: Summary) -> Answer:
     return Answer(
         ID,
         "Did every schedule arm get the same effort?",
-        sentence("; ".join([STANDINGS[summary.tuning.standing], *budgets])),
+        sentence("; ".join([STANDINGS[summary.tuning.standing], *open_ends, *budgets])),
         (
             tuning_sentence(summary),
+            *grid_sentences(summary),
+            *pilot_sentences(summary),
             *flat_sentences(summary, summary.searches),
             *tuned_sentences(summary),
             *matched,
             *unequal,
         ),
         tuple(numbers),
+        figure="tuning-curve",
         data=summary.budgets,
     )
 
@@ -76,15 +95,65 @@ def _who_was_tuned(summary: Summary) -> Iterator[str]:
         yield f"not tuned, with constants that are written in the study: {', '.join(tuning.written)}"
 
 
+def grid_sentences(summary: Summary) -> Iterator[str]:
+    """A grid of as many chains has many levels of one constant and few of two."""
+    pilot = summary.study.pilot
+    if pilot is None or pilot.proposals != "grid":
+        return
+    free = {len(summary.searches[arm].points[0]["params"]) for arm in summary.tuning.chains if arm in summary.searches}
+    if len(free) > 1:
+        yield (
+            f"A grid favours arms with one constant: it tried {pilot.chains} levels of it, and {pilot.levels} of each "
+            f'of two. In a new run pilot.proposals = "guided" favours them less.'
+        )
+
+
+def pilot_sentences(summary: Summary) -> Iterator[str]:
+    """What every pilot searched and found, and whether more chains or a wider range would find better."""
+    for arm, search in summary.searches.items():
+        best, pilot = best_point(search), summary.study.pilot
+        if search.kind != PILOT or best is None or pilot is None:
+            continue
+        rising = sorted(best["params"].items(), key=lambda item: float(item[1]))
+        found = ", ".join(f"{name} {rate(value)}" for name, value in rising)
+        edges = at_edge(search, summary.study)
+        beyond = f", at an edge of what it tried ({', '.join(edges)}): a better value may lie beyond" if edges else ""
+        yield (
+            f"The pilot of {arm} tried {plural(len(search.points), 'point')} ({pilot.proposals}, {pilot.low:g} to "
+            f"{pilot.high:g}{', and beyond' if search.extended else ''}) and found {found}, "
+            f"{percent_sign(best['objective'])} on validation{'' if search.finished else ' so far'}{beyond}."
+            f"{climb_words(summary, search)}"
+        )
+
+
+def climb_words(summary: Summary, search: SearchRecord) -> str:
+    """What the last part of a search's chains brought; nothing where it is not known."""
+    climb = summary.climbs.get(search.arm)
+    if climb is None:
+        return ""
+    checked = "" if climb.elsewhere is None else f" ({points(climb.elsewhere)} on a seed that did not choose)"
+    told = f" {_last_part(climb).capitalize()} of its chains brought {points(climb.gain)} pp{checked}"
+    return f"{told}: it was still climbing, more chains may find better." if climb.climbing else f"{told}."
+
+
+def _last_part(climb: Climb) -> str:
+    return "the last quarter" if climb.in_order else "the second half"
+
+
 def flat_sentences(summary: Summary, arms: Iterable[str]) -> Iterator[str]:
     """Of these arms, those whose pilot found two equal rates: a constant does as well, which is a finding."""
     for arm in arms:
         search = summary.searches.get(arm)
         if search is None or search.kind != PILOT or search.best is None:
             continue
-        rates = [
+        rates = sorted(
             value for point in search.points if point["trial"] == search.best for value in point["params"].values()
-        ]
+        )
+        if len(rates) == 2 and rates[0] < rates[1] < rates[0] * HARDLY:
+            yield (
+                f"The pilot of {arm} found hardly a rise, from {rate(rates[0])} to {rate(rates[1])}: a constant may do "
+                f"as well."
+            )
         if len(rates) == 2 and rates[0] == rates[1]:
             yield (
                 f"The pilot of {arm} found delta = 0: the constant {rate(rates[0])} did as well as every rising pair "

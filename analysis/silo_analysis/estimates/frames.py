@@ -110,6 +110,12 @@ POINTS = {
     "stopped": "Int64", "seeds": "string", "best": "boolean",
 }  # fmt: skip
 
+# The best of so many chains of a search (per seed): the expected one of any so many, or, `in_order`, that of the first.
+TUNING_CURVE = {
+    "arm": "string", "kind": "string", "chains": "Int64", "in_order": "boolean", "best": "Float64", "low": "Float64",
+    "high": "Float64",
+}  # fmt: skip
+
 
 def typed(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
     """A DataFrame with exactly these columns and types; a missing cell is null."""

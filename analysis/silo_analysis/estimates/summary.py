@@ -12,6 +12,7 @@ import pandas as pd
 from silo_analysis.estimates import (
     against,
     budgets,
+    climbing,
     containment,
     cost,
     luck,
@@ -23,6 +24,7 @@ from silo_analysis.estimates import (
     regret,
     tuning,
 )
+from silo_analysis.estimates.climbing import Climb
 from silo_analysis.estimates.frames import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
 from silo_analysis.estimates.interval import interval_of
 from silo_analysis.estimates.oracle import OracleCycle
@@ -64,6 +66,8 @@ class Summary:
         compared: per cycle that both have (`COMPARED`).
         searches: arm → its pilot or tune search, as far as they were given.
         savings: arm → where the units of its search went.
+        tuning_curves: the best of n chains, per search (`TUNING_CURVE`).
+        climbs: arm → what the last part of its search's chains brought, where that is known.
         tuning: how the schedule arms came by their constants.
         troubles: rows that diverged or failed, those of searches included.
         mixed: seed → kinds of device, for each seed whose units were trained on several.
@@ -96,6 +100,8 @@ class Summary:
     compared: pd.DataFrame
     searches: Mapping[str, SearchRecord]
     savings: Mapping[str, Savings]
+    tuning_curves: pd.DataFrame
+    climbs: Mapping[str, Climb]
     tuning: Tuning
     troubles: pd.DataFrame
     mixed: Mapping[int, tuple[str, ...]]
@@ -167,6 +173,12 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         compared=oracles_compared.compare(groups, pair, schedule, tolerance, weights),
         searches=searches,
         savings={name: tuning.savings(found, frame, study.cycles) for name, found in searches.items()},
+        tuning_curves=climbing.tuning_curves(searches),
+        climbs={
+            name: climb
+            for name, found in searches.items()
+            if (climb := climbing.climb_of(found, tolerance)) is not None
+        },
         tuning=tuning.tuning_of(frame, study, given),
         troubles=_troubles(frame),
         mixed=_mixed(frame),

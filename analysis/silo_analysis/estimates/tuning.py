@@ -106,8 +106,9 @@ def at_edge(search: SearchRecord, study: Study) -> list[str]:
         if isinstance(arm, TuneArm):
             (low, high), near = arm.free.get(name, (low, high)), NEAR
         place = _place(float(best["params"][name]), low, high)
-        natural = isinstance(arm, TuneArm) and low == 0  # no parameter goes below 0
-        if low < high and ((place <= near and not natural) or place >= 1 - near):
+        # No parameter goes below 0, and of two rates each is the other's bound on one side.
+        natural = (isinstance(arm, TuneArm) and low == 0) or name == "highest"
+        if low < high and ((place <= near and not natural) or (place >= 1 - near and name != "lowest")):
             found.append(name)
     return found
 

@@ -27,7 +27,7 @@ from silo_analysis.figures.draw_max_lr import max_lr_figure
 from silo_analysis.figures.draw_mechanism import spread_figure
 from silo_analysis.figures.draw_oracles import oracles_figure
 from silo_analysis.figures.draw_response import response_figure
-from silo_analysis.figures.draw_search import search_figures
+from silo_analysis.figures.draw_search import search_figures, tuning_curve_figure
 from silo_analysis.figures.figure_data import figure_data
 from silo_analysis.figures.palette import our_style
 
@@ -83,6 +83,7 @@ def _drawn(
         "fit": fit_figure(fit, summary.tolerance) if fit is not None else None,
         "spread": spread_figure(summary),
         "cost": cost_figure(summary),
+        "tuning-curve": tuning_curve_figure(summary),
         **search_figures(summary),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}

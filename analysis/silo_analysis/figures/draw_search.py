@@ -1,11 +1,11 @@
-"""Searches over whole chains: what mattered, the objective along each parameter, and over pairs of them."""
+"""Searches over whole chains: the best of n chains, what mattered, the objective along and over parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,12 +14,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.tri import Triangulation
 
+from silo_analysis.answers.text_tables import CROWD
 from silo_analysis.estimates.response import rate_ticks
 from silo_analysis.estimates.stats import FloatArray
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.tuning import PILOT, logarithmic, parameters
-from silo_analysis.figures.axes import WIDTH
-from silo_analysis.figures.palette import FAINT, INK, looks
+from silo_analysis.figures.axes import WIDTH, floats, ints, new_figure, percent
+from silo_analysis.figures.palette import FAINT, INK, Look, looks
 from silo_tune.results.searches import SearchRecord
 
 _MOST_PAIRED = 3
@@ -38,6 +39,50 @@ def search_figures(summary: Summary) -> dict[str, Figure]:
             found[f"search-slices-{name}"] = slices_figure(search, color)
             found[f"search-contours-{name}"] = contours_figure(search)
     return {name: figure for name, figure in found.items() if figure is not None}
+
+
+# --- the best of n chains ---
+
+
+def tuning_curve_figure(summary: Summary) -> Figure | None:
+    """The best of n chains per arm, and its band over seeds; None without a search of several points."""
+    table = summary.tuning_curves
+    arms = list(dict.fromkeys(table.loc[table["chains"] > 1, "arm"]))
+    if not arms:
+        return None
+    figure, axes = new_figure(3.3)
+    style = looks(summary.study)
+    for arm in arms:
+        rows = table[table["arm"] == arm]
+        look = style.get(arm, Look(INK, "-"))
+        chains, best = ints(rows["chains"]), percent(rows["best"])
+        step: Literal["post"] | None = "post" if bool(rows["in_order"].all()) else None
+        axes.plot(
+            chains,
+            best,
+            color=look.color,
+            ls=look.dash,
+            marker=look.marker,
+            ms=3.5,
+            label=arm,
+            drawstyle=f"steps-{step}" if step else "default",
+        )
+        if len(arms) <= CROWD and rows["low"].notna().all():
+            low, high = percent(rows["low"]), percent(rows["high"])
+            axes.fill_between(chains, low, high, step=step, color=look.color, alpha=0.12, lw=0)
+    axes.set_xlabel("chains per seed")
+    axes.set_ylabel("best validation accuracy, %")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_ylim(*curve_limits(floats(table["best"])))
+    figure.legend(loc="outside upper center", ncols=4)
+    return figure
+
+
+def curve_limits(best: FloatArray) -> tuple[float, float]:
+    """Ends of the axis, in %: the few poor chains with which an arm begins do not hide how the arms end."""
+    top, low = 100 * float(best.max()), 100 * float(np.quantile(best, 0.1))
+    room = max(0.15 * (top - low), 0.25)
+    return low - room, top + room
 
 
 # --- importance ---

@@ -45,6 +45,7 @@ def figure_data(
         **({"fit": fit_tables(fit)["peaks"]} if fit is not None else {}),
         "spread": summary.spreads,
         "cost": summary.cost,
+        "tuning-curve": summary.tuning_curves,
         **dict(_of_searches(summary)),
     }
 

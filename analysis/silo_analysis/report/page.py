@@ -123,6 +123,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "oracles-compared": summary.compared,
         "spreads": summary.spreads,
         "spread-slopes": summary.slopes,
+        "tuning-curve": summary.tuning_curves,
         "searches": points_table(summary.searches),
         "cost": summary.cost,
         "diverged-and-failed": summary.troubles,
@@ -279,6 +280,12 @@ CAPTIONS = {
         "Cost",
         "Distinct trials that each arm uses, those of its pilot and search included (hatched: pilot), and the time "
         "that they trained. Trials that arms share count in each of them, and once in the whole study.",
+    ),
+    "tuning-curve": (
+        "The best of so many chains",
+        "Mean validation accuracy of the best of n chains per seed. Lines: expected, of any n of the points, without "
+        "replacement. Steps: of the first n, where later points follow earlier ones. Band: the same point on every "
+        "seed, from the least to the greatest. A line that rises at its end: more chains may find better constants.",
     ),
 }  # fmt: skip
 SEARCH_CAPTIONS = {
