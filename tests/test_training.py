@@ -228,7 +228,7 @@ def test_fused_optimizers_agree_with_plain_ones() -> None:
 
 def test_evaluate_counts() -> None:
     trainer = trainer_of(unit_of())
-    accuracy, loss = evaluate(trainer.model, trainer.feed, trainer.feed.val)
+    accuracy, loss, _ = evaluate(trainer.model, trainer.feed, trainer.feed.val)
     trainer.model.eval()
     part = trainer.feed.val
     assert isinstance(part.images, torch.Tensor)

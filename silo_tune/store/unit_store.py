@@ -1,4 +1,4 @@
-"""Units by key on disk: results, which are commit markers, and states.
+"""Units by key on disk: results, which are commit markers, states, and which examples were right.
 
 A unit's `result.json` is created once, whole, and the first writer wins.
 """
@@ -16,7 +16,8 @@ from silo_tune.errors import RunFailed
 from silo_tune.planner.unit import Unit
 from silo_tune.store.storage import Corrupt, Storage, seal, unseal
 
-STATE = re.compile(r"state-[0-9a-f]+\.safetensors")
+# What a result names beside itself.
+NAMES = {"state": re.compile(r"state-[0-9a-f]+\.safetensors"), "examples": re.compile(r"examples-[0-9a-f]+\.bin")}
 
 
 Notice = Callable[[str], None]
@@ -32,7 +33,7 @@ def new_attempt() -> str:
 
 
 class UnitStore:
-    """Units by key: results (commit markers), states, partial states.
+    """Units by key: results (commit markers), states, partial states, examples.
 
     Args:
         storage: the run's storage.
@@ -62,16 +63,43 @@ class UnitStore:
             standing = self.result(result["key"])
             if standing is None:  # it was corrupt and is out of the way now
                 return self.commit(result)
-            if standing["state"] != result["state"] and result["state"] is not None:
-                self.storage.delete(f"{folder}/{result['state']['file']}")
+            for kind in NAMES:
+                if standing.get(kind) != result.get(kind) and result.get(kind) is not None:
+                    self.storage.delete(f"{folder}/{result[kind]['file']}")
             return standing
         return dict(result)
 
     def write_state(self, key: str, attempt: str, data: bytes) -> dict[str, Any]:
         """Write the final state of an attempt; returns what the result says of it: file, sha256, bytes."""
-        file = f"state-{attempt}.safetensors"
+        return self._write(key, f"state-{attempt}.safetensors", data)
+
+    def write_examples(self, key: str, attempt: str, data: bytes) -> dict[str, Any]:
+        """Write which examples an attempt got right (`example_file`); returns file, sha256 and bytes, as of a state."""
+        return self._write(key, f"examples-{attempt}.bin", data)
+
+    def _write(self, key: str, file: str, data: bytes) -> dict[str, Any]:
         self.storage.replace(f"{self.folder(key)}/{file}", data)
         return {"file": file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    def read_examples(self, result: Mapping[str, Any]) -> bytes | None:
+        """Which examples a committed unit got right; None where its result names no such file.
+
+        The file is never made anew: one that is damaged stays where it is.
+
+        Raises:
+            Corrupt: it is gone or not what was written; the message names it.
+        """
+        claim = result.get("examples")
+        if claim is None:
+            return None
+        name = f"{self.folder(result['key'])}/{claim['file']}"
+        try:
+            data = self.storage.read(name)
+        except FileNotFoundError:
+            raise Corrupt(f"{self.storage.shown(name)} is missing") from None
+        if hashlib.sha256(data).hexdigest() != claim["sha256"]:
+            raise Corrupt(f"{self.storage.shown(name)} is corrupt (its checksum does not match)")
+        return data
 
     def read_state(self, result: Mapping[str, Any]) -> bytes | None:
         """The state of a committed unit, restated ones included; None when it was swept or is corrupt."""
@@ -164,9 +192,9 @@ class UnitStore:
         return self.storage.shown(name)
 
     def clear_partials(self, key: str, keep: Collection[str] | None = None) -> None:
-        """Remove what attempts left behind beside a committed result; with `keep` also every other final state."""
+        """Remove what attempts left behind beside a committed result; with `keep` also what it does not name."""
         for name in self.storage.names(self.folder(key)):
-            orphan = keep is not None and name.startswith("state-") and name not in keep
+            orphan = keep is not None and name.startswith(("state-", "examples-")) and name not in keep
             if orphan or name.startswith("partial-") or name.endswith(".tmp"):
                 self.storage.delete(f"{self.folder(key)}/{name}")
 
@@ -180,8 +208,7 @@ class UnitStore:
         """A sealed outcome of a unit. One that tells of another unit, or names a file elsewhere, counts as corrupt."""
 
         def check(body: Mapping[str, Any]) -> None:
-            state = body.get("state")
-            if body.get("key") != key or (state is not None and not STATE.fullmatch(str(state["file"]))):
+            if body.get("key") != key or not all(_here(body.get(kind), name) for kind, name in NAMES.items()):
                 raise Corrupt("it is not of this trial")
 
         return self._sealed(f"{self.folder(key)}/{file}", then, check)
@@ -214,6 +241,11 @@ class UnitStore:
             return False
         self.notice(f"{self.storage.shown(name)} is corrupt ({why}); moved to {moved.rsplit('/', 1)[-1]}, {then}")
         return True
+
+
+def _here(claim: Any, name: re.Pattern[str]) -> bool:
+    """Does a result name no such file, or one in its own folder?"""
+    return claim is None or (isinstance(claim, Mapping) and bool(name.fullmatch(str(claim.get("file")))))
 
 
 def unit_of(result: Mapping[str, Any]) -> Unit:

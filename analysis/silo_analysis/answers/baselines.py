@@ -7,7 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.answer import Answer, Number, absent, cycles_of, joined, number, sentence
+from silo_analysis.answers.answer import (
+    SECOND,
+    Answer,
+    Number,
+    absent,
+    cycles_of,
+    joined,
+    number,
+    over_both,
+    second_text,
+    sentence,
+)
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE, others
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
@@ -49,7 +60,7 @@ def _numbers(summary: Summary, rows: pd.DataFrame) -> Iterator[Number]:
     for row in rows.to_dict("records"):
         yield number(
             f"{summary.schedule} {MINUS} {row['arm']} (p after Holm)", row["difference"], row["low"], row["high"],
-            row["n_seeds"], row["p_holm"],
+            row["n_seeds"], row["p_holm"], (row["low_examples"], row["high_examples"]),
         )  # fmt: skip
 
 
@@ -96,9 +107,9 @@ def _group(summary: Summary, rows: pd.DataFrame, outcome: str) -> str:
 
 
 def bare(row: Any) -> str:
-    """ "+1.20 pp, +0.90 to +1.50"."""
+    """ "+1.20 pp, +0.90 to +1.50"; with the interval over test images too where it is known."""
     ends = f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else "1 seed, no interval"
-    return f"{points(row['difference'])} pp, {ends}"
+    return f"{points(row['difference'])} pp, {ends}{over_both(row)}"
 
 
 def _by_cycle(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
@@ -179,11 +190,12 @@ def _verdict(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> s
 
 
 def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> Table:
-    told = f"{summary.schedule} is"
+    told, second = f"{summary.schedule} is", bool(overall["low_examples"].notna().any())
     head = (
         "Schedule − arm, on test",
         "Difference, pp",
         "95 % interval",
+        *([SECOND] if second else []),
         told,
         "Holm p",
         "TOST p",
@@ -196,13 +208,13 @@ def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> 
     ordered = overall.sort_values("difference", ascending=False, kind="stable", na_position="last")
     arms = list(ordered["arm"]) or list(dict.fromkeys(per_cycle["arm"]))
     rows = [
-        _row(arm, overall[overall["arm"] == arm], per_cycle[per_cycle["arm"] == arm], ranks.get(arm, DASH))
+        _row(arm, overall[overall["arm"] == arm], per_cycle[per_cycle["arm"] == arm], ranks.get(arm, DASH), second)
         for arm in arms
     ]
     return Table(head, rows, frozenset({told}))
 
 
-def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) -> tuple[str, ...]:
+def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str, second: bool) -> tuple[str, ...]:
     row = overall.iloc[0].to_dict() if len(overall) else dict.fromkeys(overall.columns)
     cycles = per_cycle.dropna(subset=["difference"])
     top = largest(cycles) if len(cycles) else None
@@ -210,6 +222,7 @@ def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) ->
         arm,
         points(row["difference"]),
         f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else DASH,
+        *([second_text(row)] if second else []),
         str(row["outcome"]) if known(row["outcome"]) else DASH,
         p_value(row["p_holm"]),
         p_value(row["p_equivalent_holm"]),

@@ -52,12 +52,20 @@ GAPS = {
 }  # fmt: skip
 # `test_low` to `test_high`: 95 % interval of the median. `trained`: chains, of `n_seeds`, that did not collapse.
 # The judged schedule − another schedule arm, on test; `cycle` is null for the mean over cycles ≥ 2. Above 0 the judged
-# schedule is better. `outcome`: better | worse | equivalent | undetermined; `left_out`: seeds without a pair.
+# schedule is better. `outcome`: better | worse | equivalent | undetermined; `left_out`: seeds without a pair. `low` to
+# `high`: new seeds, these test images; `low_examples` to `high_examples`: new seeds and new test images (overall only).
 AGAINST = {
     "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "difference": "Float64", "mean": "Float64",
     "spread": "Float64", "low": "Float64", "high": "Float64", "p": "Float64", "p_holm": "Float64",
     "p_equivalent": "Float64", "p_equivalent_holm": "Float64", "outcome": "string", "n_seeds": "Int64",
-    "left_out": "Int64",
+    "left_out": "Int64", "low_examples": "Float64", "high_examples": "Float64",
+}  # fmt: skip
+# Images, summed over seeds, that only the judged schedule or only the arm gets right; `difference`: of their mean
+# accuracies, with its interval for new seeds and new test images.
+MCNEMAR = {
+    "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "n_seeds": "Int64", "n_test": "Int64",
+    "only_schedule": "Float64", "only_arm": "Float64", "difference": "Float64", "low": "Float64", "high": "Float64",
+    "p": "Float64", "p_holm": "Float64",
 }  # fmt: skip
 # Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `own_seeds`: seeds
 # that the arm has complete; `same_as`: arms with the same units.

@@ -22,6 +22,7 @@ from silo_analysis.estimates import (
     regret,
     tuning,
 )
+from silo_analysis.estimates.examples import ChainScores, chain_scores, mcnemar_table
 from silo_analysis.estimates.frames import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
 from silo_analysis.estimates.interval import interval_of
 from silo_analysis.estimates.oracle import OracleCycle
@@ -30,6 +31,7 @@ from silo_analysis.estimates.regret import Endpoint
 from silo_analysis.estimates.stats import Estimate, holm, share_interval
 from silo_analysis.estimates.tuning import Savings, Tuning
 from silo_analysis.estimates.typical import paired_interval
+from silo_tune.results.example_rows import Examples
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.arms import OracleArm
 from silo_tune.study.model import Study
@@ -52,6 +54,9 @@ class Summary:
         regret, crossfit: per Oracle, cycle and seed (`REGRET`, `CROSSFIT`).
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
         against: the judged schedule against every other schedule arm, overall and per cycle (`AGAINST`).
+        mcnemar: per arm and cycle, images that only one of two chains gets right (`MCNEMAR`): the judged schedule
+            against every other schedule arm and the chain Oracle. Without rows where the run has no examples.
+        scores: what each chain does on each test image, as far as it is known.
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
         ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
         budgets: what schedule arms trained per retrained cycle (`BUDGETS`).
@@ -81,6 +86,8 @@ class Summary:
     crossfit: pd.DataFrame
     gaps: pd.DataFrame
     against: pd.DataFrame
+    mcnemar: pd.DataFrame
+    scores: ChainScores
     endpoint: Endpoint | None
     ranking: pd.DataFrame
     budgets: pd.DataFrame
@@ -109,7 +116,12 @@ class Summary:
         return self.study.report.tolerance
 
 
-def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRecord] | None = None) -> Summary:
+def summarise(
+    frame: pd.DataFrame,
+    study: Study,
+    searches: Mapping[str, SearchRecord] | None = None,
+    examples: Examples | None = None,
+) -> Summary:
     """Compute every table of a run.
 
     Args:
@@ -117,6 +129,8 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
             look at the rows of searches.
         study: its study.
         searches: arm → its pilot or tune search.
+        examples: which examples its chains got right, as of `results.records.read`; without them there is no interval
+            over seeds and test images.
     """
     given, searches = searches, searches or {}
     rows = tuning.ordinary(frame)
@@ -125,6 +139,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
     schedule, tolerance = study.report.schedule, study.report.tolerance
     judge_by, chain_by = oracle.verdict_oracle(study, present), oracle.greedy_oracle(study, present)
     chains = regret.chain_rows(rows)
+    scores = chain_scores(chains, examples)
     regrets = typed([row for g in groups.values() for row in regret.cycle_regret(g, schedule)], REGRET)
     crossfit = typed([row for g in groups.values() for row in regret.crossfit_regret(g, schedule)], CROSSFIT)
     gaps = _gaps(chains, study)
@@ -149,8 +164,10 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         regret=regrets,
         crossfit=crossfit,
         gaps=gaps,
-        against=against.against_table(chains, study),
-        endpoint=_endpoint(gaps, study, chain_by),
+        against=against.against_table(chains, study, scores),
+        mcnemar=mcnemar_table(scores, schedule, [*against.others(study), *([chain_by] if chain_by else [])], study),
+        scores=scores,
+        endpoint=_endpoint(gaps, study, chain_by, scores),
         ranking=ranking.rank_arms(chains, study),
         budgets=budgets.budget_table(chains, study),
         spreads=mechanism.spread_table(ratios),
@@ -328,12 +345,14 @@ def _gaps(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     return typed(rows, GAPS)
 
 
-def _endpoint(gaps: pd.DataFrame, study: Study, name: str | None) -> Endpoint | None:
+def _endpoint(gaps: pd.DataFrame, study: Study, name: str | None, scores: ChainScores) -> Endpoint | None:
     if name is None or study.report.schedule not in study.arms:
         return None
     own = gaps[gaps["oracle"] == name]
     report = study.report
-    return regret.primary_endpoint(own, name, report.schedule, study.cycles, study.replicates.seeds, report.tolerance)
+    return regret.primary_endpoint(
+        own, name, report.schedule, study.cycles, study.replicates.seeds, report.tolerance, scores
+    )
 
 
 def _troubles(frame: pd.DataFrame) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from silo_analysis.figures import save_figures
 from silo_analysis.report.inline import csv_link, inline_svg
 from silo_analysis.report.outline import contents, with_anchors
 from silo_tune.formats import cycle_list, plural, points
+from silo_tune.results.example_rows import Examples
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.model import Study
 
@@ -50,7 +51,11 @@ _PICTURE = "max-lr"
 
 
 def render(
-    frame: pd.DataFrame, study: Study, ledger: Mapping[str, Any], searches: Mapping[str, SearchRecord] | None = None
+    frame: pd.DataFrame,
+    study: Study,
+    ledger: Mapping[str, Any],
+    searches: Mapping[str, SearchRecord] | None = None,
+    examples: Examples | None = None,
 ) -> dict[str, bytes]:
     """report.html, figures/NAME.svg (.pdf, .png, .csv) and tables/NAME.csv (.md, .tex); the same run, the same bytes.
 
@@ -59,8 +64,9 @@ def render(
         study: the run's study.
         ledger: "created" (text), "environment" (name → text) and "changes" (accepted later); each may be missing.
         searches: arm → its pilot or tune search.
+        examples: which examples its chains got right.
     """
-    summary, fit = summarise(frame, study, searches), fit_of(frame, study)
+    summary, fit = summarise(frame, study, searches, examples), fit_of(frame, study)
     return render_summary(summary, answers_of(summary, fit), fit, frame, ledger)
 
 
@@ -112,6 +118,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
         "against": summary.against,
+        **({"mcnemar": summary.mcnemar} if len(summary.mcnemar) else {}),
         "ranking": summary.ranking,
         "budgets": summary.budgets,
         "oracles-compared": summary.compared,
