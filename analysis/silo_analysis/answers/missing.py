@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary
 
 _MOST_DAMAGED = 3
+NO_EXAMPLES = "The run has no examples (which test images each trial got right): no interval over test images."
 
 
 def notes(summary: Summary) -> tuple[str, ...]:
@@ -146,7 +147,7 @@ def _missing_examples(summary: Summary) -> Iterator[str]:
     if not compared or not scores.lacking:
         return
     if scores.lacking == scores.trials:
-        yield "The run has no examples (which test images each trial got right): no interval over test images."
+        yield NO_EXAMPLES
     else:
         yield (
             f"No examples (which test images were right) of {plural(scores.lacking, 'trial')} of {scores.trials} in "
