@@ -16,6 +16,7 @@ import torch
 
 from silo_analysis.combine.merge import merge
 from silo_tune.api import run_study
+from silo_tune.data import batches
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import Unit
@@ -97,7 +98,10 @@ def examples_of(bench: Bench, result: dict[str, Any]) -> dict[str, Any]:
     return unpack_examples(data)
 
 
-def test_a_unit_keeps_which_examples_its_committed_weights_get_right(bench: Bench) -> None:
+def test_a_unit_keeps_which_examples_its_committed_weights_get_right(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "EVALUATION_PIXELS", 30 * 64)  # 30 images at a time, and a rest
     dense = bench.unit(0, None)
     unit = bench.unit(1, dense)
     for trained in (dense, unit):

@@ -177,7 +177,7 @@ def test_an_own_dense_cycle_is_judged_too() -> None:
 def test_the_order_of_the_rows_does_not_matter(full: Summary) -> None:
     study = make_study()
     shuffled = make_frame(study).sample(frac=1, random_state=3).reset_index(drop=True)
-    again = summarise(shuffled, study)
+    again = summarise(shuffled, study, examples=full.scores.examples)
     pd.testing.assert_frame_equal(again.cycles, full.cycles)
     assert [text_of(answer) for answer in asked(again).values()] == [text_of(answer) for answer in asked(full).values()]
 
