@@ -1,11 +1,11 @@
-"""Writes the tables of docs/concepts/error-rates.md and how-many-seeds.md: how often the verdict's rules are right.
+"""Writes the tables of docs/concepts/error-rates.md and how-many-seeds.md: how often verdicts and intervals are right.
 
-python docs/error_rates.py         # rewrites what stands between <!-- NAME --> and <!-- end -->; a minute
+python docs/error_rates.py         # rewrites what stands between <!-- NAME --> and <!-- end -->; some minutes
 
 Runs with a known truth are drawn, and the rules of `estimates.containment` and `estimates.typical` are applied to them.
 A run is one cycle: the gains of eight other rates over the schedule's own, in each of n seeds. Noise is *paired*: of
 the difference between two rates, in standard deviations of its normal part. What all rates of a seed share cancels and
-is not drawn.
+is not drawn. Intervals over seeds and test images have worlds of their own, where single images are right or wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy.typing as npt
 from scipy import special
 
 from silo_analysis.estimates.containment import FAMILY_CALIBRATION, FEWEST_SEEDS, LEVEL, p_outside
-from silo_analysis.estimates.typical import CALIBRATION, order_ps, tost
+from silo_analysis.estimates.examples import both_interval, mean_test
+from silo_analysis.estimates.typical import CALIBRATION, order_ps, paired_interval, tost
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -226,16 +227,85 @@ def _cell(rule: float, by_t: float | None) -> str:
     return f"{100 * rule:.0f}" + ("" if by_t is None else f" ({100 * by_t:.0f})")
 
 
+# --- seeds and test images ---
+
+# A network gets an image right where image + seed ± (gap + arm in this seed + arm on this image) / 2 + noise is above
+# 0, with + for the one arm and − for the other. Here: spreads of arm by seed, of arm by image, of noise; and the gap.
+IMAGE_WORLDS: Mapping[str, tuple[float, float, float, float]] = {
+    "seeds alone": (0.3, 0.0, 0.5, 0.1),
+    "images alone": (0.0, 0.6, 0.3, 0.1),
+    "both": (0.15, 0.4, 0.4, 0.1),
+    "both, no gap": (0.15, 0.4, 0.4, 0.0),
+    "noise alone": (0.0, 0.0, 0.5, 0.1),
+}
+IMAGES = (200, 1000, 10_000)
+IMAGE_RUNS, MANY_IMAGES_RUNS = 1000, 300
+_EASE, _IMAGE, _SEED = 1.5, 1.5, 0.1  # mean and spread of images, spread of seeds
+
+
+def right_minus_right(rng: np.random.Generator, world: str, seeds: int, images: int) -> FloatArray:
+    """(S, N) one arm right − the other right."""
+    by_seed, by_image, noise, gap = IMAGE_WORLDS[world]
+    base = rng.normal(_EASE, _IMAGE, images) + rng.normal(0, _SEED, (seeds, 1))
+    half = (gap + rng.normal(0, by_seed, (seeds, 1)) + rng.normal(0, by_image, images)) / 2
+    one, other = (noise * rng.standard_normal((seeds, images), dtype=np.float32) for _ in range(2))
+    found: FloatArray = (base + half + one > 0).astype(float) - (base - half + other > 0)
+    return found
+
+
+def true_gap(world: str) -> float:
+    """The mean difference over all seeds and all images."""
+    by_seed, by_image, noise, gap = IMAGE_WORLDS[world]
+    spread = np.sqrt(_IMAGE**2 + _SEED**2 + (by_seed**2 + by_image**2) / 4 + noise**2)
+    return float(special.ndtr((_EASE + gap / 2) / spread) - special.ndtr((_EASE - gap / 2) / spread))
+
+
+def covered(world: str, seeds: int, images: int, runs: int = IMAGE_RUNS) -> tuple[float, float, float]:
+    """How often an interval holds the true gap: over seeds, over seeds and images, and that of the mean over both."""
+    rng = np.random.default_rng((RANDOM_SEED, seeds, images, *world.encode()))
+    truth, hits = true_gap(world), np.zeros(3)
+    for _ in range(runs):
+        differences = right_minus_right(rng, world, seeds, images)
+        estimate, mean = paired_interval(differences.mean(axis=1)), mean_test(differences)
+        both = both_interval(estimate, differences)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert both is not None
+        assert mean is not None
+        ends = ((estimate.low, estimate.high), both, (mean.low, mean.high))
+        hits += [low <= truth <= high for low, high in ends]
+    alone, wide, of_mean = (float(share) for share in hits / runs)
+    return alone, wide, of_mean
+
+
+def image_table() -> str:
+    """A row per world and number of images; in each cell seeds and images, then in brackets seeds alone."""
+    head = ("Chance comes from", "test images", *(f"{n} seeds" for n in ERROR_SEEDS))
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for world in IMAGE_WORLDS:
+        for images in IMAGES:
+            runs = IMAGE_RUNS if images < IMAGES[-1] else MANY_IMAGES_RUNS
+            found = [covered(world, seeds, images, runs) for seeds in ERROR_SEEDS]
+            cells = (f"{100 * both:.0f} ({100 * alone:.0f})" for alone, both, _ in found)
+            lines.append("| " + " | ".join((world, f"{images:,}", *cells)) + " |")
+    return "\n".join(lines)
+
+
 # --- pages ---
 
-TABLES = {"how-many-seeds.md": ("power", power_table), "error-rates.md": ("errors", error_table)}
+TABLES = {
+    "how-many-seeds.md": {"power": power_table},
+    "error-rates.md": {"errors": error_table, "images": image_table},
+}
 
 
 def filled(page: str, text: str) -> str:
-    """The text of a page with its table made anew."""
-    name, table = TABLES[page]
-    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    return block.sub(lambda found: f"{found[1]}{table()}\n{found[2]}", text)
+    """The text of a page with its tables made anew."""
+    for name, table in TABLES[page].items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        made = f"{table()}\n"
+        text = block.sub(lambda found, made=made: f"{found[1]}{made}{found[2]}", text)  # type: ignore[misc]
+    return text
 
 
 if __name__ == "__main__":

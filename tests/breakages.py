@@ -200,6 +200,30 @@ BREAKAGES = (
         "if cycle <= floor:",
         "tests/test_chains.py::test_at_the_end_only_final_weights_remain",
     ),
+    Breakage(
+        "Examples are kept in the order of their part",
+        "those of the first batches are written over",
+        "silo_tune/training/trainer.py",
+        "        done += len(labels)\n",
+        "        done = 0\n",
+        "tests/test_examples.py::test_a_unit_keeps_which_examples_its_committed_weights_get_right",
+    ),
+    Breakage(
+        "What examples are damaged stops nothing and is told by name",
+        "a file that is gone is as good as one that never was",
+        "silo_tune/store/unit_store.py",
+        'raise Corrupt(f"{self.storage.shown(name)} is missing") from None',
+        "return None",
+        "tests/test_examples.py::test_damage_is_told_by_name_and_costs_nothing_else",
+    ),
+    Breakage(
+        "The interval over seeds and test images is wide enough for both",
+        "the images' part is left out",
+        "analysis/silo_analysis/estimates/examples.py",
+        "    return max(0.0, found)\n",
+        "    return min(0.0, found)\n",
+        "tests/analysis/test_two_sources.py::test_intervals_hold_the_difference_over_all_seeds_and_images_in_few_runs",
+    ),
 )
 
 

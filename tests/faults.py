@@ -93,9 +93,11 @@ KINDS = {
     "importance": r"chains/[^/]+/search/importance\.json",
     "partial": r"units/.+/partial-[^/]+",
     "state": r"units/.+/state-[^/]+",
+    "examples": r"units/.+/examples-[^/]+",
     "rewind": r"units/.+/rewind-[^/]+",
     "result": r"units/.+/result\.json",
     "log": r"units/.+/failure-[^/]+",
+    "gathered": r"examples\.parquet",
     "table": r"table\.parquet",
     "report": r"report/.+",
 }

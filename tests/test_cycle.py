@@ -119,11 +119,12 @@ def test_a_committed_unit_is_not_trained_again(bench: Bench) -> None:
     assert bench.train(dense) == first
 
 
-def test_a_result_is_small_and_names_its_state(bench: Bench) -> None:
+def test_a_result_is_small_and_names_its_files(bench: Bench) -> None:
     dense = bench.unit(0, None)
     result = bench.train(dense)
     folder = Path(bench.workspace.run) / bench.worker.units.folder(dense.key)
-    assert sorted(path.name for path in folder.iterdir()) == ["result.json", result["state"]["file"]]
+    names = [result["examples"]["file"], "result.json", result["state"]["file"]]
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert (folder / "result.json").stat().st_size <= 4096
     assert unseal((folder / "result.json").read_bytes()) == result
 
@@ -279,7 +280,7 @@ def test_two_writers_of_one_unit_commit_one_result(bench: Bench) -> None:
     results = [drain(one), drain(other)]
     assert results[0] == results[1]
     folder = Path(bench.workspace.run) / bench.worker.units.folder(dense.key)
-    assert len(list(folder.glob("state-*"))) == 1
+    assert len(list(folder.glob("state-*"))) == len(list(folder.glob("examples-*"))) == 1
 
 
 def test_a_unit_that_raises_once_is_tried_again(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_a_weight_whose_first_gradient_comes_late_moves_as_in_plain_sgd() -> Non
 
 def test_evaluate_counts() -> None:
     trainer = trainer_of(unit_of())
-    accuracy, loss = evaluate(trainer.model, trainer.feed, trainer.feed.val)
+    accuracy, loss, _ = evaluate(trainer.model, trainer.feed, trainer.feed.val)
     trainer.model.eval()
     part = trainer.feed.val
     assert isinstance(part.images, torch.Tensor)

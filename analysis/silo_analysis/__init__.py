@@ -2,7 +2,7 @@
 
     import silo_analysis
     run = silo_analysis.read("runs/digits")                    # a run folder, a record, or its URL
-    summary = silo_analysis.summarise(run.frame, run.study, run.searches)
+    summary = silo_analysis.summarise(run.frame, run.study, run.searches, run.examples)
     answers = silo_analysis.answers_of(summary, silo_analysis.fit_of(run.frame, run.study))
     print("\\n".join(silo_analysis.summary_lines(summary, answers)))
 

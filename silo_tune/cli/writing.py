@@ -42,6 +42,7 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
     from silo_analysis.answers.curve import fit_of
     from silo_analysis.estimates.summary import summarise
     from silo_analysis.report.page import render_summary
+    from silo_tune.results.example_rows import write_gathered
     from silo_tune.results.records import read
     from silo_tune.results.table import write_table
     from silo_tune.store.run_folder import Run
@@ -49,8 +50,10 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
     found, run = read(url), Run(url)
     tell_notes(found.ledger)
     if not found.is_record:
+        if found.examples is not None:
+            write_gathered(run, found.examples)
         write_table(run, found.frame)
-    summary = summarise(found.frame, found.study, found.searches)
+    summary = summarise(found.frame, found.study, found.searches, found.examples)
     fit = fit_of(found.frame, found.study)
     answers = answers_of(summary, fit)
     for name, content in render_summary(summary, answers, fit, found.frame, found.ledger).items():

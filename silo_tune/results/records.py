@@ -1,20 +1,22 @@
 """A run as it is read: table, study, ledger, searches; and records, run folders that have rows and no units.
 
-A *record* is a folder with `study.toml`, `table.parquet`, `data.json` and the rounds of its searches, as in a run. Its
-rows are those of the table. A run that has decisions derives its rows from them, and its table is only an output.
+A *record* is a folder with `study.toml`, `table.parquet`, `examples.parquet`, `data.json` and the rounds of its
+searches, as in a run. Its rows are those of the table. A run that has decisions derives its rows from them, and its
+table is only an output.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.formats import plural
 from silo_tune.results.doubts import gaps, require_own_study
+from silo_tune.results.example_rows import EXAMPLES, Examples, gather, write_gathered
 from silo_tune.results.reading import read_table
 from silo_tune.results.searches import SearchRecord, doubtful_rounds, searches
 from silo_tune.results.table import lost_rows, table, to_parquet
@@ -40,6 +42,7 @@ class Recorded:
         searches: arm → its pilot or tune search.
         data: what is recorded of the data, None where it is not known.
         is_record: the rows were read from a table, and there are no units.
+        examples: which examples its chains got right; None where nobody looked.
     """
 
     frame: pd.DataFrame
@@ -48,10 +51,16 @@ class Recorded:
     searches: Mapping[str, SearchRecord] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
     is_record: bool = False
+    examples: Examples | None = None
 
 
-def read(url: str) -> Recorded:
+def read(url: str, examples: bool = True) -> Recorded:
     """A run or a record, from its files: every reader of a run goes through here.
+
+    Args:
+        url: its folder.
+        examples: look which examples its chains got right, a small file for each trial. Damage to them is told in
+            `Recorded.examples` and refuses nothing.
 
     Raises:
         RunFailed: the run has damaged files, or its table has rows that are in no other file any more.
@@ -76,7 +85,7 @@ def read(url: str) -> Recorded:
         ledger = {**recorded[1], **_clock(run), **({"notes": notes} if notes else {})}
     found = Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record)
     _require_whole(run, found, damaged)
-    return found
+    return replace(found, examples=gather(run, frame, is_record)) if examples else found
 
 
 def _require_whole(run: Run, found: Recorded, damaged: list[str]) -> None:
@@ -112,7 +121,7 @@ def read_files(table_file: str | Path, study_file: str | Path) -> Recorded:
 
 def load_run(url: str) -> tuple[pd.DataFrame, Study, dict[str, Any]]:
     """Table, study and ledger of a run or a record; see `read`."""
-    found = read(url)
+    found = read(url, examples=False)
     return found.frame, found.study, dict(found.ledger)
 
 
@@ -125,7 +134,7 @@ def check_place(url: str, recorded: Recorded) -> None:
     run = Run(url)
     before = run.recorded()
     if before is None:
-        found = [name for name in (TABLE, "data.json", "report/report.html") if run.storage.exists(name)]
+        found = [name for name in (TABLE, EXAMPLES, "data.json", "report/report.html") if run.storage.exists(name)]
         if found:
             raise BadInput(f"{url} holds other files ({', '.join(found)}); choose another --out, or an empty folder")
         return
@@ -148,7 +157,7 @@ def _compared(study: Study) -> dict[str, Any]:
 
 
 def write_record(url: str, recorded: Recorded) -> None:
-    """Write a record: study, data, rounds of searches, and last the table.
+    """Write a record: study, data, rounds of searches, examples, and last the table.
 
     It takes the place of nothing but an earlier state of itself, put together from others (whose ledger has `runs`).
 
@@ -165,6 +174,9 @@ def write_record(url: str, recorded: Recorded) -> None:
             run.storage.replace(run.search_name(search.arm, body["round"]), seal(body))
         if search.importance is not None:
             run.write_importance(search.arm, len(search.points), search.importance)
+    if recorded.examples is not None:
+        run.storage.delete(EXAMPLES)  # those of an earlier state of the record
+        write_gathered(run, recorded.examples)
     run.storage.replace(TABLE, to_parquet(recorded.frame))
 
 

@@ -18,6 +18,7 @@ from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Counts, Planner
 from silo_tune.planner.points import TunePlan, plan_of
 from silo_tune.planner.samplers import importance
+from silo_tune.results.example_rows import gather, write_gathered
 from silo_tune.results.remembered import may_be_remembered, remembered
 from silo_tune.results.searches import doubtful_rounds, searches
 from silo_tune.results.table import table, write_table
@@ -183,6 +184,7 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
         opened.frame = table(run, study, run.notice)
         for doubt in doubtful_rounds(run, study, opened.frame):
             run.notice(doubt)
+        keep_examples(run, opened.frame)
         write_table(run, opened.frame)
 
 
@@ -268,6 +270,14 @@ def weigh_parameters(run: Run, study: Study) -> None:
             shares = importance(plan.space(), plan.told(complete))
             if shares is not None:
                 run.write_importance(arm, len(record.points), shares)
+
+
+def keep_examples(run: Run, frame: pd.DataFrame) -> None:
+    """Write which examples the chains of a run got right; what is damaged of them is told."""
+    found = gather(run, frame)
+    for told in found.damaged:
+        run.notice(told)
+    write_gathered(run, found)
 
 
 def default_run(study: Study) -> str:

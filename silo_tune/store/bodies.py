@@ -33,6 +33,11 @@ class _State(_Body):
     sha256: str
 
 
+class _Examples(_Body):
+    file: Annotated[str, Field(pattern=r"^examples-[0-9a-f]+\.bin$")]
+    sha256: str
+
+
 class Result(_Body):
     """RUN/units/…/result.json and restate-N.json."""
 
@@ -57,6 +62,7 @@ class Result(_Body):
     device: str
     version: str
     state: _State | None
+    examples: _Examples | None = None
     grad_spread: float | None = None
     activation_spread: float | None = None
     activation_spread_norm: float | None = None

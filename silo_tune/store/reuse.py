@@ -89,7 +89,7 @@ class Reuse:
         return None
 
     def take(self, key: str) -> dict[str, Any] | None:
-        """Take a trial with its weights, as far as they are there; its result, or None where no run has it.
+        """Take a trial with its files, as far as they are there; its result, or None where no run has it.
 
         Weights that are gone are trained again where they are needed, as in every run.
         """
@@ -97,17 +97,19 @@ class Reuse:
         if found is None:
             return None
         other, result = found
-        self._take_weights(other, result)
+        self._take_files(other, result)
         self.taken[other.url] += 1
         return self.run.units.commit(result)
 
-    def _take_weights(self, other: Run, result: Mapping[str, Any]) -> None:
+    def _take_files(self, other: Run, result: Mapping[str, Any]) -> None:
         folder = self.run.units.folder(result["key"])
         names = other.storage.names(folder)
         for name in names:
             rewind = REWIND.fullmatch(name)
             if rewind is not None:
                 self._copy(other, f"{folder}/{name}", rewind[1])
+        if (examples := result.get("examples")) is not None:
+            self._copy(other, f"{folder}/{examples['file']}", examples["sha256"])
         restated = [
             _read(other, f"{folder}/{name}") for name in sorted(filter(restate_number, names), key=restate_number)
         ]

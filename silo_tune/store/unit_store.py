@@ -1,4 +1,4 @@
-"""Units by key on disk: results, which are commit markers, and states.
+"""Units by key on disk: results, which are commit markers, states, and which examples were right.
 
 A unit's `result.json` is created once, whole, and the first writer wins.
 """
@@ -46,7 +46,7 @@ def new_attempt() -> str:
 
 
 class UnitStore:
-    """Units by key: results (commit markers), states, partial states.
+    """Units by key: results (commit markers), states, partial states, examples.
 
     Args:
         storage: the run's storage.
@@ -77,16 +77,43 @@ class UnitStore:
             standing = self.result(result["key"])
             if standing is None:  # it was corrupt and is out of the way now
                 return self.commit(result)
-            if standing["state"] != result["state"] and result["state"] is not None:
-                self.storage.delete(f"{folder}/{result['state']['file']}")
+            for kind in ("state", "examples"):
+                if standing.get(kind) != result.get(kind) and result.get(kind) is not None:
+                    self.storage.delete(f"{folder}/{result[kind]['file']}")
             return standing
         return dict(result)
 
     def write_state(self, key: str, attempt: str, data: bytes) -> dict[str, Any]:
         """Write the final state of an attempt; returns what the result says of it: file, sha256, bytes."""
-        file = f"state-{attempt}.safetensors"
+        return self._write(key, f"state-{attempt}.safetensors", data)
+
+    def write_examples(self, key: str, attempt: str, data: bytes) -> dict[str, Any]:
+        """Write which examples an attempt got right (`example_file`); returns file, sha256 and bytes, as of a state."""
+        return self._write(key, f"examples-{attempt}.bin", data)
+
+    def _write(self, key: str, file: str, data: bytes) -> dict[str, Any]:
         self.storage.replace(f"{self.folder(key)}/{file}", data)
         return {"file": file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    def read_examples(self, result: Mapping[str, Any]) -> bytes | None:
+        """Which examples a committed unit got right; None where its result names no such file.
+
+        The file is never made anew: one that is damaged stays where it is.
+
+        Raises:
+            Corrupt: it is gone or not what was written; the message names it.
+        """
+        claim = result.get("examples")
+        if claim is None:
+            return None
+        name = f"{self.folder(result['key'])}/{claim['file']}"
+        try:
+            data = self.storage.read(name)
+        except FileNotFoundError:
+            raise Corrupt(f"{self.storage.shown(name)} is missing") from None
+        if hashlib.sha256(data).hexdigest() != claim["sha256"]:
+            raise Corrupt(f"{self.storage.shown(name)} is corrupt (its checksum does not match)")
+        return data
 
     def read_state(self, result: Mapping[str, Any]) -> bytes | None:
         """The state of a committed unit, restated ones included; None when it was swept or is corrupt."""
@@ -179,9 +206,9 @@ class UnitStore:
         return self.storage.shown(name)
 
     def clear_partials(self, key: str, keep: Collection[str] | None = None) -> None:
-        """Remove what attempts left behind beside a committed result; with `keep` also every other final state."""
+        """Remove what attempts left behind beside a committed result; with `keep` also what it does not name."""
         for name in self.storage.names(self.folder(key)):
-            orphan = keep is not None and name.startswith("state-") and name not in keep
+            orphan = keep is not None and name.startswith(("state-", "examples-")) and name not in keep
             if orphan or name.startswith("partial-") or name.endswith(".tmp"):
                 self.storage.delete(f"{self.folder(key)}/{name}")
 

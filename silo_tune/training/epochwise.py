@@ -77,8 +77,8 @@ class Stepwise:
         good, scores = trainer.diverged is None, (1 / classes, math.log(classes))
         if good:
             measured = self._worker.evaluate(self._unit, trainer, feed.val)
-            good = math.isfinite(measured[1])
-            scores = measured if good else scores
+            good = math.isfinite(measured.loss)
+            scores = (measured.accuracy, measured.loss) if good else scores
         counted = self._worker.pruner.counted(self._unit, trainer.model, trainer.masks)
         pure = len(self._rates) == 1
         if trainer.finished and pure:

@@ -126,7 +126,7 @@ class IceLoop:
         for block in list(self.declared)[self.walked :]:
             self._prune(block)
             self.walked += 1
-            accuracy, _ = evaluate(self.model, self.feed, self.feed.val)
+            accuracy = evaluate(self.model, self.feed, self.feed.val).accuracy
             if self.dense_accuracy - accuracy >= self.unit.pipeline["threshold"]:
                 yield from self._fine_tune(self.rate())
                 if self.walked < len(self.declared):

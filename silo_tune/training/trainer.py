@@ -8,8 +8,10 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -349,6 +351,14 @@ class Trainer:
             raise ValueError(f"the optimizer's buffers are {counted}, not {wanted}")
 
 
+class Measured(NamedTuple):
+    """A network on a part: accuracy in [0, 1], mean cross-entropy in nats, and (n,) which images it got right."""
+
+    accuracy: float
+    loss: float
+    right: npt.NDArray[np.bool_]
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -356,8 +366,8 @@ def evaluate(
     part: Part,
     augment: torch.Generator | None = None,
     whole_batches: int | None = None,
-) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy in nats over a part, in evaluation mode.
+) -> Measured:
+    """Measure a network on a part, in evaluation mode; its images in the order of the part.
 
     Args:
         model, feed, part: what is measured on what.
@@ -370,11 +380,12 @@ def evaluate(
     if whole_batches is not None and len(part) < whole_batches:
         raise BadInput(f"evaluate.drop_last: {len(part)} images do not fill a batch of {whole_batches}")
     model.eval()
-    correct, loss = 0, 0.0
+    right, done, loss = np.zeros(len(part), dtype=bool), 0, 0.0
     for images, labels in feed.batches(part, whole_batches, augment):
         if whole_batches is not None and len(labels) < whole_batches:
             break
         logits = logits_of(model(images)).float()
-        correct += int((logits.argmax(1) == labels).sum())
+        right[done : done + len(labels)] = (logits.argmax(1) == labels).cpu().numpy()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    return correct / len(part), loss / len(part)
+        done += len(labels)
+    return Measured(int(right.sum()) / len(part), loss / len(part), right)

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from silo_tune.data.batches import Feed, Part
@@ -24,16 +25,32 @@ from silo_tune.pruning.prune_step import Pruner, few_images
 from silo_tune.schedules.peaks import RULES, PruneFacts, rounded
 from silo_tune.schedules.shapes import maximum_of
 from silo_tune.seeds import stream
+from silo_tune.store.example_file import pack_examples
 from silo_tune.store.storage import Storage
 from silo_tune.store.unit_store import UnitStore, new_attempt, unit_of
 from silo_tune.study.workspace import Workspace
 from silo_tune.training.gradient_stats import Spreads, measure
 from silo_tune.training.ice import IceLoop, carries, is_loop
 from silo_tune.training.process import choose_device, device_name, enter
-from silo_tune.training.trainer import EpochLog, Trainer, evaluate
+from silo_tune.training.trainer import EpochLog, Measured, Trainer, evaluate
 
 T = TypeVar("T")
 Progress = Generator[EpochLog, None, dict[str, Any]]
+Right = dict[str, npt.NDArray[np.bool_]]
+
+
+class Trained(NamedTuple):
+    """A unit that is not committed yet.
+
+    Attributes:
+        result: all that its result.json says but for the examples.
+        state: bytes of its final state; none when it diverged.
+        right: "val" and "test" → which images it got right, in the order of the part; none when it diverged.
+    """
+
+    result: dict[str, Any]
+    state: bytes
+    right: Right
 
 
 class Worker:
@@ -67,25 +84,28 @@ class Worker:
         standing = self.units.result(unit.key)
         if standing is not None:
             return standing
-        result, _ = yield from self._train(unit)
-        committed = self.units.commit(result)
-        self.units.clear_partials(unit.key, keep=[committed["state"]["file"]] if committed["state"] else [])
+        trained = yield from self._train(unit)
+        result, examples = trained.result, None
+        if trained.right:
+            examples = self.units.write_examples(unit.key, result["attempt"], pack_examples(trained.right))
+        committed = self.units.commit({**result, "examples": examples})
+        named = (committed.get("state"), committed.get("examples"))
+        self.units.clear_partials(unit.key, keep=[claim["file"] for claim in named if claim])
         return committed
 
-    def _train(self, unit: Unit) -> Generator[EpochLog, None, tuple[dict[str, Any], bytes]]:
-        """The result, not committed yet, and the bytes of its final state (none when it diverged)."""
+    def _train(self, unit: Unit) -> Generator[EpochLog, None, Trained]:
         attempt = new_attempt()
         began = time.perf_counter()
         trainer, max_lr = yield from self._looped(unit, attempt) if is_loop(unit) else self._retrained(unit, attempt)
         self.check(unit, trainer)
-        outcome, state, data = self._outcome(unit, trainer, max_lr), None, b""
+        (outcome, right), state, data = self._outcome(unit, trainer, max_lr), None, b""
         if outcome["status"] == "ok":
             previous = {} if trainer.previous is None else {"previous": trainer.previous}
             carried = {"optim": trainer.state()[0].get("optim", {})} if carries(unit) else {}
             data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **carried})
             state = self.units.write_state(unit.key, attempt, data)
         seconds = time.perf_counter() - began
-        return {**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data
+        return Trained({**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data, right)
 
     def _retrained(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
         """One prune and one training, from its partial state if there is one."""
@@ -93,7 +113,7 @@ class Worker:
         saved = time.perf_counter()
         while not trainer.finished:
             if unit.evaluation is not None and unit.evaluation["best_on_test"]:
-                measured, _ = self.evaluate(unit, trainer, self.feed(unit).test)
+                measured = self.evaluate(unit, trainer, self.feed(unit).test).accuracy
                 trainer.best_test = measured if math.isnan(trainer.best_test) else max(trainer.best_test, measured)
             log = trainer.run_epoch()
             self._keep_snapshots(unit, trainer)
@@ -221,7 +241,8 @@ class Worker:
         return groups
 
     def _restate(self, result: Mapping[str, Any]) -> bytes:
-        again, data = drain(self._train(unit_of(result)))
+        trained = drain(self._train(unit_of(result)))
+        again = trained.result
         compared = ("status", "val_accuracy", "val_loss", "test_accuracy", "train_loss")
         if any(result[name] != again[name] for name in compared):
             self.notice(
@@ -235,7 +256,7 @@ class Worker:
             )
         self.units.restate(again)
         self.units.clear_partials(result["key"])
-        return data  # not read back: another driver that is past this unit may have swept it again
+        return trained.state  # not read back: another driver that is past this unit may have swept it again
 
     # --- training and its state ---
 
@@ -304,8 +325,8 @@ class Worker:
                 f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
             )
 
-    def evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> tuple[float, float]:
-        """Accuracy and loss over a part, in the way that the unit's study asks for."""
+    def evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> Measured:
+        """Measure the network on a part, in the way that the unit's study asks for."""
         rules = unit.evaluation or {}
         where = (unit.seed, unit.cycle, unit.repeat, trainer.epoch)
         augment = stream("evaluate", *where) if rules.get("augment") else None
@@ -313,21 +334,21 @@ class Worker:
         whole = unit.batch if rules.get("drop_last") and part is self.feed(unit).test else None
         return evaluate(trainer.model, self.feed(unit), part, augment, whole)
 
-    def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> dict[str, Any]:
-        """The result but for its state."""
+    def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> tuple[dict[str, Any], Right]:
+        """The result but for its files; and which images of validation and test it got right."""
         feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
-        diverged, scores, spreads = trainer.diverged, _NO_SCORES, Spreads()
+        diverged, scores, spreads, right = trainer.diverged, _NO_SCORES, Spreads(), Right()
         if diverged is None:
-            test, _ = self.evaluate(unit, trainer, feed.test)
-            if not math.isnan(trainer.best_test):
-                test = trainer.best_test
-            scores = (*self.evaluate(unit, trainer, feed.val), test)
-            if scores[1] is None or not math.isfinite(scores[1]):
-                diverged, scores = "validation loss not finite", _NO_SCORES
+            test, val = (self.evaluate(unit, trainer, part) for part in (feed.test, feed.val))
+            scores, right = (val.accuracy, val.loss, test.accuracy), {"val": val.right, "test": test.right}
+            if not math.isnan(trainer.best_test):  # the best of several epochs is of no one network's images
+                scores, right = (val.accuracy, val.loss, trainer.best_test), {"val": val.right}
+            if not math.isfinite(val.loss):
+                diverged, scores, right = "validation loss not finite", _NO_SCORES, {}
         if diverged is None:
             spreads = measure(trainer.model, counted, feed, unit.seed, unit.batch)
         kept, total = alive(counted), sum(mask.numel() for mask in counted.values())
-        return {
+        outcome = {
             "format": 1,
             "key": unit.key,
             "unit": unit.spec,
@@ -355,6 +376,7 @@ class Worker:
             "threads": self.workspace.threads,
             "version": VERSION,
         }
+        return outcome, right
 
 
 def check_apart(split: Split) -> None:

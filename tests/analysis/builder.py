@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from silo_analysis.estimates.oracle import OracleCycle
+from silo_tune.results.example_rows import COLUMNS, Examples
 from silo_tune.results.searches import SearchRecord
 from silo_tune.results.table import make_table
 from silo_tune.schedules.peaks import Schedule, make_schedule
+from silo_tune.store.example_file import pack_bits
 from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
@@ -95,6 +97,22 @@ def make_frame(
         first = owner.setdefault(row["key"], row["arm"])
         row["shared_with"] = None if first == row["arm"] else first
     return make_table(rows)
+
+
+def make_examples(frame: pd.DataFrame, random_seed: int = 0) -> Examples:
+    """Which images the chains of a run got right, as many as their rows say: hard ones are so for all, some for one."""
+    rng = np.random.default_rng(random_seed)
+    chosen = frame[(frame["winner"] | frame["continued"]) & (frame["status"] == "ok")].drop_duplicates("key")
+    ease = {part: rng.standard_normal(n) for part, n in (("val", 2000), ("test", 10_000))}
+    own = {(arm, part): rng.standard_normal(len(base)) for arm in chosen["arm"].unique() for part, base in ease.items()}
+    rows = []
+    for row in chosen.to_dict("records"):
+        for part, base in ease.items():
+            order = np.argsort(base + 0.5 * own[row["arm"], part] + 0.5 * rng.standard_normal(len(base)))
+            right = np.zeros(len(base), dtype=bool)
+            right[order[len(base) - round(row[f"{part}_accuracy"] * len(base)) :]] = True
+            rows.append({"key": row["key"], "part": part, "n": len(base), "bits": pack_bits(right)})
+    return Examples(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
 class _World:

@@ -18,14 +18,15 @@ from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.figures.palette import looks, shaded
 from silo_tune.formats import points
 from tests.analysis.asking import asked, said_missing, said_of, text_of
-from tests.analysis.builder import ARMS, make_frame, make_study
+from tests.analysis.builder import ARMS, make_examples, make_frame, make_study
 from tests.analysis.degenerate import CASES
 
 
 @pytest.fixture(scope="module")
 def full() -> Summary:
     study = make_study()
-    return summarise(make_frame(study), study)
+    frame = make_frame(study)
+    return summarise(frame, study, examples=make_examples(frame))
 
 
 @cache
@@ -46,6 +47,8 @@ def test_tables_have_the_declared_columns_and_types(full: Summary) -> None:
         (full.ranking, columns.RANKING),
         (full.budgets, columns.BUDGETS),
         (full.compared, columns.COMPARED),
+        (full.against, columns.AGAINST),
+        (full.mcnemar, columns.MCNEMAR),
     ):
         expected = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in declared.items()})
         assert table.dtypes.to_dict() == expected.dtypes.to_dict()
@@ -175,7 +178,7 @@ def test_an_own_dense_cycle_is_judged_too() -> None:
 def test_the_order_of_the_rows_does_not_matter(full: Summary) -> None:
     study = make_study()
     shuffled = make_frame(study).sample(frac=1, random_state=3).reset_index(drop=True)
-    again = summarise(shuffled, study)
+    again = summarise(shuffled, study, examples=full.scores.examples)
     pd.testing.assert_frame_equal(again.cycles, full.cycles)
     assert [text_of(answer) for answer in asked(again).values()] == [text_of(answer) for answer in asked(full).values()]
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import known
+from silo_tune.formats import DASH, known, points
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,10 @@ class Number:
     Attributes:
         name: what it is of.
         value: as it is; accuracies, their differences and shares are in [0, 1].
-        low, high: ends of its 95 % interval; None without one.
+        low, high: ends of its 95 % interval over seeds; None without one.
         seeds: that it rests on; None where it is a count.
         p: of its test, corrected where `name` says so; None without one.
+        low_examples, high_examples: ends of its 95 % interval over seeds and test images; None without one.
     """
 
     name: str
@@ -30,12 +31,39 @@ class Number:
     high: float | None = None
     seeds: int | None = None
     p: float | None = None
+    low_examples: float | None = None
+    high_examples: float | None = None
 
 
-def number(name: str, value: Any, low: Any = None, high: Any = None, seeds: Any = None, p: Any = None) -> Number:
+def number(
+    name: str,
+    value: Any,
+    low: Any = None,
+    high: Any = None,
+    seeds: Any = None,
+    p: Any = None,
+    examples: tuple[Any, Any] = (None, None),
+) -> Number:
     """A `Number` of cells that may be null."""
-    mid, least, most, p_ = (float(cell) if known(cell) else None for cell in (value, low, high, p))
-    return Number(name, mid, least, most, int(seeds) if known(seeds) else None, p_)
+    cells = (value, low, high, p, *examples)
+    mid, least, most, p_, low_, high_ = (float(cell) if known(cell) else None for cell in cells)
+    return Number(name, mid, least, most, int(seeds) if known(seeds) else None, p_, low_, high_)
+
+
+# Heads the column of the second interval.
+SECOND = "over test images too"
+
+
+def second_text(row: Any) -> str:
+    """ "+0.10 to +0.90", the interval over seeds and test images; a dash without one."""
+    if not known(row.get("low_examples")):
+        return DASH
+    return f"{points(row['low_examples'])} to {points(row['high_examples'])}"
+
+
+def over_both(row: Any) -> str:
+    """ " over seeds; +0.10 to +0.90 over seeds and test images", to follow an interval over seeds; "" without one."""
+    return f" over seeds; {second_text(row)} over seeds and test images" if known(row.get("low_examples")) else ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.answer import Answer, Number, absent, cycles_of, joined, number, sentence
+from silo_analysis.answers.answer import (
+    SECOND,
+    Answer,
+    Number,
+    absent,
+    cycles_of,
+    joined,
+    number,
+    over_both,
+    second_text,
+    sentence,
+)
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE, others
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
@@ -50,7 +61,7 @@ def _numbers(summary: Summary, rows: pd.DataFrame) -> Iterator[Number]:
     for row in rows.to_dict("records"):
         yield number(
             f"{summary.schedule} {MINUS} {row['arm']} (p after Holm)", row["difference"], row["low"], row["high"],
-            row["n_seeds"], row["p_holm"],
+            row["n_seeds"], row["p_holm"], (row["low_examples"], row["high_examples"]),
         )  # fmt: skip
 
 
@@ -97,11 +108,15 @@ def _group(summary: Summary, rows: pd.DataFrame, outcome: str) -> str:
 
 
 def bare(row: Any) -> str:
-    """ "+1.20 pp, +0.90 to +1.50"; the 90 % interval, as TOST tests it, of what is equivalent."""
+    """ "+1.20 pp, +0.90 to +1.50", with the interval over test images too where it is known.
+
+    Of what is equivalent the 90 % interval, as TOST tests it.
+    """
     if row["outcome"] == "equivalent":
-        return f"{points(row['difference'])} pp, 90 % {points(row['within_low'])} to {points(row['within_high'])}"
+        within = f"90 % {points(row['within_low'])} to {points(row['within_high'])}"
+        return f"{points(row['difference'])} pp, {within}{over_both(row)}"
     ends = f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else "1 seed, no interval"
-    return f"{points(row['difference'])} pp, {ends}"
+    return f"{points(row['difference'])} pp, {ends}{over_both(row)}"
 
 
 def _by_cycle(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
@@ -182,11 +197,12 @@ def _verdict(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> s
 
 
 def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> Table:
-    told = f"{summary.schedule} is"
+    told, second = f"{summary.schedule} is", bool(overall["low_examples"].notna().any())
     head = (
         "Schedule − arm, on test",
         "Difference, pp",
         "95 % interval",
+        *([SECOND] if second else []),
         "90 % (TOST)",
         told,
         "Holm p",
@@ -200,13 +216,13 @@ def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> 
     ordered = overall.sort_values("difference", ascending=False, kind="stable", na_position="last")
     arms = list(ordered["arm"]) or list(dict.fromkeys(per_cycle["arm"]))
     rows = [
-        _row(arm, overall[overall["arm"] == arm], per_cycle[per_cycle["arm"] == arm], ranks.get(arm, DASH))
+        _row(arm, overall[overall["arm"] == arm], per_cycle[per_cycle["arm"] == arm], ranks.get(arm, DASH), second)
         for arm in arms
     ]
     return Table(head, rows, frozenset({told}))
 
 
-def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) -> tuple[str, ...]:
+def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str, second: bool) -> tuple[str, ...]:
     row = overall.iloc[0].to_dict() if len(overall) else dict.fromkeys(overall.columns)
     cycles = per_cycle.dropna(subset=["difference"])
     top = largest(cycles) if len(cycles) else None
@@ -214,6 +230,7 @@ def _row(arm: str, overall: pd.DataFrame, per_cycle: pd.DataFrame, rank: str) ->
         arm,
         points(row["difference"]),
         f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else DASH,
+        *([second_text(row)] if second else []),
         f"{points(row['within_low'])} to {points(row['within_high'])}" if known(row["within_low"]) else DASH,
         _told(row),
         p_value(row["p_holm"]),

@@ -7,7 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.answer import Answer, Number, absent, number, oracle_to_add, sentence
+from silo_analysis.answers.answer import (
+    SECOND,
+    Answer,
+    Number,
+    absent,
+    number,
+    oracle_to_add,
+    over_both,
+    second_text,
+    sentence,
+)
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.cost import STUDY
 from silo_analysis.estimates.luck import RETRAINED, split_of
@@ -37,13 +47,17 @@ def ask(summary: Summary) -> Answer:
     )  # fmt: skip
 
 
-_COLUMNS = ("quantity", "oracle", "cycles", "difference", "low", "high", "n_seeds", "p_equivalent")
+_COLUMNS = (
+    "quantity", "oracle", "cycles", "difference", "low", "high", "n_seeds", "p_equivalent", "low_examples",
+    "high_examples",
+)  # fmt: skip
 
 
 def _rows(summary: Summary) -> Iterator[dict[str, Any]]:
     end = summary.endpoint
     if end is not None and end.estimate.median is not None:
-        yield _row(_ENDPOINT, end.oracle, _span(list(end.cycles)), end.estimate, end.equivalence.p)
+        row = _row(_ENDPOINT, end.oracle, _span(list(end.cycles)), end.estimate, end.equivalence.p)
+        yield row | {"low_examples": end.low_examples, "high_examples": end.high_examples}
         yield from _parts(summary, end.oracle, _span(list(end.cycles)))
     for quantity, table in ((_REGRET, summary.regret), (_CROSSFIT, summary.crossfit)):
         own = table[table["oracle"] == summary.verdict_oracle]
@@ -106,12 +120,15 @@ def _regret(summary: Summary) -> Iterator[str]:
     )
 
 
-def interval_text(estimate: Estimate) -> str:
-    """The interval of an estimate and its seeds, in words."""
+def interval_text(estimate: Estimate, second: str = "") -> str:
+    """The interval of an estimate and its seeds, in words; and that over seeds and test images, from `second_text`."""
     seeds = plural(estimate.n, "seed")
     if estimate.low is None:
         return f"{seeds}, so no interval"
-    return f"95 % interval {points(estimate.low)} to {points(estimate.high)}, {seeds}"
+    ends = f"{points(estimate.low)} to {points(estimate.high)}"
+    if second:
+        return f"95 % intervals {ends} over {seeds}, {second} over seeds and test images"
+    return f"95 % interval {ends}, {seeds}"
 
 
 def _endpoint(summary: Summary) -> Iterator[str]:
@@ -125,7 +142,8 @@ def _endpoint(summary: Summary) -> Iterator[str]:
     test = f"{yes} within {tolerance} pp (TOST p {p_text})" if end.estimate.n > 1 else ""
     yield (
         f"Primary endpoint, chain gap {end.oracle} {MINUS} {end.schedule} on test, mean over cycles "
-        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.median)} pp ({interval_text(end.estimate)})"
+        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.median)} pp "
+        f"({interval_text(end.estimate, _second(end))})"
         + (f"; {test}" if test else "")
         + f".{_needed(end, tolerance)} Oracle: {describe(summary.study, end.oracle)}."
     )
@@ -166,6 +184,11 @@ def _unequal(trainings: int, candidates: float) -> str:
         "some luck is left in the part of the rates" if trainings < candidates else "it has more luck than the Oracle"
     )
     return f" The Oracle chooses among {candidates:.3g} trainings a cycle, not {trainings}: {what}."
+
+
+def _second(end: Endpoint) -> str:
+    cells = {"low_examples": end.low_examples, "high_examples": end.high_examples}
+    return second_text(cells) if end.low_examples is not None else ""
 
 
 def _needed(end: Endpoint, tolerance: str) -> str:
@@ -213,7 +236,7 @@ def _ends(row: Any) -> tuple[float | None, float | None]:
 
 def _verdict(summary: Summary, data: pd.DataFrame) -> str:
     parts = [
-        f"{row['quantity'].split(' (')[0].lower()} {points(row['difference'])} pp ({_interval(row)})"
+        f"{row['quantity'].split(' (')[0].lower()} {points(row['difference'])} pp ({_interval(row)}{over_both(row)})"
         + (_of_which(summary) if row["quantity"] == _ENDPOINT else "")
         for row in data.to_dict("records")
         if row["quantity"] in (_ENDPOINT, _REGRET)
@@ -242,7 +265,7 @@ def _numbers(summary: Summary, data: pd.DataFrame) -> Iterator[Number]:
     for row in data.to_dict("records"):
         yield number(
             f"{row['quantity']}, Oracle − schedule", row["difference"], row["low"], row["high"], row["n_seeds"],
-            row["p_equivalent"],
+            row["p_equivalent"], (row["low_examples"], row["high_examples"]),
         )  # fmt: skip
     saved = summary.cost.set_index("arm")["saved_by_schedule"].get(summary.chain_oracle or summary.verdict_oracle or "")
     if known(saved):
@@ -276,7 +299,11 @@ def _interval(row: Any) -> str:
 
 
 def _table(summary: Summary, data: pd.DataFrame) -> Table:
-    head = ("Oracle − schedule, on test", "Oracle", "Cycles", "Difference, pp", "95 % interval", "Seeds", "TOST p")
+    second = bool(data["low_examples"].notna().any())
+    head = (
+        "Oracle − schedule, on test", "Oracle", "Cycles", "Difference, pp", "95 % interval",
+        *([SECOND] if second else []), "Seeds", "TOST p",
+    )  # fmt: skip
     rows: list[tuple[str, ...]] = [
         (
             row["quantity"],
@@ -284,6 +311,7 @@ def _table(summary: Summary, data: pd.DataFrame) -> Table:
             row["cycles"],
             points(row["difference"]),
             _interval(row) if known(row["low"]) else DASH,
+            *([second_text(row)] if second else []),
             str(row["n_seeds"]),
             p_value(row["p_equivalent"]) if row["quantity"] == _ENDPOINT else DASH,
         )

@@ -16,6 +16,9 @@ from silo_tune.results.remembered import may_be_remembered
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary
 
+_MOST_DAMAGED = 3
+NO_EXAMPLES = "The run has no examples (which test images each trial got right): no interval over test images."
+
 
 def notes(summary: Summary) -> tuple[str, ...]:
     """What is missing or limits the numbers, one sentence each; empty for a full study."""
@@ -27,6 +30,7 @@ def notes(summary: Summary) -> tuple[str, ...]:
         *_missing_rows(summary),
         *_partial_ranking(summary),
         *_weak_tests(summary),
+        *_missing_examples(summary),
     )
 
 
@@ -142,6 +146,25 @@ def _weak_tests(summary: Summary) -> Iterator[str]:
     edges = summary.cycles["unbounded_low"].fillna(False) | summary.cycles["unbounded_high"].fillna(False)
     if edge := int(edges.sum()):
         yield f"In {plural(edge, 'cycle')} the best rate is an edge of the Oracle's grid: no end is seen there."
+
+
+def _missing_examples(summary: Summary) -> Iterator[str]:
+    """Why an interval over seeds and test images is missing, and which files of examples are damaged."""
+    end, scores = summary.endpoint, summary.scores
+    damaged = scores.examples.damaged if scores.examples is not None else ()
+    yield from (f"Damaged: {told}." for told in damaged[:_MOST_DAMAGED])
+    if (more := len(damaged) - _MOST_DAMAGED) > 0:
+        yield f"{more} more files of examples are damaged."
+    compared = (end is not None and end.estimate.low is not None) or summary.against["low"].notna().any()
+    if not compared or not scores.lacking:
+        return
+    if scores.lacking == scores.trials:
+        yield NO_EXAMPLES
+    else:
+        yield (
+            f"No examples (which test images were right) of {plural(scores.lacking, 'trial')} of {scores.trials} in "
+            "the chains: no interval over test images where they count."
+        )
 
 
 def _partial_ranking(summary: Summary) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 from silo_analysis.combine.same_study import differences, refuse, told
 from silo_tune.errors import BadInput
 from silo_tune.results.columns import COLUMNS, IDENTITY, UNSTABLE
+from silo_tune.results.example_rows import Examples
 from silo_tune.results.records import Recorded
 from silo_tune.results.searches import SearchRecord
 from silo_tune.results.table import mixed_devices
@@ -36,6 +37,7 @@ def merge(runs: Mapping[str, Recorded]) -> Recorded:
         searches=_searches(runs, study),
         data=_data(runs),
         is_record=True,
+        examples=_examples(list(runs.values())),
     )
 
 
@@ -115,6 +117,15 @@ def _searches(runs: Mapping[str, Recorded], study: Study) -> dict[str, SearchRec
         if having:
             found[arm] = max(having.values(), key=lambda search: search.importance is not None)
     return found
+
+
+def _examples(runs: list[Recorded]) -> Examples | None:
+    """The examples of all runs; of a trial that several have, those of the first."""
+    found = [run.examples for run in runs if run.examples is not None]
+    if not found:
+        return None
+    table = pd.concat([examples.table for examples in found], ignore_index=True).drop_duplicates(["key", "part"])
+    return Examples(table.reset_index(drop=True), tuple(told for examples in found for told in examples.damaged))
 
 
 def _plain(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from silo_analysis.estimates.examples import ChainScores, both_ends
 from silo_analysis.estimates.frames import AGAINST, typed
 from silo_analysis.estimates.oracle import numbers, rivals
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
@@ -35,7 +36,7 @@ def others(study: Study) -> list[str]:
     return [name for name in rivals(study) if name != judged]
 
 
-def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
+def against_table(chains: pd.DataFrame, study: Study, scores: ChainScores | None = None) -> pd.DataFrame:
     """Per other schedule arm: the overall difference (`cycle` null), and that of every cycle ≥ 1 (`columns.AGAINST`).
 
     The overall difference is per seed the mean over all cycles ≥ 2, then the median over seeds; a seed in which a cycle
@@ -45,11 +46,12 @@ def against_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     Args:
         chains: from `regret.chain_rows`.
         study: says which arms and cycles.
+        scores: of the same chains, for the interval over seeds and test images; None leaves it out.
     """
     judged = study.report.schedule
     found = differences(chains, judged, others(study))
     twins = identical(chains, judged, list(found))
-    overall = [row for arm, table in found.items() for row in _overall(arm, table, study)]
+    overall = [row for arm, table in found.items() for row in _overall(arm, table, study, scores)]
     per_cycle = [row for arm, table in found.items() for row in _per_cycle(arm, table, study)]
     return typed([*_corrected(overall, twins), *_corrected(per_cycle, twins)], AGAINST)
 
@@ -79,11 +81,14 @@ def differences(chains: pd.DataFrame, judged: str, arms: list[str]) -> dict[str,
     return {arm: of.get(judged, empty) - of.get(arm, empty) for arm in arms}
 
 
-def _overall(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
+def _overall(arm: str, table: pd.DataFrame, study: Study, scores: ChainScores | None) -> Iterator[dict[str, Any]]:
     wanted = list(range(FIRST_ENDPOINT_CYCLE, study.cycles))
     if wanted:
         complete = table.reindex(columns=wanted).dropna()
-        yield {"arm": arm} | _estimated(complete.mean(axis=1).to_numpy(dtype=float), study)
+        values = complete.mean(axis=1).to_numpy(dtype=float)
+        seeds = [int(seed) for seed in complete.index]
+        images = None if scores is None else scores.differences(study.report.schedule, arm, seeds, wanted)
+        yield {"arm": arm} | _estimated(values, study) | both_ends(paired_interval(values), images)
 
 
 def _per_cycle(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:

@@ -61,13 +61,21 @@ LUCK = {
 # The judged schedule − another schedule arm, on test; `cycle` is null for the mean over cycles ≥ 2. Above 0 the judged
 # schedule is better. `outcome`: better | worse | equivalent | identical (the same units) | undetermined; `left_out`:
 # seeds without a pair; `within_low` to `within_high`: the 90 % interval, which lies within ±tolerance where TOST says
-# equivalent; `needed_low` to `needed_high`: seeds in all that would settle an undetermined one.
+# equivalent; `needed_low` to `needed_high`: seeds in all that would settle an undetermined one. `low` to `high`: new
+# seeds, these test images; `low_examples` to `high_examples`: new seeds and new test images (overall only).
 AGAINST = {
     "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "difference": "Float64", "mean": "Float64",
     "spread": "Float64", "low": "Float64", "high": "Float64", "p": "Float64", "p_holm": "Float64",
     "p_equivalent": "Float64", "p_equivalent_holm": "Float64", "outcome": "string", "n_seeds": "Int64",
     "left_out": "Int64", "within_low": "Float64", "within_high": "Float64", "needed_low": "Int64",
-    "needed_high": "Int64",
+    "needed_high": "Int64", "low_examples": "Float64", "high_examples": "Float64",
+}  # fmt: skip
+# Images, summed over seeds, that only the judged schedule or only the arm gets right; `difference`: of their mean
+# accuracies, with its interval for new seeds and new test images.
+MCNEMAR = {
+    "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "n_seeds": "Int64", "n_test": "Int64",
+    "only_schedule": "Float64", "only_arm": "Float64", "difference": "Float64", "low": "Float64", "high": "Float64",
+    "p": "Float64", "p_holm": "Float64",
 }  # fmt: skip
 # Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `own_seeds`: seeds
 # that the arm has complete; `same_as`: arms with the same units.

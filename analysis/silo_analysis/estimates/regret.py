@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from silo_analysis.estimates.examples import ChainScores, both_ends
 from silo_analysis.estimates.frames import GAPS
 from silo_analysis.estimates.oracle import OracleCycle, counted, flags
 from silo_analysis.estimates.stats import Equivalence, Estimate, FloatArray
@@ -170,6 +171,8 @@ class Endpoint:
         estimate: over seeds, a chain that collapsed counting as guessing.
         equivalence: TOST at the tolerance.
         needed: range of seeds, in all, that would resolve the tolerance if there were no gap; None below two seeds.
+        low_examples, high_examples: the interval of the estimate for new seeds and new test images; None where it is
+            not known which images each trial got right.
     """
 
     oracle: str
@@ -180,10 +183,18 @@ class Endpoint:
     estimate: Estimate
     equivalence: Equivalence
     needed: tuple[int, int] | None
+    low_examples: float | None = None
+    high_examples: float | None = None
 
 
 def primary_endpoint(
-    gaps: pd.DataFrame, oracle: str, schedule: str, cycles: int, seeds: Sequence[int], tolerance: float
+    gaps: pd.DataFrame,
+    oracle: str,
+    schedule: str,
+    cycles: int,
+    seeds: Sequence[int],
+    tolerance: float,
+    scores: ChainScores | None = None,
 ) -> Endpoint:
     """The primary endpoint of a study.
 
@@ -193,6 +204,7 @@ def primary_endpoint(
         cycles: number of cycles of the study, the dense one included.
         seeds: replicates of the study.
         tolerance: difference of accuracies in [0, 1].
+        scores: of the same chains, for the interval over seeds and test images; None leaves it out.
     """
     wanted = tuple(range(FIRST_ENDPOINT_CYCLE, cycles))
     late = gaps[gaps["cycle"].isin(wanted)]
@@ -201,13 +213,16 @@ def primary_endpoint(
         seed: float(grouped[seed].mean()) for seed in seeds if wanted and len(grouped.get(seed, ())) == len(wanted)
     }
     values = list(per_seed.values())
+    estimate = paired_interval(values)
+    images = None if scores is None else scores.differences(oracle, schedule, list(per_seed), wanted)
     return Endpoint(
         oracle=oracle,
         schedule=schedule,
         cycles=wanted,
         per_seed=per_seed,
         incomplete=tuple(seed for seed in seeds if seed not in per_seed),
-        estimate=paired_interval(values),
+        estimate=estimate,
         equivalence=tost(values, tolerance),
         needed=seeds_needed(values, tolerance),
+        **both_ends(estimate, images),
     )

@@ -25,6 +25,7 @@ from silo_analysis.estimates import (
     tuning,
 )
 from silo_analysis.estimates.climbing import Climb
+from silo_analysis.estimates.examples import ChainScores, chain_scores, mcnemar_table
 from silo_analysis.estimates.frames import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
 from silo_analysis.estimates.interval import interval_of
 from silo_analysis.estimates.oracle import OracleCycle
@@ -33,6 +34,7 @@ from silo_analysis.estimates.regret import Endpoint
 from silo_analysis.estimates.stats import Estimate, holm, share_interval
 from silo_analysis.estimates.tuning import Savings, Tuning
 from silo_analysis.estimates.typical import paired_interval
+from silo_tune.results.example_rows import Examples
 from silo_tune.results.remembered import remembered
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.arms import OracleArm
@@ -57,6 +59,9 @@ class Summary:
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
         luck: what of a greedy Oracle's chain gap is luck and what its rates, where the run can tell (`LUCK`).
         against: the judged schedule against every other schedule arm, overall and per cycle (`AGAINST`).
+        mcnemar: per arm and cycle, images that only one of two chains gets right (`MCNEMAR`): the judged schedule
+            against every other schedule arm and the chain Oracle. Without rows where the run has no examples.
+        scores: what each chain does on each test image, as far as it is known.
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
         ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
         budgets: what schedule arms trained per retrained cycle (`BUDGETS`).
@@ -90,6 +95,8 @@ class Summary:
     gaps: pd.DataFrame
     luck: pd.DataFrame
     against: pd.DataFrame
+    mcnemar: pd.DataFrame
+    scores: ChainScores
     endpoint: Endpoint | None
     ranking: pd.DataFrame
     budgets: pd.DataFrame
@@ -121,7 +128,12 @@ class Summary:
         return self.study.report.tolerance
 
 
-def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRecord] | None = None) -> Summary:
+def summarise(
+    frame: pd.DataFrame,
+    study: Study,
+    searches: Mapping[str, SearchRecord] | None = None,
+    examples: Examples | None = None,
+) -> Summary:
     """Compute every table of a run.
 
     Args:
@@ -129,6 +141,8 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
             look at the rows of searches.
         study: its study.
         searches: arm → its pilot or tune search.
+        examples: which examples its chains got right, as of `results.records.read`; without them there is no interval
+            over seeds and test images.
     """
     given, searches = searches, searches or {}
     rows = tuning.ordinary(frame)
@@ -137,6 +151,7 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
     schedule, tolerance = study.report.schedule, study.report.tolerance
     judge_by, chain_by = oracle.verdict_oracle(study, present), oracle.greedy_oracle(study, present)
     chains = regret.chain_rows(rows)
+    scores = chain_scores(chains, examples)
     regrets = typed([row for g in groups.values() for row in regret.cycle_regret(g, schedule)], REGRET)
     crossfit = typed([row for g in groups.values() for row in regret.crossfit_regret(g, schedule)], CROSSFIT)
     gaps = _gaps(chains, study)
@@ -162,8 +177,10 @@ def summarise(frame: pd.DataFrame, study: Study, searches: Mapping[str, SearchRe
         crossfit=crossfit,
         gaps=gaps,
         luck=luck.luck_table(rows, chains, study),
-        against=against.against_table(chains, study),
-        endpoint=_endpoint(gaps, study, chain_by),
+        against=against.against_table(chains, study, scores),
+        mcnemar=mcnemar_table(scores, schedule, [*against.others(study), *([chain_by] if chain_by else [])], study),
+        scores=scores,
+        endpoint=_endpoint(gaps, study, chain_by, scores),
         ranking=ranking.rank_arms(chains, study),
         budgets=budgets.budget_table(chains, study),
         spreads=mechanism.spread_table(ratios),
@@ -348,12 +365,14 @@ def _gaps(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     return typed(rows, GAPS)
 
 
-def _endpoint(gaps: pd.DataFrame, study: Study, name: str | None) -> Endpoint | None:
+def _endpoint(gaps: pd.DataFrame, study: Study, name: str | None, scores: ChainScores) -> Endpoint | None:
     if name is None or study.report.schedule not in study.arms:
         return None
     own = gaps[gaps["oracle"] == name]
     report = study.report
-    return regret.primary_endpoint(own, name, report.schedule, study.cycles, study.replicates.seeds, report.tolerance)
+    return regret.primary_endpoint(
+        own, name, report.schedule, study.cycles, study.replicates.seeds, report.tolerance, scores
+    )
 
 
 def _troubles(frame: pd.DataFrame) -> pd.DataFrame:

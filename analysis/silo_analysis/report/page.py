@@ -41,6 +41,7 @@ from silo_analysis.figures import save_figures
 from silo_analysis.report.inline import csv_link, inline_svg
 from silo_analysis.report.outline import contents, with_anchors
 from silo_tune.formats import cycle_list, plural, points
+from silo_tune.results.example_rows import Examples
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.model import Study
 
@@ -52,7 +53,11 @@ _PICTURE = "max-lr"
 
 
 def render(
-    frame: pd.DataFrame, study: Study, ledger: Mapping[str, Any], searches: Mapping[str, SearchRecord] | None = None
+    frame: pd.DataFrame,
+    study: Study,
+    ledger: Mapping[str, Any],
+    searches: Mapping[str, SearchRecord] | None = None,
+    examples: Examples | None = None,
 ) -> dict[str, bytes]:
     """report.html, figures/NAME.svg (.pdf, .png, .csv) and tables/NAME.csv (.md, .tex); the same run, the same bytes.
 
@@ -62,8 +67,9 @@ def render(
         ledger: "created" (text), "environment" (name → text), "changes" (accepted later) and "notes" (files that
             contradict each other); each may be missing.
         searches: arm → its pilot or tune search.
+        examples: which examples its chains got right.
     """
-    summary, fit = summarise(frame, study, searches), fit_of(frame, study)
+    summary, fit = summarise(frame, study, searches, examples), fit_of(frame, study)
     return render_summary(summary, answers_of(summary, fit), fit, frame, ledger)
 
 
@@ -118,6 +124,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "chain-gaps": summary.gaps,
         "luck": summary.luck,
         "against": summary.against,
+        **({"mcnemar": summary.mcnemar} if len(summary.mcnemar) else {}),
         "ranking": summary.ranking,
         "budgets": summary.budgets,
         "oracles-compared": summary.compared,
