@@ -63,7 +63,7 @@ def table_of(name: str = "attacked", retrain: Mapping[str, Any] = {}) -> dict[st
         report={"tolerance": 0.2},
     )
     del table["data"]["args"]
-    table["arms"]["search"] |= {"trials": 3, "batch": 1}
+    table["arms"]["search"] |= {"trials": 4, "batch": 2, "rungs": []}
     table["arms"]["flat"] = {"mode": "schedule", "schedule": "constant"}
     return table
 
