@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from silo_tune.run.local import LocalRunner
 from silo_tune.run.monitor import Monitor
-from silo_tune.run.session import Outcome, Runner, drive
+from silo_tune.run.session import Look, Outcome, Runner, drive
 from silo_tune.study.model import Study
 
 
@@ -43,7 +43,16 @@ def run_study(
         from silo_tune.tune.client import drive_from_client
 
         return drive_from_client(study, out, address, monitor, retry_failed, preflight)
-    return drive(study, out, runner or _runner(local, address), monitor, retry_failed, preflight)
+    return drive(study, out, runner or _runner(local, address), monitor, retry_failed, preflight, look_of(study))
+
+
+def look_of(study: Study) -> Look | None:
+    """What decides the looks of a study of seeds until decided; None where it has none."""
+    if not study.looks:
+        return None
+    from silo_analysis.estimates.sequential import look_at
+
+    return look_at
 
 
 def _runner(local: bool, address: str | None) -> Runner:

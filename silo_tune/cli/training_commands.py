@@ -161,8 +161,9 @@ def plan(
     console.print(table)
     _print_lines(console, coincidences(loaded))
     exact = all(arm.exact for arm in arms.values())
+    least = f"at least {sum(arm.least for arm in arms.values())}, " if loaded.looks else ""
     console.print(
-        f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
+        f"to train: {least}{'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
         highlight=False,
     )
     if preflight and to_train:

@@ -22,7 +22,7 @@ from silo_tune.results.remembered import may_be_remembered, remembered
 from silo_tune.results.searches import searches
 from silo_tune.results.table import table, write_table
 from silo_tune.run.monitor import Monitor, Recorder
-from silo_tune.run.progress import Progress
+from silo_tune.run.progress import Progress, look_line
 from silo_tune.run.status import recorded
 from silo_tune.store.lease import Lease
 from silo_tune.store.run_folder import Run
@@ -34,6 +34,10 @@ from silo_tune.study.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Look = Callable[["pd.DataFrame", Study, int], Mapping[str, Any]]
+"""Derives a look of this number from rows: `silo_analysis.estimates.sequential.look_at`."""
 
 
 class Runner(Protocol):
@@ -119,11 +123,13 @@ def open_run(
     monitor: Monitor,
     retry_failed: bool = False,
     preflight: bool = True,
+    look_at: Look | None = None,
 ) -> Iterator[OpenRun]:
     """Hold a run: every way to train a study goes through here.
 
     The study is recorded only when nothing is left that could refuse it. At the end the table and what a search's
     parameters are worth are written, unless the session ended by an exception; RUN/status.json is kept either way.
+    `look_at` decides the looks of a study of seeds until decided.
 
     Raises:
         BadInput: the study does not fit the run, the data or the cluster.
@@ -136,7 +142,8 @@ def open_run(
     with run.lease() as lease, recorded(progress, run.storage, lease):
         run.check(study)
         listen = listener(study, run, monitor)
-        planner = Planner(study, run, run.tests_from(study), checkpoint, listen, retry_failed)
+        looks = None if look_at is None else looking(study, run, look_at, monitor)
+        planner = Planner(study, run, run.tests_from(study), checkpoint, listen, retry_failed, looks)
         opened = OpenRun(run, planner, lease, monitor, None)
         with contextlib.ExitStack() as stack:
             if planner.done:
@@ -173,6 +180,32 @@ def listener(study: Study, run: Run, monitor: Monitor) -> Callable[[Chain], None
             monitor.notice(warning)
 
     return changed
+
+
+def looking(study: Study, run: Run, look_at: Look, monitor: Monitor) -> Callable[[int], dict[str, Any]]:
+    """Makes a look: derived from the rows, written once, and told. One that stands must say the same.
+
+    Raises:
+        BadInput: the look that stands says something else of the very same rows.
+    """
+
+    def look(number: int) -> dict[str, Any]:
+        body = dict(look_at(table(run, study), study, number))
+        standing = run.decide_look(body)
+        monitor.notice(look_line(standing))
+        if standing == body:
+            return standing
+        shown = run.storage.shown(run.look_name(number))
+        if standing.get("rows") == body["rows"]:
+            other = sorted(key for key in {*standing, *body} if standing.get(key) != body.get(key))
+            raise BadInput(
+                f"{shown}: {', '.join(other)} of this look are not what its own rows say now; put the study back as it "
+                f"was, or choose another --out"
+            )
+        monitor.notice(f"{shown}: trials of its seeds were trained again since; what it decided stands")
+        return standing
+
+    return look
 
 
 def look_here(study: Study, url: str) -> list[str]:
@@ -218,6 +251,7 @@ def drive(
     monitor: Monitor,
     retry_failed: bool = False,
     preflight: bool = True,
+    look_at: Look | None = None,
 ) -> Outcome:
     """Open a run, train until its planner has no more, close it; see `silo_tune.run_study`.
 
@@ -225,7 +259,7 @@ def drive(
         BadInput, RunFailed: as `open_run`.
     """
     began = time.monotonic()
-    with open_run(study, out, runner, monitor, retry_failed, preflight) as opened:
+    with open_run(study, out, runner, monitor, retry_failed, preflight, look_at) as opened:
         if opened.session is not None:
             opened.session.train(opened.planner, opened.lease, opened.monitor)
     assert opened.frame is not None

@@ -30,6 +30,8 @@ FORMAT = 1
 
 
 TABLE = "table.parquet"
+# What the looks of a study of seeds until decided rest on.
+_LOOKED_AT = (("replicates", "until"), ("replicates", "looks"), ("report", "tolerance"), ("report", "schedule"))
 
 
 def of_place(place: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
@@ -109,6 +111,33 @@ class Run:
         """What `write_importance` kept for that many points, or None."""
         kept = self.units._sealed(f"chains/{arm}/search/importance.json", "it is made again at the next start")
         return None if kept is None or kept.get("points") != points else dict(kept["shares"])
+
+    # --- looks ---
+
+    @staticmethod
+    def look_name(number: int) -> str:
+        """Name of the file of one look."""
+        return f"looks/look-{number}.json"
+
+    def look(self, number: int) -> dict[str, Any] | None:
+        """What a look decided, or None before it was made. A corrupt one is moved aside and derived again."""
+        name, place = self.look_name(number), of_place({"look": number})
+        return self.units._sealed(name, "the look is derived again from its rows", place)
+
+    def decide_look(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a look once; returns the one that stands."""
+        try:
+            self.storage.create(self.look_name(body["look"]), seal(body))
+        except FileExistsError:
+            return self.look(body["look"]) or self.decide_look(body)
+        return dict(body)
+
+    @property
+    def looked(self) -> bool:
+        """Was a look made? Then what it rests on is decided."""
+        return self.storage.exists(self.look_name(1))
+
+    # --- units ---
 
     def result(self, key: str) -> dict[str, Any] | None:
         """See `UnitStore.result`."""
@@ -266,6 +295,10 @@ class Run:
     def _is_additive(self, path: tuple[str, ...], before: Study, after: Study) -> bool:
         if path[0] == "cluster":
             return path[1] != "cpus_per_unit"
+        if (path in _LOOKED_AT or path == ("cycles",)) and self.looked:
+            return False
+        if path in _LOOKED_AT:
+            return True
         if path[0] == "report" or (path[0] == "data" and path[1] in Data.PLACE):
             return True
         if path == ("prune", "targets"):
@@ -282,6 +315,8 @@ class Run:
             searched = [arm for arm in before.arms if arm in after.arms and self.searched(arm, before)]
             if any(before.search_seeds(arm) != after.search_seeds(arm) for arm in searched):
                 return False  # a tune arm without seeds of its own has begun with these
+            if self.looked:  # the order decided which of them were looked at
+                return after.replicates.seeds[: len(before.replicates.seeds)] == before.replicates.seeds
             return set(before.replicates.seeds) <= set(after.replicates.seeds)
         return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)
 

@@ -162,6 +162,11 @@ class Study(Frozen):
         """Numbers of seeds after which a study of seeds until decided looks at its verdicts; () without."""
         return self.replicates.looks or ()
 
+    def seeds_after(self, looks: int) -> tuple[int, ...]:
+        """The seeds that begin after so many looks; in a study without looks all of them after none."""
+        ends = (0, *(self.looks or (len(self.replicates.seeds),)))
+        return self.replicates.seeds[ends[looks] : ends[looks + 1]] if looks + 1 < len(ends) else ()
+
     @property
     def decides_until(self) -> str | None:
         """The Oracle whose verdicts end a study of seeds until decided: one with a grid that tests the judged schedule,

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from silo_analysis.estimates.sequential import look_at
 from silo_tune.errors import SiloTuneError
 from silo_tune.run.monitor import Monitor
 from silo_tune.run.progress import Progress
@@ -33,7 +34,7 @@ class _Driver:
 
     def run(self, study: Study, url: str, retry_failed: bool, preflight: bool) -> Outcome | SiloTuneError:
         try:
-            return drive(study, url, RayRunner(), self._monitor, retry_failed, preflight)
+            return drive(study, url, RayRunner(), self._monitor, retry_failed, preflight, look_at)
         except SiloTuneError as error:
             return error
 

@@ -14,6 +14,7 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from silo_analysis.estimates.sequential import look_at
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit, canonical_json
@@ -72,7 +73,9 @@ class ChainSearch(Searcher):
         preflight: bool = True,
     ) -> None:
         stack = contextlib.ExitStack()
-        opened = stack.enter_context(open_run(study, out, _Caller(), monitor or Monitor(), retry_failed, preflight))
+        opened = stack.enter_context(
+            open_run(study, out, _Caller(), monitor or Monitor(), retry_failed, preflight, look_at)
+        )
         ready = opened.session.ready if isinstance(opened.session, _Standing) else None
         shared = ready.shared if ready is not None else Shared(Workspace.of(study, opened.run.url), None)
         self._join(study, shared, opened.planner, opened.lease, opened.monitor, None)

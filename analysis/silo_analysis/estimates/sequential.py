@@ -19,6 +19,7 @@ train it, and from this look on it counts as not better than the schedule.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -122,6 +123,7 @@ def look_at(frame: pd.DataFrame, study: Study, number: int) -> dict[str, Any]:
         decided: the cycles of these that are, with the look that decided them.
         dropped: Oracle → cycle → rates that later seeds do not train.
         skipped: Oracle → cycles that later seeds do not search.
+        rows: sha256 of the rows that the look saw.
         over: nothing is left to decide, or this is the last look.
     """
     seeds = study.replicates.seeds[: study.looks[number - 1]]
@@ -152,9 +154,16 @@ def look_at(frame: pd.DataFrame, study: Study, number: int) -> dict[str, Any]:
         "verdicts": {str(c): one.verdict.name for c, one in found.items()},
         "decided": decided,
         "dropped": dropped,
-        "skipped": {judged_by: [int(c) for c in decided]} if stops else {},
+        "skipped": {judged_by: [int(c) for c in decided if c != "0"]} if stops else {},
+        "rows": _digest(rows[rows["seed"].isin(seeds)]),
         "over": number == len(study.looks) or all(str(c) in decided for c in cycles),
     }
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    seen = rows[["arm", "seed", "cycle", "candidate", "repeat", "key", "status"]].astype("string").fillna("")
+    lines = sorted(seen.agg("/".join, axis=1) + "/" + rows["val_accuracy"].map("{:.9g}".format).astype("string"))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _has_grid(study: Study, name: str) -> bool:
