@@ -42,7 +42,7 @@ def run_study(
     if runner is None and not local and address is not None and address.startswith("ray://"):
         from silo_tune.tune.client import drive_from_client
 
-        return drive_from_client(study, out, address, monitor, retry_failed, preflight)
+        return drive_from_client(study, out, address, monitor, retry_failed, preflight, look_of(study))
     return drive(study, out, runner or _runner(local, address), monitor, retry_failed, preflight, look_of(study))
 
 

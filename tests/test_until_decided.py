@@ -13,6 +13,7 @@ import pytest
 
 from silo_analysis.estimates.sequential import look_at
 from silo_tune.api import run_study
+from silo_tune.cli.writing import write_report
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.planner.forecast import forecast
 from silo_tune.planner.journal import looks_made, seeds_begun
@@ -243,6 +244,8 @@ def test_a_real_run_looks(tmp_path: Path, local: bool) -> None:
     again = run_study(made, outcome.url, local=local, preflight=False)
     assert again.counts.trained == 0
     assert len(table(Run(outcome.url))) == len(outcome.frame)
+    assert "until decided: look" in "\n".join(write_report(outcome.url).lines)
+    assert "Lan and DeMets" in (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
 
 
 # --- bad input ---

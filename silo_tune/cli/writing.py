@@ -48,7 +48,7 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
     found, run = read(url), Run(url)
     if not found.is_record:
         write_table(run, found.frame)
-    summary = summarise(found.frame, found.study, found.searches)
+    summary = summarise(found.frame, found.study, found.searches, found.looks)
     fit = fit_of(found.frame, found.study)
     answers = answers_of(summary, fit)
     for name, content in render_summary(summary, answers, fit, found.frame, found.ledger).items():

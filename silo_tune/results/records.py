@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.formats import plural
+from silo_tune.planner.journal import looks_made
 from silo_tune.results.reading import read_table
 from silo_tune.results.searches import SearchRecord, searches
 from silo_tune.results.table import lost_rows, table, to_parquet
@@ -38,6 +39,7 @@ class Recorded:
         searches: arm → its pilot or tune search.
         data: what is recorded of the data, None where it is not known.
         is_record: the rows were read from a table, and there are no units.
+        looks: that were made, in a study of seeds until decided; None where no file tells.
     """
 
     frame: pd.DataFrame
@@ -46,6 +48,7 @@ class Recorded:
     searches: Mapping[str, SearchRecord] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
     is_record: bool = False
+    looks: int | None = None
 
 
 def read(url: str) -> Recorded:
@@ -65,7 +68,8 @@ def read(url: str) -> Recorded:
     is_record = run.is_record(study)
     frame = read_table(run.storage.read(TABLE), run.storage.shown(TABLE), study) if is_record else table(run, study)
     ledger = recorded[1] if is_record else {**recorded[1], **_clock(run)}
-    found = Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record)
+    looks = None if is_record else len(looks_made(run, study))
+    found = Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record, looks)
     _require_whole(run, found, damaged)
     return found
 

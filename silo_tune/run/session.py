@@ -135,6 +135,11 @@ def open_run(
         BadInput: the study does not fit the run, the data or the cluster.
         RunFailed: storage failed, or another driver holds the run.
     """
+    if study.looks and look_at is None:
+        raise BadInput(
+            "replicates.until: nobody looks at the verdicts; give look_at = "
+            "silo_analysis.estimates.sequential.look_at, or use `silo-tune run` or run_study"
+        )
     progress = Progress(study)
     monitor = Recorder(progress, monitor)
     run = Run(out or default_run(study), monitor.notice)

@@ -9,11 +9,10 @@ from typing import Any
 
 import ray
 
-from silo_analysis.estimates.sequential import look_at
 from silo_tune.errors import SiloTuneError
 from silo_tune.run.monitor import Monitor
 from silo_tune.run.progress import Progress
-from silo_tune.run.session import Outcome, default_run, drive
+from silo_tune.run.session import Look, Outcome, default_run, drive
 from silo_tune.run.status import read_status
 from silo_tune.store.lease import Lease
 from silo_tune.store.snapshot import CHAINS, Snapshot, foremost
@@ -32,7 +31,9 @@ class _Driver:
     def __init__(self) -> None:
         self._monitor = _News()
 
-    def run(self, study: Study, url: str, retry_failed: bool, preflight: bool) -> Outcome | SiloTuneError:
+    def run(
+        self, study: Study, url: str, retry_failed: bool, preflight: bool, look_at: Look | None
+    ) -> Outcome | SiloTuneError:
         try:
             return drive(study, url, RayRunner(), self._monitor, retry_failed, preflight, look_at)
         except SiloTuneError as error:
@@ -83,6 +84,7 @@ def drive_from_client(
     monitor: Monitor,
     retry_failed: bool = False,
     preflight: bool = True,
+    look_at: Look | None = None,
 ) -> Outcome:
     """`run_study` on a cluster that is reached by `ray://HOST:PORT`; the driver runs on the cluster's head.
 
@@ -99,7 +101,7 @@ def drive_from_client(
             pass
         made: Any = ray.remote(num_cpus=0)(_Driver)
         driver = made.options(max_concurrency=2).remote()
-        outcome = driver.run.remote(study, url, retry_failed, preflight)
+        outcome = driver.run.remote(study, url, retry_failed, preflight, look_at)
         done: list[Any] = []
         seen = monitor.progress = _Seen(study, url)
         try:

@@ -14,12 +14,11 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from silo_analysis.estimates.sequential import look_at
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.run.monitor import Monitor, require_going
-from silo_tune.run.session import open_run
+from silo_tune.run.session import Look, open_run
 from silo_tune.store.lease import Lease
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
@@ -55,6 +54,7 @@ class ChainSearch(Searcher):
         out: the run folder or URL; `runs/NAME` when left out.
         monitor: hears how it goes.
         retry_failed, preflight: as in `run_study`.
+        look_at: decides the looks of a study of seeds until decided: `silo_analysis.estimates.sequential.look_at`.
 
     Attributes:
         error: what ended the search before its study was done, or None.
@@ -71,6 +71,7 @@ class ChainSearch(Searcher):
         monitor: Monitor | None = None,
         retry_failed: bool = False,
         preflight: bool = True,
+        look_at: Look | None = None,
     ) -> None:
         stack = contextlib.ExitStack()
         opened = stack.enter_context(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from silo_analysis.answers.headline import headline
+from silo_analysis.answers.missing import notes
 from silo_analysis.estimates import containment
 from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.sequential import (
@@ -22,6 +24,7 @@ from silo_analysis.estimates.sequential import (
     levels_of,
     look_at,
 )
+from silo_analysis.estimates.summary import summarise
 from silo_analysis.replay.replayed_looks import replay_looks
 from silo_tune.results.records import read
 from silo_tune.study import model
@@ -180,6 +183,27 @@ def test_a_look_follows_from_the_rows_of_its_seeds_in_any_order() -> None:
     assert set(body["verdicts"]) == {"1", "2", "3"}
     assert body["dropped"]
     assert look_at(frame, study, 2)["over"] is True
+
+
+def test_a_report_tells_the_verdicts_of_its_looks_and_misses_no_seed_that_none_called_for() -> None:
+    study = until_decided(make_study(seeds=20, cycles=4), 5, 10, 20)
+    replayed = replay_looks(make_frame(study, noise=0.0005, shared_noise=0.001), study, study.looks)
+    assert len(replayed.looks) < 3
+    summary = summarise(replayed.rows, study, looks=len(replayed.looks))
+    own = summary.verdicts[(summary.verdicts["arm"] == "silo") & (summary.verdicts["oracle"] == "oracle-at-silo")]
+    assert dict(zip(own["cycle"].astype(str), own["verdict"], strict=True)) == replayed.looks[-1]["verdicts"]
+    assert own["reason"].str.startswith("sequential, look ").all()
+    assert summary.study == study
+    assert not any("No rows yet" in line for line in notes(summary))
+    assert headline(summary).endswith(f"{len(summary.seeds)} seeds (until decided: look {summary.looks} of 3)")
+    assert summarise(replayed.rows, study).verdicts.equals(summary.verdicts)
+
+
+def test_a_look_that_was_not_made_says_nothing() -> None:
+    study = until_decided(make_study(seeds=10, cycles=3), 5, 10)
+    summary = summarise(make_frame(study), study, looks=0)
+    assert set(summary.verdicts["verdict"]) == {"undetermined"}
+    assert set(summary.verdicts["reason"]) == {"no look was made yet"}
 
 
 @pytest.mark.parametrize(("noise", "most"), [(0.003, 0.4), (0.005, 0.45), (0.01, 0.75)])
