@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from silo_analysis.combine.merge import merge
 from silo_analysis.estimates.sequential import look_at
 from silo_tune.api import run_study
 from silo_tune.cli.writing import write_report
@@ -19,6 +20,7 @@ from silo_tune.planner.forecast import forecast
 from silo_tune.planner.journal import looks_made, seeds_begun
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit
+from silo_tune.results.records import Recorded
 from silo_tune.results.rows import rows
 from silo_tune.results.table import make_table, table
 from silo_tune.run.monitor import Monitor
@@ -26,9 +28,10 @@ from silo_tune.run.session import looking
 from silo_tune.run.status import from_decisions
 from silo_tune.store.run_folder import Run
 from silo_tune.study.model import Study
-from silo_tune.study.study_file import parse_study
+from silo_tune.study.study_file import parse_study, smoke_table
 from tests.conftest import small_table
 from tests.plain import Drive, MemoryJournal, Outcome, World, on_disk, resolved, study
+from tests.plain import table as tiny
 
 GRID = {"low": 0.01, "high": 1.0, "points": 7}
 LOOKS = {
@@ -246,6 +249,21 @@ def test_a_real_run_looks(tmp_path: Path, local: bool) -> None:
     assert len(table(Run(outcome.url))) == len(outcome.frame)
     assert "until decided: look" in "\n".join(write_report(outcome.url).lines)
     assert "Lan and DeMets" in (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
+
+
+# --- siblings ---
+
+
+def test_a_smoke_study_has_two_seeds_and_no_looks() -> None:
+    assert parse_study(smoke_table(tiny(LOOKS))).replicates.model_dump(exclude_none=True) == {"seeds": (0, 1)}
+
+
+def test_runs_of_seeds_until_decided_are_not_put_together() -> None:
+    made, other = until(), until({"replicates.seeds": list(range(12, 24))})
+    frame = make_table([])
+    with pytest.raises(BadInput, match=r"replicates\.looks(.|\n)*are not put together"):
+        merge({"one": Recorded(frame, made, {}), "two": Recorded(frame, other, {})})
+    assert merge({"one": Recorded(frame, made, {}, looks=1)}).study == made
 
 
 # --- bad input ---

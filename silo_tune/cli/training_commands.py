@@ -161,7 +161,7 @@ def plan(
     console.print(table)
     _print_lines(console, coincidences(loaded))
     exact = all(arm.exact for arm in arms.values())
-    least = f"at least {sum(arm.least for arm in arms.values())}, " if loaded.looks else ""
+    least = f"at least {sum(arm.least for arm in arms.values())}, " if loaded.looks and not exact else ""
     console.print(
         f"to train: {least}{'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
         highlight=False,
