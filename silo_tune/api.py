@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from silo_tune.run.local import LocalRunner
 from silo_tune.run.monitor import Monitor
-from silo_tune.run.session import Options, Outcome, Runner, drive
+from silo_tune.run.session import Look, Options, Outcome, Runner, drive
 from silo_tune.study.model import Study
 
 
@@ -43,12 +43,21 @@ def run_study(
         RunFailed: storage failed, or another driver holds the run. What is committed is kept.
     """
     monitor = monitor or Monitor()
-    options = Options(out, retry_failed, preflight, tuple(reuse))
+    options = Options(out, retry_failed, preflight, tuple(reuse), look_of(study))
     if runner is None and not local and address is not None and address.startswith("ray://"):
         from silo_tune.tune.client import drive_from_client
 
         return drive_from_client(study, address, monitor, options)
     return drive(study, runner or _runner(local, address), monitor, options)
+
+
+def look_of(study: Study) -> Look | None:
+    """What decides the looks of a study of seeds until decided; None where it has none."""
+    if not study.looks:
+        return None
+    from silo_analysis.estimates.sequential import look_at
+
+    return look_at
 
 
 def _runner(local: bool, address: str | None) -> Runner:

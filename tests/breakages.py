@@ -73,6 +73,22 @@ BREAKAGES = (
         "tests/test_units.py::test_keys_differ_by_seed_repeat_cycle_parent_and_peak",
     ),
     Breakage(
+        "Later seeds train what a look leaves to them",
+        "they train the rates that it dropped",
+        "silo_tune/planner/layout.py",
+        'gone = look["dropped"].get(chain.arm, {}).get(str(cycle), ())',
+        "gone: tuple[float, ...] = ()",
+        "tests/test_until_decided.py::test_later_seeds_neither_train_dropped_rates_nor_search_decided_cycles",
+    ),
+    Breakage(
+        "Looks together are wrong as rarely as one",
+        "every look is made at the level of a single one",
+        "analysis/silo_analysis/estimates/sequential.py",
+        "found.append(float(special.ndtr(-bound / np.sqrt(time))))",
+        "found.append(spent)",
+        "tests/analysis/test_looks.py::test_brownian_motion_crosses_the_levels_as_often_as_is_spent",
+    ),
+    Breakage(
         "Masks only shrink",
         "pruned weights are among those that may stay",
         "silo_tune/pruning/masks.py",

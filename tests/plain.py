@@ -62,6 +62,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.decisions: dict[tuple[Any, ...], str] = {}
         self.rounds: dict[tuple[str, int], str] = {}
+        self.looks: dict[int, str] = {}
         self.results: dict[str, str] = {}
         self.states: set[str] = set()
         self.swept: list[str] = []
@@ -87,6 +88,14 @@ class MemoryJournal:
         standing: Outcome = json.loads(
             self.rounds.setdefault((body["arm"], body["round"]), json.dumps(body, allow_nan=False))
         )
+        return standing
+
+    def look(self, number: int) -> Outcome | None:
+        text = self.looks.get(number)
+        return None if text is None else json.loads(text)
+
+    def decide_look(self, body: Mapping[str, Any]) -> Outcome:
+        standing: Outcome = json.loads(self.looks.setdefault(body["look"], json.dumps(body, allow_nan=False)))
         return standing
 
     def importance(self, arm: str, points: int) -> None:

@@ -203,8 +203,11 @@ def test_nobody_inside_imports_the_package_of_public_names() -> None:
     assert [i.module for i in (*OURS, *ANALYSIS) if i.target in PACKAGES] == []
 
 
-def test_only_the_commands_import_the_analysis() -> None:
-    assert users(OURS, {"silo_analysis"}) == {"cli"}
+def test_only_the_commands_import_the_analysis_and_where_a_run_begins_what_looks_at_its_verdicts() -> None:
+    assert users(OURS, {"silo_analysis"}) == {"api", "cli"}
+    assert users(OURS, {"silo_analysis"}, lazy_too=False) <= {"cli"}
+    wanted = {i.target for i in OURS if room(i.module) == "api" and i.target.split(".")[0] == "silo_analysis"}
+    assert wanted == {"silo_analysis.estimates.sequential"}
     assert all(i.lazy for i in OURS if i.target.split(".")[0] == "silo_analysis")
 
 

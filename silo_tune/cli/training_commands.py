@@ -161,7 +161,7 @@ def plan(
     loaded = run_.resumed(loaded)
     since, checkpoint = run_.tests_from(loaded), checkpoint_hash(loaded)
     journal = Foreseen(run_, Reuse(run_, reuse or (), loaded))
-    if journal.reuse:
+    if journal.reuse and not loaded.looks:  # what later looks drop is not known
         Planner(loaded, journal, since, checkpoint)  # decides what can be decided by what others have
     arms, spent = forecast(Layout(loaded, since, checkpoint), journal)
     to_train = sum(arm.to_train for arm in arms.values())
@@ -175,8 +175,9 @@ def plan(
     found = [f"{len(keys)} of the trials that are done are in {url}" for url, keys in journal.found.items()]
     _print_lines(console, [*found, *coincidences(loaded)])
     exact = all(arm.exact for arm in arms.values())
+    least = f"at least {sum(arm.least for arm in arms.values())}, " if loaded.looks and not exact else ""
     console.print(
-        f"to train: {'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
+        f"to train: {least}{'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
         highlight=False,
     )
     if preflight and to_train:

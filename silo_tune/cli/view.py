@@ -142,8 +142,8 @@ def table_and_pace(snapshot: Snapshot, room: int, width: int) -> list[Renderable
 
 
 def lines_below(snapshot: Snapshot) -> list[str]:
-    """The searches, the pace, and what may hang."""
-    lines = [*map(search_line, snapshot.searches)]
+    """The searches, the last look, the pace, and what may hang."""
+    lines = [*map(search_line, snapshot.searches), *([snapshot.look] if snapshot.look is not None else [])]
     if snapshot.units is None:
         return lines
     total = f" ({clock(snapshot.clock)} with earlier sessions)" if snapshot.earlier and snapshot.clock else ""

@@ -53,7 +53,7 @@ def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
         if found.examples is not None:
             write_gathered(run, found.examples)
         write_table(run, found.frame)
-    summary = summarise(found.frame, found.study, found.searches, found.examples)
+    summary = summarise(found.frame, found.study, found.searches, found.examples, found.looks)
     fit = fit_of(found.frame, found.study)
     answers = answers_of(summary, fit)
     for name, content in render_summary(summary, answers, fit, found.frame, found.ledger).items():

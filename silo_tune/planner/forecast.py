@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from silo_tune.planner.candidates import OneRound
 from silo_tune.planner.chain import Chain
-from silo_tune.planner.journal import Journal, continuing_key, decisions
+from silo_tune.planner.journal import Journal, continuing_key, decisions, looks_made, seeds_begun
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.points import Plan
+from silo_tune.study.model import Study
 
 
 @dataclass
@@ -22,7 +23,8 @@ class ArmForecast:
         done: of these, committed.
         shared: of these, first used by an earlier arm of the study.
         to_train: of these, not committed and not shared.
-        exact: False while a winner, a round or a pilot that decides keys is open.
+        least: of `to_train`, those that no look can spare.
+        exact: False while a winner, a round, a pilot or a look that decides keys is open.
         left: of `to_train`, those that are likely to be trained: no rare extension of a pilot, few trials that a rung
             stops.
         epochs: of those.
@@ -32,6 +34,7 @@ class ArmForecast:
     done: int = 0
     shared: int = 0
     to_train: int = 0
+    least: int = 0
     exact: bool = True
     left: float = 0.0
     epochs: float = 0.0
@@ -106,12 +109,17 @@ def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], 
         count(name, *_search(layout, journal, name, plan))
     # Leaders first: a conditioned Oracle's parents are its leader's keys.
     ordered = sorted(arms, key=lambda name: layout.prefix_arm(name) is not None)
-    for seed in layout.study.replicates.seeds:
+    looks = looks_made(journal, layout.study)
+    for look in looks:
+        layout.after(look)
+    begun = seeds_begun(layout.study, looks)
+    for seed in begun:
         paths: dict[str, list[str | None]] = {}
         for name in ordered:
             if layout.study.arms[name].mode != "tune":
                 found, unknown, paths[name] = _walk(layout, journal, Chain(name, seed), paths)
                 count(name, found, unknown)
+    later = () if looks and looks[-1]["over"] else _seeds_to_come(layout.study, len(looks))
     results: dict[str, dict[str, Any] | None] = {}
     owner: dict[str, str] = {}
     counted: set[str] = set()
@@ -128,7 +136,30 @@ def forecast(layout: Layout, journal: Journal) -> tuple[dict[str, ArmForecast], 
                 arm.to_train += 1
                 arm.left += 1
                 arm.epochs += epochs
+        arm.least = arm.to_train
+    for seed in later:
+        for name, most in _at_most(layout, journal, seed, ordered).items():
+            count(name, [], most)
     return arms, [_spent(result) for result in results.values() if result is not None]
+
+
+def _seeds_to_come(study: Study, looks: int) -> tuple[int, ...]:
+    """Seeds that later looks may begin."""
+    return tuple(seed for number in range(looks + 1, len(study.looks)) for seed in study.seeds_after(number))
+
+
+def _at_most(layout: Layout, journal: Journal, seed: int, ordered: Collection[str]) -> dict[str, Unknown]:
+    """Units of a seed that a look may spare, by arm: a unit that several arms use is that of the first."""
+    paths: dict[str, list[str | None]] = {}
+    seen: set[str] = set()
+    found: dict[str, Unknown] = {}
+    for name in ordered:
+        if layout.study.arms[name].mode != "tune":
+            asked, unknown, paths[name] = _walk(layout, journal, Chain(name, seed), paths)
+            new = {one for one in asked if one.key not in seen}
+            seen |= {one.key for one in new}
+            found[name] = unknown + Unknown(len(new), len(new), sum(one.epochs for one in new))
+    return found
 
 
 def _spent(result: Mapping[str, Any]) -> Spent:

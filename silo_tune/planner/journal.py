@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
+
+from silo_tune.study.model import Study
 
 
 class Journal(Protocol):
@@ -19,6 +21,8 @@ class Journal(Protocol):
 
     def decide_search(self, body: Mapping[str, Any]) -> dict[str, Any]: ...
 
+    def look(self, number: int) -> dict[str, Any] | None: ...
+
     def result(self, key: str) -> dict[str, Any] | None: ...
 
     def sweep(self, key: str) -> None: ...
@@ -30,6 +34,28 @@ class Decided(Protocol):
     def decision(
         self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None
     ) -> dict[str, Any] | None: ...
+
+
+class LooksMade(Protocol):
+    """Anything that finds what a look decided; None before it was made."""
+
+    def look(self, number: int) -> dict[str, Any] | None: ...
+
+
+def looks_made(journal: LooksMade, study: Study) -> list[dict[str, Any]]:
+    """The looks that were made, in order."""
+    made: list[dict[str, Any]] = []
+    for number in range(1, len(study.looks) + 1):
+        if (body := journal.look(number)) is None:
+            break
+        made.append(body)
+    return made
+
+
+def seeds_begun(study: Study, looks: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Seeds whose chains have begun after these looks."""
+    going = [number for number in range(len(looks) + 1) if number == 0 or not looks[number - 1]["over"]]
+    return tuple(seed for number in going for seed in study.seeds_after(number))
 
 
 def decisions(journal: Decided, arm: str, seed: int, cycle: int, trial: int | None = None) -> Iterator[dict[str, Any]]:

@@ -57,6 +57,7 @@ class Layout:
         self._pipelines: dict[tuple[str, int | None], Ice] = {}  # of trials that search its options
         # Peaks of a fixed schedule or grid depend on (arm, trial, cycle) alone: made once, for all seeds.
         self._sources: dict[tuple[str, int | None, int], CandidateSource] = {}
+        self._looks: dict[int, Mapping[str, Any]] = {}  # seed → the look that came before it
         for name, arm in study.arms.items():
             if isinstance(arm, ScheduleArm) and not arm.open:
                 self.settle(name, None, study.schedule_of(arm))
@@ -103,6 +104,12 @@ class Layout:
         """An arm that this one needs the constants of and whose pilot found none."""
         return next((name for name in self._tests.get(arm, (arm,)) if name in self.lost), None)
 
+    def after(self, look: Mapping[str, Any]) -> tuple[int, ...]:
+        """Leave to the next seeds what a look leaves to be trained; returns these seeds."""
+        seeds = () if look["over"] else self.study.seeds_after(look["look"])
+        self._looks.update(dict.fromkeys(seeds, look))
+        return seeds
+
     def prefix_arm(self, arm: str) -> str | None:
         found = self.study.arms[arm]
         return found.prefix_arm if isinstance(found, OracleArm) else None
@@ -139,7 +146,14 @@ class Layout:
         if where not in self._sources and isinstance(arm, OracleArm):
             assert arm.grid is not None
             self._sources[where] = grid_source(arm.grid.values(), self._tested(chain.arm, cycle))
-        return self._sources[where]
+        source = self._sources[where]
+        look = self._looks.get(chain.seed)
+        if look is None or not isinstance(source, OneRound) or chain.trial is not None:
+            return source
+        if cycle in look["skipped"].get(chain.arm, ()):
+            return OneRound(())
+        gone = look["dropped"].get(chain.arm, {}).get(str(cycle), ())
+        return OneRound(tuple(one for one in source.proposals if (one.peak or {}).get("value") not in gone))
 
     def most(self, arm: str, cycle: int) -> int:
         """Upper bound of the candidates of a cycle."""

@@ -48,9 +48,12 @@ class Planner:
         listen: called with the chain whenever one changed.
         retry_failed: ask failed units again where a chain ended without a winner.
         take: gives the result of a unit that another run has committed, and brings it into this one.
+        look: gives what the look of a number decides, once all chains of its seeds have ended; see
+            `silo_analysis.estimates.sequential.look_at`. A study of seeds until decided needs it.
 
     Attributes:
-        chains: (arm, seed) → chain, for every arm but those that only search.
+        chains: (arm, seed) → chain, for every arm but those that only search; with looks, of the seeds that have begun.
+        looked: the looks that were made.
         searches: arm → its search over whole chains.
 
     Raises:
@@ -66,18 +69,18 @@ class Planner:
         listen: Callable[[Chain], None] = lambda chain: None,
         retry_failed: bool = False,
         take: Callable[[str], Mapping[str, Any] | None] = lambda key: None,
+        look: Callable[[int], Mapping[str, Any]] | None = None,
     ) -> None:
-        self.study, self.journal, self.listen = study, journal, listen
+        if study.looks and look is None:
+            raise ValueError("a study with replicates.looks needs what looks")
+        self.study, self.journal, self.listen, self._look_at = study, journal, listen, look
         self._retry_failed, self._take = retry_failed, take
         self.layout = Layout(study, tests_from, checkpoint)
         self.counts = Counts()
-        seeds, arms = study.replicates.seeds, [n for n, arm in study.arms.items() if not isinstance(arm, TuneArm)]
-        self.chains = {(arm, seed): Chain(arm, seed) for seed in seeds for arm in arms}
+        self.chains: dict[tuple[str, int], Chain] = {}
+        self.looked: list[Mapping[str, Any]] = []
         self.searches = {arm: Search(arm, plan, study.search_seeds(arm)) for arm, plan in self.layout.plans.items()}
         self._followers: dict[tuple[str, int], list[Chain]] = {}
-        for chain in self.chains.values():
-            if prefix := self.layout.prefix_arm(chain.arm):
-                self._followers.setdefault((prefix, chain.seed), []).append(chain)
         self._ready: list[tuple[int, int, Unit]] = []
         self._waiters: dict[str, list[tuple[Chain, Candidate]]] = {}
         self._flying: set[str] = set()
@@ -88,9 +91,11 @@ class Planner:
         self._replaying = True
         # seed → the lowest cycle whose end is decided only now: no earlier session swept what it left behind.
         self._unswept: dict[int, int] = {}
+        first = self._chains_for(study.seeds_after(0))
         self._resume_searches()
-        for chain in list(self.chains.values()):
+        for chain in first:
             self._advance(chain)
+        self._look()
         self._replaying = False
         for seed in self._weights.used:
             floor = min(self._floor(seed), self._unswept.get(seed, self.study.cycles))
@@ -150,8 +155,33 @@ class Planner:
         for chain, _ in waiters:
             self._advance(chain)
         self._close_searches()
+        self._look()
         if not waiters and (seed := self._weights.seed_of(key)) is not None:
             self._sweep(seed)  # a lost row was trained again: its weights are not needed
+
+    # --- seeds until decided ---
+
+    def _chains_for(self, seeds: Sequence[int]) -> list[Chain]:
+        """New chains of these seeds, one for each arm."""
+        arms = [name for name, arm in self.study.arms.items() if not isinstance(arm, TuneArm)]
+        made = {(arm, seed): Chain(arm, seed) for seed in seeds for arm in arms}
+        for chain in made.values():
+            if prefix := self.layout.prefix_arm(chain.arm):
+                self._followers.setdefault((prefix, chain.seed), []).append(chain)
+        self.chains = {**self.chains, **made}  # another thread may go through the old ones
+        return list(made.values())
+
+    def _look(self) -> None:
+        """Look at the verdicts where every chain has ended, and begin the seeds that come next."""
+        while self._may_look():
+            assert self._look_at is not None
+            self.looked.append(self._look_at(len(self.looked) + 1))
+            for chain in self._chains_for(self.layout.after(self.looked[-1])):
+                self._advance(chain)
+
+    def _may_look(self) -> bool:
+        over = len(self.looked) == len(self.study.looks) or (self.looked and self.looked[-1]["over"])
+        return not over and not any(chain.active for chain in self.chains.values())
 
     def every_chain(self) -> Iterator[Chain]:
         """Chains of arms, and those of the open rounds of searches."""

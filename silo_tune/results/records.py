@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.formats import plural
+from silo_tune.planner.journal import looks_made
 from silo_tune.results.doubts import gaps, require_own_study
 from silo_tune.results.example_rows import EXAMPLES, Examples, gather, write_gathered
 from silo_tune.results.reading import read_table
@@ -43,6 +44,7 @@ class Recorded:
         data: what is recorded of the data, None where it is not known.
         is_record: the rows were read from a table, and there are no units.
         examples: which examples its chains got right; None where nobody looked.
+        looks: that were made, in a study of seeds until decided; None where no file tells.
     """
 
     frame: pd.DataFrame
@@ -52,6 +54,7 @@ class Recorded:
     data: Mapping[str, Any] | None = None
     is_record: bool = False
     examples: Examples | None = None
+    looks: int | None = None
 
 
 def read(url: str, examples: bool = True) -> Recorded:
@@ -83,7 +86,8 @@ def read(url: str, examples: bool = True) -> Recorded:
         notes += doubtful_rounds(run, study, frame)
         damaged = damaged or [*gaps(run, study, frame)]
         ledger = {**recorded[1], **_clock(run), **({"notes": notes} if notes else {})}
-    found = Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record)
+    looks = None if is_record else len(looks_made(run, study))
+    found = Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record, looks=looks)
     _require_whole(run, found, damaged)
     return replace(found, examples=gather(run, frame, is_record)) if examples else found
 

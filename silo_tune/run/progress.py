@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from silo_tune.formats import plural
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.forecast import Pace, Spent, forecast
 from silo_tune.planner.planner import Planner
@@ -403,7 +404,18 @@ class Progress:
             failures=tuple(failures[-REASONS:]),
             failure_count=len(failures),
             notices=notices,
+            look=look_line(self._planner.looked[-1]) if self._planner.looked else None,
         )
+
+
+def look_line(look: Mapping[str, Any]) -> str:
+    """What came of a look, in one line."""
+    rates = sum(len(rates) for cycles in look["dropped"].values() for rates in cycles.values())
+    end = "nothing is left to train" if look["over"] else "training goes on"
+    return (
+        f"look {look['look']} of {len(look['looks'])}, {plural(len(look['seeds']), 'seed')}: {len(look['decided'])} of "
+        f"{plural(len(look['verdicts']), 'cycle')} decided, {plural(rates, 'rate')} dropped; {end}"
+    )
 
 
 def _state(chain: Chain) -> State:

@@ -23,7 +23,7 @@ from silo_tune.results.remembered import may_be_remembered, remembered
 from silo_tune.results.searches import doubtful_rounds, searches
 from silo_tune.results.table import table, write_table
 from silo_tune.run.monitor import Monitor, Recorder
-from silo_tune.run.progress import Progress
+from silo_tune.run.progress import Progress, look_line
 from silo_tune.run.status import recorded
 from silo_tune.store.lease import Lease
 from silo_tune.store.reuse import Reuse
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Take = Callable[[str], Mapping[str, Any] | None]
+
+
+Look = Callable[["pd.DataFrame", Study, int], Mapping[str, Any]]
+"""Derives a look of this number from rows: `silo_analysis.estimates.sequential.look_at`."""
 
 
 class Runner(Protocol):
@@ -85,12 +89,14 @@ class Options:
         retry_failed: train failed units again where a chain ended for want of them.
         preflight: look at functions, data, one step and one prune before the training.
         reuse: other run folders or URLs, whose committed units are taken and not trained again.
+        look_at: decides the looks of a study of seeds until decided: `silo_analysis.estimates.sequential.look_at`.
     """
 
     out: str | None = None
     retry_failed: bool = False
     preflight: bool = True
     reuse: tuple[str, ...] = ()
+    look_at: Look | None = None
 
 
 @dataclass
@@ -148,6 +154,11 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
         BadInput: the study does not fit the run, the data or the cluster.
         RunFailed: storage failed, or another driver holds the run.
     """
+    if study.looks and options.look_at is None:
+        raise BadInput(
+            "replicates.until: nobody looks at the verdicts; give look_at = "
+            "silo_analysis.estimates.sequential.look_at, or use `silo-tune run` or run_study"
+        )
     progress = Progress(study)
     monitor = Recorder(progress, monitor)
     run = Run(options.out or default_run(study), monitor.notice)
@@ -157,9 +168,10 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
         shown = [] if study.report.published is None else published(study.report.published)
         reuse, since = Reuse(run, options.reuse, study), run.tests_from(study)
         listen = listener(study, run, monitor)
+        looks = None if options.look_at is None else looking(study, run, options.look_at, monitor)
 
         def planned(take: Take = lambda key: None) -> Planner:
-            return Planner(study, run, since, checkpoint, listen, options.retry_failed, take)
+            return Planner(study, run, since, checkpoint, listen, options.retry_failed, take, looks)
 
         opened = OpenRun(run, planned(), lease, monitor, None, reuse)
         with contextlib.ExitStack() as stack:
@@ -204,6 +216,32 @@ def listener(study: Study, run: Run, monitor: Monitor) -> Callable[[Chain], None
             monitor.notice(warning)
 
     return changed
+
+
+def looking(study: Study, run: Run, look_at: Look, monitor: Monitor) -> Callable[[int], dict[str, Any]]:
+    """Makes a look: derived from the rows, written once, and told. One that stands must say the same.
+
+    Raises:
+        BadInput: the look that stands says something else of the very same rows.
+    """
+
+    def look(number: int) -> dict[str, Any]:
+        body = dict(look_at(table(run, study), study, number))
+        standing = run.decide_look(body)
+        monitor.notice(look_line(standing))
+        if standing == body:
+            return standing
+        shown = run.storage.shown(run.look_name(number))
+        if standing.get("rows") == body["rows"]:
+            other = sorted(key for key in {*standing, *body} if standing.get(key) != body.get(key))
+            raise BadInput(
+                f"{shown}: {', '.join(other)} of this look are not what its own rows say now; put the study back as it "
+                f"was, or choose another --out"
+            )
+        monitor.notice(f"{shown}: trials of its seeds were trained again since; what it decided stands")
+        return standing
+
+    return look
 
 
 def look_here(study: Study, url: str) -> list[str]:

@@ -11,14 +11,15 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from silo_tune.errors import BadInput, SiloTuneError
-from silo_tune.planner.journal import continuing_key, why_ended
-from silo_tune.run.progress import Progress
-from silo_tune.store.bodies import Decision, Result, Round, shaped
+from silo_tune.planner.journal import continuing_key, looks_made, seeds_begun, why_ended
+from silo_tune.run.progress import Progress, look_line
+from silo_tune.store.bodies import Decision, LookFile, Result, Round, shaped
 from silo_tune.store.lease import Holder, Lease, holder, unreadable
 from silo_tune.store.run_folder import Run
 from silo_tune.store.snapshot import STATUS, ChainView, Ended, SearchView, Snapshot, State, shortened, snapshot_of
@@ -202,7 +203,8 @@ _ROUND = re.compile(r"round-(\d+)\.json")
 def from_decisions(storage: Storage, study: Study) -> Snapshot:
     """What the files of decisions say of a run: two or three requests a chain, for at most `LOOKED_UP` chains."""
     own = [arm for arm, found in study.arms.items() if not isinstance(found, TuneArm)]
-    every = [(arm, seed) for seed in study.replicates.seeds for arm in own]
+    looks = looks_made(_Looks(storage), study)
+    every = [(arm, seed) for seed in seeds_begun(study, looks) for arm in own]
     chains: dict[tuple[str, int], ChainView] = {}
     ended: dict[tuple[str, int], str] = {}
     for arm, seed in every[:LOOKED_UP]:
@@ -214,6 +216,7 @@ def from_decisions(storage: Storage, study: Study) -> Snapshot:
     # A pilot is over when its arm's own chains are.
     searched = all(search.finished for search in searches if search.kind == "tune")
     finished = searched and len(every) <= LOOKED_UP and not any(chain.active for chain in chains.values())
+    finished = finished and (not study.looks or (len(looks) > 0 and looks[-1]["over"]))
     return Snapshot(
         study=study.name,
         cycles=study.cycles,
@@ -223,7 +226,18 @@ def from_decisions(storage: Storage, study: Study) -> Snapshot:
         searches=searches,
         ended=tuple(Ended(chain=chains[where].label, reason=reason) for where, reason in ended.items()),
         ended_count=len(ended),
+        look=look_line(looks[-1]) if looks else None,
     )
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """The looks of a run, without opening it."""
+
+    storage: Storage
+
+    def look(self, number: int) -> dict[str, Any] | None:
+        return _sealed(self.storage, Run.look_name(number), LookFile)
 
 
 def _chain(storage: Storage, study: Study, arm: str, seed: int) -> tuple[ChainView, str | None]:

@@ -158,6 +158,20 @@ class Held(_Body):
     started: str | None
 
 
+class LookFile(_Body):
+    """RUN/looks/look-N.json: what a look at the verdicts decided for later seeds."""
+
+    look: Count
+    looks: list[Count]
+    seeds: list[int]
+    verdicts: dict[str, str]
+    decided: dict[str, Count]
+    dropped: dict[str, dict[str, list[Rate]]]
+    skipped: dict[str, list[int]]
+    rows: str
+    over: bool
+
+
 def shaped(kind: type[BaseModel], body: Mapping[str, Any]) -> None:
     """Raises Corrupt, naming the key, when a body is not of its kind."""
     try:

@@ -165,6 +165,9 @@ class Foreseen:
         where = (body["arm"], body["round"])
         return self.search_round(*where) or self._keep(where, body)
 
+    def look(self, number: int) -> dict[str, Any] | None:
+        return self.run.look(number)
+
     def _keep(self, where: tuple[Any, ...], body: Mapping[str, Any]) -> dict[str, Any]:
         self._decided[where] = json.dumps(body)
         return dict(body)

@@ -22,6 +22,7 @@ from silo_tune.store.bodies import (
     Decision,
     Facts,
     Importance,
+    LookFile,
     Round,
     complete,
     of_kind,
@@ -45,6 +46,8 @@ FORMAT = 1
 TABLE = "table.parquet"
 # What RUN/data.json counts in data whose content it names.
 COUNTED = ("classes", "shape", "n_train", "n_val", "n_test")
+# What the looks of a study of seeds until decided rest on.
+_LOOKED_AT = (("replicates", "until"), ("replicates", "looks"), ("report", "tolerance"), ("report", "schedule"))
 
 
 class Run:
@@ -133,6 +136,37 @@ class Run:
             f"chains/{arm}/search/importance.json", "it is made again at the next start", of_kind(Importance)
         )
         return None if kept is None or kept["points"] != points else dict(kept["shares"])
+
+    # --- looks ---
+
+    @staticmethod
+    def look_name(number: int) -> str:
+        """Name of the file of one look."""
+        return f"looks/look-{number}.json"
+
+    def look(self, number: int) -> dict[str, Any] | None:
+        """What a look decided, or None before it was made. A corrupt one is moved aside and derived again."""
+
+        def check(body: Mapping[str, Any]) -> None:
+            shaped(LookFile, body)
+            of_place({"look": number}, body)
+
+        return self.units._sealed(self.look_name(number), "the look is derived again from its rows", check)
+
+    def decide_look(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a look once; returns the one that stands."""
+        try:
+            self.storage.create(self.look_name(body["look"]), seal(body))
+        except FileExistsError:
+            return self.look(body["look"]) or self.decide_look(body)
+        return dict(body)
+
+    @property
+    def looked(self) -> bool:
+        """Was a look made? Then what it rests on is decided."""
+        return self.storage.exists(self.look_name(1))
+
+    # --- units ---
 
     def result(self, key: str) -> dict[str, Any] | None:
         """See `UnitStore.result`."""
@@ -346,6 +380,10 @@ class Run:
     def _is_additive(self, path: tuple[str, ...], before: Study, after: Study) -> bool:
         if path[0] == "cluster":
             return path[1] != "cpus_per_unit"
+        if (path in _LOOKED_AT or path == ("cycles",)) and self.looked:
+            return False
+        if path in _LOOKED_AT:
+            return True
         if path[0] == "report" or (path[0] == "data" and path[1] in Data.PLACE):
             return True
         if path == ("prune", "targets"):
@@ -362,6 +400,8 @@ class Run:
             searched = [arm for arm in before.arms if arm in after.arms and self.searched(arm, before)]
             if any(before.search_seeds(arm) != after.search_seeds(arm) for arm in searched):
                 return False  # a tune arm without seeds of its own has begun with these
+            if self.looked:  # the order decided which of them were looked at
+                return after.replicates.seeds[: len(before.replicates.seeds)] == before.replicates.seeds
             gone = set(before.replicates.seeds) - set(after.replicates.seeds)
             return not any(self._begun_seed(seed, before) for seed in gone)
         return path[0] == "arms" and self._is_additive_arm(path[1], path[2:], before, after)

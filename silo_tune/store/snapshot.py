@@ -175,6 +175,7 @@ class Snapshot(_Part):
         chains: at most `CHAINS`, those that still move first.
         more: the number of other chains by state.
         ended, failures, notices: the last `REASONS` of each; `ended_count` and `failure_count` count them all.
+        look: what came of the last look, in one line; None before the first, and in a study without.
     """
 
     study: str
@@ -204,6 +205,7 @@ class Snapshot(_Part):
     failures: tuple[Failure, ...] = ()
     failure_count: int = 0
     notices: tuple[Note, ...] = ()
+    look: str | None = None
 
     @property
     def clock(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from silo_tune.errors import Problems, unknown
+from silo_tune.formats import plural
 from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, pruned_fractions
 from silo_tune.study import registry
 from silo_tune.study.arms import Arm, ArmBase, OracleArm, Pilot, ScheduleArm, TuneArm
@@ -73,7 +75,7 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _cross(self) -> Study:
         problems = list(prune_problems(self))  # the other checks need a target for every cycle
-        checks = (arm_problems, dense_problems, pilot_problems, ends_problems, pipeline_problems)
+        checks = (arm_problems, dense_problems, pilot_problems, ends_problems, pipeline_problems, looks_problems)
         problems = problems or [problem for check in checks for problem in check(self)]
         if problems:
             raise Problems(problems)
@@ -154,6 +156,29 @@ class Study(Frozen):
         arm = self.arms[oracle]
         assert isinstance(arm, OracleArm)
         return arm.tests if arm.tests is not None else tuple(self.comparable(arm))
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds after which a study of seeds until decided looks at its verdicts; () without."""
+        return self.replicates.looks or ()
+
+    def seeds_after(self, looks: int) -> tuple[int, ...]:
+        """The seeds that begin after so many looks; in a study without looks all of them after none."""
+        ends = (0, *(self.looks or (len(self.replicates.seeds),)))
+        return self.replicates.seeds[ends[looks] : ends[looks + 1]] if looks + 1 < len(ends) else ()
+
+    @property
+    def decides_until(self) -> str | None:
+        """The Oracle whose verdicts end a study of seeds until decided: one with a grid that tests the judged schedule,
+        conditioned on it if there is one, else a greedy one."""
+        judged = self.report.schedule
+        grids = [
+            (arm.prefix_arm is None, name)
+            for name, arm in self.arms.items()
+            if isinstance(arm, OracleArm) and arm.grid is not None and arm.prefix_arm in (None, judged)
+        ]
+        testing = [pair for pair in grids if judged in self.tests_of(pair[1])]
+        return min(testing, key=lambda pair: pair[0])[1] if testing else None
 
     def comparable(self, oracle: OracleArm) -> Iterator[str]:
         """Fixed-peak arms with the Oracle's own profile, after-prune choice and budget."""
@@ -335,6 +360,37 @@ def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:
     for name in open_:
         if study.arms[name].own_dense:
             yield f"arms.{name}.own_dense", "pilot chains share the dense cycle"
+
+
+FEWEST_AT_A_LOOK = 5  # seeds that a verdict takes
+
+
+def looks_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """Looks rise within the seeds, with something to look at."""
+    until, looks, seeds = study.replicates.until, study.replicates.looks, len(study.replicates.seeds)
+    if looks is None:
+        if until is not None:
+            yield "replicates.until", "needs looks, the numbers of seeds after which it looks: looks = [5, 10, 20]"
+        return
+    if until is None:
+        yield "replicates.looks", 'needs until = "decided" beside it'
+    if not looks:
+        yield "replicates.looks", "give at least one number of seeds"
+    if any(late <= early for early, late in itertools.pairwise(looks)):
+        yield "replicates.looks", f"numbers of seeds rise, got {list(looks)}"
+    if few := [look for look in looks if look < FEWEST_AT_A_LOOK]:
+        yield "replicates.looks", f"a verdict takes {FEWEST_AT_A_LOOK} seeds: {few} can decide nothing"
+    if many := [look for look in looks if look > seeds]:
+        yield "replicates.looks", f"{many} of {plural(seeds, 'seed')}: add seeds, or look earlier"
+    if study.decides_until is None:
+        yield (
+            "replicates.until",
+            f"no verdict to wait for: it takes an Oracle with a grid that tests {study.report.schedule!r}, greedy or "
+            f'with prefix = "arm:{study.report.schedule}"',
+        )
+    for name, arm in study.arms.items():
+        if isinstance(arm, TuneArm) and arm.seeds is None:
+            yield f"arms.{name}.seeds", "name the seeds of its chains: how many [replicates] trains is not known before"
 
 
 def ends_problems(study: Study) -> Iterator[tuple[str, str]]:

@@ -292,7 +292,15 @@ def distinct(value: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Replicates(Frozen):
+    """[replicates]: the seeds; with `until` and `looks` only as many as its verdicts need, in this order."""
+
     seeds: Seeds = Field(description="one repetition of the whole study per seed")
+    until: Literal["decided"] | None = Field(
+        default=None, description='"decided": seeds are trained look by look, until every verdict is decided'
+    )
+    looks: Annotated[tuple[int, ...], LISTED] | None = Field(
+        default=None, description="with until: numbers of seeds after which verdicts are looked at, rising, each ≥ 5"
+    )
 
     _distinct = field_validator("seeds")(distinct)
 

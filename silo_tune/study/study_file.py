@@ -354,7 +354,8 @@ def _early_rewind(part: Table) -> Table:
 
 def _two_seeds(part: Table) -> Table:
     seeds = part.get("seeds")
-    return {**part, "seeds": seeds[:2]} if isinstance(seeds, list) else part
+    fixed = {key: value for key, value in part.items() if key not in ("until", "looks")}
+    return {**fixed, "seeds": seeds[:2]} if isinstance(seeds, list) else fixed
 
 
 def _smoke_arm(arm: Any) -> Any:

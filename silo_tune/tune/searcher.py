@@ -18,7 +18,7 @@ from silo_tune.errors import BadInput, RunFailed
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.run.monitor import Monitor, require_going
-from silo_tune.run.session import Options, open_run
+from silo_tune.run.session import Look, Options, open_run
 from silo_tune.store.lease import Lease
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
@@ -54,6 +54,7 @@ class ChainSearch(Searcher):
         out: the run folder or URL; `runs/NAME` when left out.
         monitor: hears how it goes.
         retry_failed, preflight, reuse: as in `run_study`.
+        look_at: decides the looks of a study of seeds until decided: `silo_analysis.estimates.sequential.look_at`.
 
     Attributes:
         error: what ended the search before its study was done, or None.
@@ -71,9 +72,10 @@ class ChainSearch(Searcher):
         retry_failed: bool = False,
         preflight: bool = True,
         reuse: Sequence[str] = (),
+        look_at: Look | None = None,
     ) -> None:
         stack = contextlib.ExitStack()
-        options = Options(out, retry_failed, preflight, tuple(reuse))
+        options = Options(out, retry_failed, preflight, tuple(reuse), look_at)
         opened = stack.enter_context(open_run(study, _Caller(), monitor or Monitor(), options))
         study = opened.planner.study
         ready = opened.session.ready if isinstance(opened.session, _Standing) else None

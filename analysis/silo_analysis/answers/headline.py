@@ -32,6 +32,8 @@ def headline(summary: Summary) -> str:
     """ "digits: lenet-300-100 on digits, weights drawn anew after every prune (reinit), 13 cycles, 5 seeds"."""
     study = summary.study
     seeds = plural(len(study.replicates.seeds), "seed")
+    if study.looks:
+        seeds = f"{plural(len(summary.seeds), 'seed')} (until decided: look {summary.looks} of {len(study.looks)})"
     what = f"{study.model.title} on {study.data.title}"
     return f"{study.name}: {what}, {AFTER[after_prune(study)]}, {study.cycles} cycles, {seeds}"
 

@@ -83,7 +83,7 @@ def _missing_pair(summary: Summary) -> Iterator[str]:
 
 
 def _missing_seeds(summary: Summary) -> Iterator[str]:
-    seeds = summary.study.replicates.seeds
+    seeds = summary.seeds if summary.study.looks else summary.study.replicates.seeds
     absent = [seed for seed in seeds if seed not in summary.seeds]
     if absent and summary.seeds:
         yield f"No rows yet for {plural(len(absent), 'seed')}: {', '.join(map(str, absent))}."

@@ -38,6 +38,7 @@ def merge(runs: Mapping[str, Recorded]) -> Recorded:
         data=_data(runs),
         is_record=True,
         examples=_examples(list(runs.values())),
+        looks=next(iter(runs.values())).looks,
     )
 
 
@@ -51,6 +52,13 @@ def _united(studies: Mapping[str, Study]) -> Study:
             found if any(set(study.replicates.seeds) != set(seeds) for study in studies.values()) else {},
             "a tune arm without seeds of its own was tuned on these: its runs are not put together",
         )
+    if first.looks:
+        found = {"replicates.looks": {name: list(study.looks) for name, study in studies.items()}}
+        refuse(
+            found if len(studies) > 1 else {},
+            "seeds that were trained until decided are judged by the looks of their own run: they are not put together",
+        )
+        return first
     return first.model_copy(update={"replicates": Replicates(seeds=seeds)})
 
 

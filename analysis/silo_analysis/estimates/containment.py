@@ -101,7 +101,7 @@ def judge(cycle: OracleCycle, arm: str, tolerance: float) -> Verdict:
     rivals = tuple(_rival(cycle, own, i, tolerance) for i in others)
     p_inside = max(rival.p_inside for rival in rivals)
     p_out = p_outside(gains, tolerance)
-    name, reason = _decide(rivals, p_inside, p_out, tolerance)
+    name, reason = decide(rivals, p_inside, p_out, tolerance)
     return Verdict(name, reason, n, collapsed, rate, p_inside, p_out, rivals)
 
 
@@ -132,11 +132,11 @@ def _rival(cycle: OracleCycle, own: int, other: int, tolerance: float) -> Rival:
     )
 
 
-def p_outside(gains: FloatArray, tolerance: float) -> float:
+def p_outside(gains: FloatArray, tolerance: float, level: float = 1 - LEVEL, family: int | None = None) -> float:
     """p value of "some rate is better by more than the tolerance", corrected over rates.
 
     Order statistics with Bonferroni's correction over rates (Dunn 1961, "Multiple comparisons among means"), where so
-    many seeds can reach the level of 5 %. Fewer seeds must all agree on one rate, and then two tests must both say so:
+    many seeds can reach the level. Fewer seeds must all agree on one rate, and then two tests must both say so:
     the paired t test with Bonferroni's correction, which errs on laws of two modes, and sign flips of whole seeds with
     the greatest mean over rates (Westfall and Young 1993, "Resampling-based multiple testing"), which err on skewed
     ones. A rate that no seed finds better is no part of the flips: turned round, it would look like the best of all.
@@ -144,13 +144,15 @@ def p_outside(gains: FloatArray, tolerance: float) -> float:
     Args:
         gains: (S, R) score(rate) − score(schedule); infinite where one of the two collapsed, NaN where one is missing.
         tolerance: difference of scores.
+        level: below which the p value shows something.
+        family: rates that the correction is for; those of `gains` when left out.
     """
     columns = [np.asarray(column[~np.isnan(column)], dtype=float) for column in gains.T]
     columns = [column for column in columns if len(column) >= FEWEST_SEEDS]
     if not columns:
         return 1.0
-    rates, seeds = len(columns), min(len(column) for column in columns)
-    if FAMILY_CALIBRATION * rates * 0.5**seeds <= 1 - LEVEL:
+    rates, seeds = family or len(columns), min(len(column) for column in columns)
+    if FAMILY_CALIBRATION * rates * 0.5**seeds <= level:
         return min(1.0, FAMILY_CALIBRATION * rates * min(order_p(-column, -tolerance) for column in columns))
     agreed = [column for column in columns if column.min() > tolerance + ROUNDING]
     if not agreed:
@@ -171,7 +173,8 @@ def _flipped_p(excess: FloatArray) -> float:
     return float((means >= means[0] - ROUNDING).mean())
 
 
-def _decide(rivals: tuple[Rival, ...], p_inside: float, p_out: float, tolerance: float) -> tuple[Name, str]:
+def decide(rivals: tuple[Rival, ...], p_inside: float, p_out: float, tolerance: float) -> tuple[Name, str]:
+    """The verdict and why, in a few words."""
     if p_inside < 1 - LEVEL:
         return "inside", f"no other rate is better by {100 * tolerance:.2f} pp"
     if p_out < 1 - LEVEL:

@@ -22,6 +22,7 @@ from silo_analysis.estimates import (
     oracles_compared,
     ranking,
     regret,
+    sequential,
     tuning,
 )
 from silo_analysis.estimates.climbing import Climb
@@ -80,6 +81,7 @@ class Summary:
         seeds: replicates that have any ordinary row.
         n_val: validation images, None without results.
         remembered: a warning where a checkpoint seems to know validation images, else None.
+        looks: that were made, in a study of seeds until decided: its verdicts are `sequential.judge_looks`.
     """
 
     study: Study
@@ -116,6 +118,7 @@ class Summary:
     seeds: tuple[int, ...]
     n_val: int | None
     remembered: str | None
+    looks: int = 0
 
     @property
     def schedule(self) -> str:
@@ -133,6 +136,7 @@ def summarise(
     study: Study,
     searches: Mapping[str, SearchRecord] | None = None,
     examples: Examples | None = None,
+    looks: int | None = None,
 ) -> Summary:
     """Compute every table of a run.
 
@@ -143,7 +147,10 @@ def summarise(
         searches: arm → its pilot or tune search.
         examples: which examples its chains got right, as of `results.records.read`; without them there is no interval
             over seeds and test images.
+        looks: that were made, in a study of seeds until decided; left out, those whose seeds all have rows.
     """
+    plan = _look_plan(frame, study, looks)
+    whole, study = study, _as_trained(frame, study)
     given, searches = searches, searches or {}
     rows = tuning.ordinary(frame)
     groups = oracle.oracle_cycles(rows, study)
@@ -156,7 +163,7 @@ def summarise(
     crossfit = typed([row for g in groups.values() for row in regret.crossfit_regret(g, schedule)], CROSSFIT)
     gaps = _gaps(chains, study)
     intervals = typed([_interval(group, tolerance) for group in groups.values()], INTERVALS)
-    verdicts = _verdicts(groups, study)
+    verdicts = _verdicts(groups, study, plan)
     arms = _arms(regret.chain_rows(_with_winners(rows, study)))
     parts = CycleParts(intervals, verdicts, arms, regrets, crossfit, gaps)
     n_val = rows["n_val"].dropna()
@@ -165,7 +172,7 @@ def summarise(
     pair = oracles_compared.pair_of(study, present)
     ratios = mechanism.log_ratios(chains, study)
     return Summary(
-        study=study,
+        study=whole,
         verdict_oracle=judge_by,
         chain_oracle=chain_by,
         cycles=cycles,
@@ -203,7 +210,26 @@ def summarise(
         seeds=tuple(sorted(int(seed) for seed in rows["seed"].dropna().unique())),
         n_val=int(n_val.min()) if len(n_val) else None,
         remembered=_remembered(rows, study),
+        looks=0 if plan is None else plan.done,
     )
+
+
+def _look_plan(frame: pd.DataFrame, study: Study, looks: int | None) -> sequential.LookPlan | None:
+    """When a study of seeds until decided looked; None for another."""
+    if not study.looks:
+        return None
+    seeds, have = study.replicates.seeds, set(tuning.ordinary(frame)["seed"].dropna().astype(int))
+    whole = sum(have.issuperset(seeds[:n]) for n in study.looks)
+    return sequential.LookPlan(study.looks, seeds, whole if looks is None else looks)
+
+
+def _as_trained(frame: pd.DataFrame, study: Study) -> Study:
+    """The study with the seeds that its looks called for: nobody misses the others."""
+    have = set(tuning.ordinary(frame)["seed"].dropna().astype(int))
+    if not study.looks or not have:
+        return study
+    seeds = tuple(seed for seed in study.replicates.seeds if seed in have)
+    return study.model_copy(update={"replicates": study.replicates.model_copy(update={"seeds": seeds})})
 
 
 # --- per Oracle and cycle ---
@@ -226,7 +252,9 @@ def _interval(group: OracleCycle, tolerance: float) -> dict[str, Any]:
     }
 
 
-def _verdicts(groups: Mapping[tuple[str, int], OracleCycle], study: Study) -> pd.DataFrame:
+def _verdicts(
+    groups: Mapping[tuple[str, int], OracleCycle], study: Study, plan: sequential.LookPlan | None
+) -> pd.DataFrame:
     rows = []
     for (name, cycle), group in groups.items():
         tests = list(dict.fromkeys([study.report.schedule, *study.tests_of(name), *group.tested]))
@@ -234,7 +262,7 @@ def _verdicts(groups: Mapping[tuple[str, int], OracleCycle], study: Study) -> pd
         known_controls = oracle.controls(study, arms)
         for arm in arms:
             row = {"oracle": name, "cycle": cycle, "arm": arm, "control": arm in known_controls}
-            rows.append(row | _verdict(group, arm, study.report.tolerance))
+            rows.append(row | _verdict(group, arm, study.report.tolerance, plan))
     table = typed(rows, VERDICTS)
     for _, index in table.groupby(["oracle", "arm"], sort=False).groups.items():
         for kind in ("p_inside", "p_outside"):
@@ -243,8 +271,11 @@ def _verdicts(groups: Mapping[tuple[str, int], OracleCycle], study: Study) -> pd
     return table
 
 
-def _verdict(group: OracleCycle, arm: str, tolerance: float) -> dict[str, Any]:
-    verdict = containment.judge(group, arm, tolerance)
+def _verdict(group: OracleCycle, arm: str, tolerance: float, plan: sequential.LookPlan | None) -> dict[str, Any]:
+    if plan is None:
+        verdict = containment.judge(group, arm, tolerance)
+    else:
+        verdict = sequential.judge_looks(group, arm, tolerance, plan).verdict
     return {
         "max_lr": verdict.max_lr,
         "verdict": verdict.name,

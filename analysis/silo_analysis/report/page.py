@@ -184,6 +184,7 @@ def _page(
         troubles=replace(troubles, rows=troubles.rows[:_MOST_TROUBLES]),
         more_troubles=max(0, len(troubles.rows) - _MOST_TROUBLES),
         verdict_oracle=describe(study, summary.verdict_oracle) if summary.verdict_oracle else None,
+        looks=", ".join(map(str, study.looks)),
         chain_oracle=describe(study, summary.chain_oracle) if summary.chain_oracle else None,
         tolerance=points(summary.tolerance, signed=False),
         toml=tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)),
