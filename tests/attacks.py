@@ -212,7 +212,11 @@ class Site:
             done = command(*run_words(self.other_study, self.other))
             assert done.code == 0, done.all
         self.events = self._counted()
-        self._killed(self.half, self.events * 2 // 3)
+        for event in range(self.events * 2 // 3, self.events):  # the driver dies in the middle of a training
+            shutil.rmtree(self.half, ignore_errors=True)
+            self._killed(self.half, event)
+            if any(self.half.glob("units/*/*/partial-*")):
+                break
 
     def written(self, name: str, table: Mapping[str, Any]) -> Path:
         file = self.folder / f"{name}.toml"

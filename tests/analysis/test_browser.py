@@ -22,7 +22,7 @@ from tests.analysis.browser import (
 )
 from tests.analysis.builder import ARMS, Row, diverged, make_frame, make_search, make_study
 
-FIGURES, SEARCH_FIGURES = 10, 13
+FIGURES, SEARCH_FIGURES = 10, 14
 PAPER = "rgb(255, 255, 255)"
 HOSTILE = "\"'></style></script><script>alert(1)</script>]]>{{ 7 * 7 }}é漢" + "x" * 200
 
