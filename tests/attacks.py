@@ -308,6 +308,8 @@ RULES = {
     r"functions\.json": "only the next driver compares it",
     r".*/partial-": "saves work only: the trial starts from an earlier state",
     r".*/rewind-": "read only while its arm is at work, and replayed when it is gone",
+    r"examples\.parquet": "an output: every run and report writes it anew",
+    r".*/examples-": "read only of trials that chains continue with, and examples.parquet has those still",
     r".*/state-": "read only by trials that start from it, and trained again when it is gone",
     r"chains/.*/importance\.json": "a cache: computed again from the points",
     r"chains/|units/|data\.json|study\.toml": "nothing rests on what changed",

@@ -65,7 +65,7 @@ def test_a_run_has_files_of_every_kind_that_the_documentation_names(site: Site) 
         "chains/ARM/seed-N/cycle-N-round-N.json", "chains/ARM/seed-N/trial-N/cycle-N-round-N.json",
         "chains/ARM/search/round-N.json", "chains/ARM/search/importance.json", "units/KEY/result.json",
         "units/KEY/state-HEX.safetensors", "units/KEY/partial-HEX-N-HEX.safetensors",
-        "units/KEY/rewind-N-ep-HEX.safetensors",
+        "units/KEY/rewind-N-ep-HEX.safetensors", "units/KEY/examples-HEX.bin", "examples.parquet",
     } <= kinds  # fmt: skip
 
 

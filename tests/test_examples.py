@@ -206,7 +206,7 @@ def test_a_name_elsewhere_is_not_followed(bench: Bench) -> None:
         body = unseal(file.read_bytes()) if file.exists() else dict(result)
         file.write_bytes(seal({**body, "examples": claim}))
         assert bench.worker.units.result(dense.key) is None
-        assert "examples" in bench.notices[-1]
+        assert "result.json is corrupt (examples" in bench.notices[-1]
 
 
 # --- a run's ---
@@ -361,6 +361,14 @@ def test_what_a_unit_claims_without_a_reason_is_refused_when_it_is_read(bench: B
 
 
 # --- records, old runs, several runs ---
+
+
+def test_a_trial_that_is_reused_comes_with_its_examples(finished: Outcome, tmp_path: Path) -> None:
+    again = run_study(STUDY, str(tmp_path / "run"), local=True, reuse=[finished.url])
+    assert again.counts.trained == 0
+    assert (tmp_path / "run" / EXAMPLES).read_bytes() == (Path(finished.url) / EXAMPLES).read_bytes()
+    names = [sorted(path.name for path in Path(url).rglob("examples-*")) for url in (finished.url, again.url)]
+    assert names[0] == names[1]
 
 
 def test_a_record_keeps_them_and_reports_the_same(finished: Outcome, tmp_path: Path) -> None:

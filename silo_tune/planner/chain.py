@@ -14,18 +14,9 @@ from silo_tune.planner.unit import Unit, canonical_json
 TOLD = ("status", "max_lr", "val_accuracy", "val_loss", "error", "classes", "measured")
 # Of a result: what differs from one training of a unit to the next, and what it is of.
 PASSING = (
-    "attempt",
-    "state",
-    "examples",
-    "train_seconds",
-    "wall_seconds",
-    "device",
-    "threads",
-    "version",
-    "format",
-    "unit",
+    "attempt", "state", "examples", "train_seconds", "wall_seconds", "device", "threads", "version", "format", "unit",
     "key",
-)
+)  # fmt: skip
 
 
 def measured(result: Mapping[str, Any]) -> str:

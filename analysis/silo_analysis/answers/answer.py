@@ -61,9 +61,14 @@ def second_text(row: Any) -> str:
     return f"{points(row['low_examples'])} to {points(row['high_examples'])}"
 
 
-def over_both(row: Any) -> str:
-    """ " over seeds; +0.10 to +0.90 over seeds and test images", to follow an interval over seeds; "" without one."""
-    return f" over seeds; {second_text(row)} over seeds and test images" if known(row.get("low_examples")) else ""
+def over_both(row: Any, level: str = "") -> str:
+    """ " over seeds; +0.10 to +0.90 over seeds and test images", to follow an interval over seeds; "" without one.
+
+    `level` is named where that interval has another one.
+    """
+    if not known(row.get("low_examples")):
+        return ""
+    return f" over seeds; {level}{second_text(row)} over seeds and test images"
 
 
 @dataclass(frozen=True)

@@ -108,13 +108,13 @@ def _group(summary: Summary, rows: pd.DataFrame, outcome: str) -> str:
 
 
 def bare(row: Any) -> str:
-    """ "+1.20 pp, +0.90 to +1.50", with the interval over test images too where it is known.
+    """ "+1.20 pp, +0.90 to +1.50", or the 90 % interval that TOST tests of what is equivalent.
 
-    Of what is equivalent the 90 % interval, as TOST tests it.
+    The interval over test images too follows where it is known.
     """
     if row["outcome"] == "equivalent":
         within = f"90 % {points(row['within_low'])} to {points(row['within_high'])}"
-        return f"{points(row['difference'])} pp, {within}{over_both(row)}"
+        return f"{points(row['difference'])} pp, {within}{over_both(row, '95 % ')}"
     ends = f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else "1 seed, no interval"
     return f"{points(row['difference'])} pp, {ends}{over_both(row)}"
 
