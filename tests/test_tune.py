@@ -62,9 +62,10 @@ def on_ray(study: Study, folder: Path, notes: Notes | None = None, preflight: bo
 def test_ray_gives_the_same_table_with_any_number_of_workers(
     cluster: None, reference: Outcome, tmp_path: Path, workers: int
 ) -> None:
-    study = small_study(replicates=SEEDS, cluster={"max_concurrent": workers})
-    outcome = on_ray(study, tmp_path / "run")
+    study, notes = small_study(replicates=SEEDS, cluster={"max_concurrent": workers}), Notes()
+    outcome = on_ray(study, tmp_path / "run", notes)
     assert_same_table(outcome.frame, reference.frame)
+    assert notes.notes == []  # what came by Ray is what stands in the run's files
     assert outcome.counts.trained == reference.counts.trained
     assert on_ray(study, tmp_path / "run").counts.trained == 0
 

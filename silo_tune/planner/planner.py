@@ -145,7 +145,7 @@ class Planner:
         if outcome["status"] == "failed":
             self.counts.failed += 1
         else:
-            outcome = {**outcome, "measured": measured(outcome)}
+            outcome = {"measured": measured(outcome), **outcome}  # what comes from afar brings it: it is not whole
             self.counts.trained += 1
             self.counts.train_seconds += outcome.get("train_seconds") or 0.0
             self._known.add(key)
@@ -326,6 +326,7 @@ class Planner:
             "told": [chain.told[candidate.index] for candidate in chain.asking],
             "closes": closes,
             "winner": winner["key"] if winner else None,
+            **({} if chain.asking else {"skipped": True}),
             **continues,
         }
         if self._replaying and chain.decided is None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from silo_tune.planner.winner import winner_of
+from silo_tune.planner.winner import best_training, winner_of
 from silo_tune.store.storage import Corrupt
 
 # No study counts further, and JSON readers of other languages hold such numbers exactly.
@@ -188,6 +188,13 @@ def texts(body: Mapping[str, Any]) -> None:
             raise Corrupt(f"{key}: it is no text")
 
 
+def _winner(told: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """By the rule of the chain: a first round of one rate with repeats is that of a schedule's `best_of`."""
+    rates = {outcome["max_lr"] for outcome in first["told"]}
+    luck = len(rates) == 1 and any(outcome["repeat"] > 0 for outcome in first["told"])
+    return (best_training if luck else winner_of)(told)
+
+
 def of_kind(kind: type[BaseModel]) -> Callable[[Mapping[str, Any]], None]:
     """The check that a body is of a kind."""
     return partial(shaped, kind)
@@ -201,9 +208,14 @@ def of_place(place: Mapping[str, Any], body: Mapping[str, Any]) -> None:
 
 
 def complete(decision: Mapping[str, Any]) -> None:
-    """Raises Corrupt unless a decision tells of each of its candidates once, and nothing else."""
+    """Raises Corrupt unless a decision tells of each of its candidates once, and nothing else.
+
+    Only a cycle that a look leaves out has none.
+    """
     asked = [(entry["candidate"], entry["key"]) for entry in decision["asked"]]
-    if not asked or asked != [(outcome["candidate"], outcome["key"]) for outcome in decision["told"]]:
+    if (not asked and not decision.get("skipped")) or asked != [
+        (outcome["candidate"], outcome["key"]) for outcome in decision["told"]
+    ]:
         raise Corrupt("it was told of other candidates than it asked for")
     if len({candidate for candidate, _ in asked}) < len(asked):
         raise Corrupt("it has a candidate twice")
@@ -230,7 +242,7 @@ def won(rounds: Sequence[Mapping[str, Any]], whole: bool) -> None:
     """
     last = rounds[-1]
     told = {outcome["candidate"]: outcome for decision in rounds for outcome in decision["told"]}
-    best = winner_of(told[candidate] for candidate in sorted(told)) if last["closes"] else None
+    best = _winner([told[candidate] for candidate in sorted(told)], rounds[0]) if last["closes"] else None
     if whole and last["winner"] != (None if best is None else best["key"]):
         raise Corrupt("its winner is not the one that its candidates give")
 

@@ -15,6 +15,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from silo_tune.errors import BadInput, SiloTuneError, unknown
+from silo_tune.planner.chain import measured
 from silo_tune.planner.unit import Unit, make_unit
 from silo_tune.run.session import default_run
 from silo_tune.store.run_folder import Run
@@ -106,7 +107,10 @@ class TrainUnit(tune.Trainable):
                 if time.monotonic() >= until:
                     break
         except StopIteration as end:
-            report = {"done": True, **{name: end.value.get(name) for name in HEARD}}
+            outcome = end.value
+            report = {"done": True, **{name: outcome.get(name) for name in HEARD}}
+            if outcome["status"] != "failed":
+                report["measured"] = measured(outcome)
         except SiloTuneError as error:
             report = {"done": True, "stop": str(error), "exit_code": error.exit_code}
         report["notices"], self._notices[:] = list(self._notices), []
