@@ -142,6 +142,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "a user's schedule": {"arms/mine": {"mode": "schedule", "schedule": {"function": "mine:peak", "version": "2"}}},
     "a checkpoint": {"dense": {"checkpoint": "weights.safetensors"}},
     "a whole number for a share of seconds": {"cluster.partial_seconds": 0},
+    "a task by a word": {"task": "binary"},
+    "a task with a loss": {"task": {"name": "regression", "loss": {"name": "huber", "delta": 0.5}, "also": ["r2"]}},
+    "a user's task": {"task": {"function": "mine:T", "version": "1", "score": {"name": "iou", "share": True}}},
     "images of a folder": {"data": {"name": "folder", "path": "${HOME}/images", "size": 32, "stream": True}},
 }  # fmt: skip
 BAD: dict[str, dict[str, Any]] = {
@@ -201,6 +204,9 @@ BAD: dict[str, dict[str, Any]] = {
     "no data": {"data": None},
     "a name that is no folder's": {"name": "../up"},
     "an unknown precision": {"retrain.precision": "fp8"},
+    "an unknown task": {"task": "ranking"},
+    "a task of no kind": {"task": {"score": "auroc"}},
+    "a user's task without a score": {"task": {"function": "mine:T", "version": "1"}},
     "another study preset": {"preset": "authors-2024"},
 }  # fmt: skip
 

@@ -96,6 +96,7 @@ class Unit:
     prune: PruneSpec | None
     evaluation: Mapping[str, Any] | None = None
     pipeline: Mapping[str, Any] | None = None
+    task: Mapping[str, Any] | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -142,6 +143,7 @@ class UnitMaker:
                 "batch": study.retrain.batch,
                 "precision": study.retrain.precision,
                 "evaluation": study.evaluate.resolved(),
+                "task": study.task.resolved() if study.task is not None else None,
             }
         )
         dense = study.dense

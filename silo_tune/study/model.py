@@ -30,6 +30,8 @@ from silo_tune.study.parts import (
 )
 from silo_tune.study.pipelines import Ice, Pipeline, WhileTraining
 from silo_tune.study.prune import Prune
+from silo_tune.study.scores import Score
+from silo_tune.study.task import USUAL, TaskSpec
 
 
 class Study(Frozen):
@@ -46,6 +48,10 @@ class Study(Frozen):
     data: Data = Field(description="which images, how they are split and augmented")
     model: ModelRef = Field(
         description="the network: a registered name with its arguments, timm:NAME, or a user's function"
+    )
+    task: TaskSpec | None = Field(
+        default=None,
+        description="what the network is trained for and judged by; classification by accuracy when left out",
     )
     dense: Dense = Field(description="cycle 0: trained once per seed and shared by all arms, or a pretrained network")
     prune: Prune = Field(default=Prune(), description="what a prune removes and what happens to the weights that stay")
@@ -75,11 +81,24 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _cross(self) -> Study:
         problems = list(prune_problems(self))  # the other checks need a target for every cycle
-        checks = (arm_problems, dense_problems, pilot_problems, ends_problems, pipeline_problems, looks_problems)
+        checks = (
+            score_problems,
+            arm_problems,
+            dense_problems,
+            pilot_problems,
+            ends_problems,
+            pipeline_problems,
+            looks_problems,
+        )
         problems = problems or [problem for check in checks for problem in check(self)]
         if problems:
             raise Problems(problems)
         return self
+
+    @property
+    def scored(self) -> Score:
+        """What decides who wins, and what is compared."""
+        return (self.task or USUAL).scored
 
     @property
     def remaining(self) -> list[float]:
@@ -108,6 +127,7 @@ class Study(Frozen):
         named = {
             "data.function": self.data.function,
             "model.function": self.model.function,
+            "task.function": self.task.function if self.task is not None else None,
             "prune.criterion.function": self.prune.criterion.function,
             **{
                 f"arms.{n}.schedule.function": a.schedule.function
@@ -221,6 +241,19 @@ def prune_problems(study: Study) -> Iterator[tuple[str, str]]:
             "prune.targets",
             f"{len(targets)} targets for {study.cycles} cycles: give one for each of cycles 1 to {study.cycles - 1}",
         )
+
+
+def score_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """What counts accuracies, and a tolerance of another score."""
+    score = study.scored
+    if score.share and study.report.tolerance >= 1:
+        yield (
+            "report.tolerance",
+            f"{score.title} is a share of 1, and so is its tolerance; got {study.report.tolerance}",
+        )
+    rules = study.evaluate.resolved() or {}
+    if score.name != "accuracy" and (rules.get("drop_last") or rules.get("best_on_test")):
+        yield "evaluate", f"drop_last and best_on_test are ways to count accuracy, and the score is {score.title}"
 
 
 def arm_problems(study: Study) -> Iterator[tuple[str, str]]:

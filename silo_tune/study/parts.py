@@ -311,8 +311,8 @@ class Report(Frozen):
     tolerance: float = Field(
         default=0.005,
         gt=0,
-        lt=1,
-        description="difference of accuracies in (0, 1) that counts as none: 0.005 is half a point",
+        allow_inf_nan=False,
+        description="difference of scores that counts as none, in their unit: of accuracies 0.005 is half a point",
     )
     schedule: str = Field(default="silo", description="the schedule arm that is judged")
     title: str | None = Field(default=None, description="title of the report; the study's name when left out")

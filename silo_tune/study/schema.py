@@ -18,6 +18,7 @@ from silo_tune.study.authors import DEVIATIONS
 from silo_tune.study.model import Study
 from silo_tune.study.parts import ARM_NAME, FUNCTION, REWIND_POINT, whole
 from silo_tune.study.presets import PRESETS
+from silo_tune.study.task import LOSSES
 
 Schema = dict[str, Any]
 
@@ -41,6 +42,7 @@ def study_schema() -> Schema:
         parts[name].pop("required")
     keys: dict[str, Schema] = made.pop("properties")
     keys["preset"] = described(keys["preset"], {"anyOf": [_words(["authors-2023"]), _of("StudyPreset")]})
+    keys["task"] = described(keys["task"], {"anyOf": [_words(LOSSES), _of("TaskSpec")]})
     keys["arms"]["propertyNames"] = whole(ARM_NAME)
     keys["arms"]["additionalProperties"] = {"anyOf": [_of(name) for name in ARMS]}
     required = made.pop("required")
@@ -117,6 +119,10 @@ def references() -> dict[str, Schema]:
     init = _words(registry.INITS)
     models = {name: _registered(entry, {"init": init}) for name, entry in registry.MODELS.items()}
     criteria = {name: {"properties": dict.fromkeys(entry.args, COUNT)} for name, entry in registry.CRITERIA.items()}
+    losses: dict[str, set[str]] = {}
+    for table in LOSSES.values():
+        for name, args in table.items():
+            losses.setdefault(name, set()).update(args)
     timm = {"type": "string", "pattern": f"^{registry.TIMM_PREFIX}.+"}
     any_of_timm = {"type": "object", "required": ["name"], "properties": {"name": timm, "init": init}}
     return {
@@ -124,6 +130,10 @@ def references() -> dict[str, Schema]:
         "ProfileRef": _reference(profiles, functions=False),
         "ModelRef": _reference(models, extra=[timm, any_of_timm]),
         "CriterionRef": _reference(criteria),
+        "LossRef": _reference(
+            {name: {"properties": dict.fromkeys(sorted(args), LOSS_ARGUMENT)} for name, args in losses.items()},
+            functions=False,
+        ),
     }
 
 
@@ -159,6 +169,7 @@ USER_FUNCTION: Schema = {
 }
 NUMBER: Schema = {"type": "number"}
 COUNT: Schema = {"type": "integer", "minimum": 1}
+LOSS_ARGUMENT: Schema = {"type": ["number", "array"], "items": NUMBER}
 KINDS: dict[str, Schema] = {
     "int": {"type": "integer"},
     "float": NUMBER,
@@ -232,6 +243,7 @@ def rules() -> dict[str, Schema]:
             "not": _needs("name", "function"),
         },
         "Dense": {"if": _needs("checkpoint"), "then": not_again},
+        "TaskSpec": {**_one_of("name", "function"), "dependencies": {"function": ["version", "score"]}},
         "Prune": {"not": _needs("rate", "targets")},
         "Grid": {"required": [], "anyOf": [_needs("low", "high", "points"), _needs("rates")]},
         "OracleArm": {"oneOf": [_needs("grid"), _needs("guided")]},

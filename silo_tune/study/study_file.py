@@ -32,6 +32,7 @@ from silo_tune.study.parts import (
 )
 from silo_tune.study.preset_filling import expand_presets
 from silo_tune.study.prune import Prune
+from silo_tune.study.task import TaskSpec
 
 
 def load_study(
@@ -399,7 +400,7 @@ def _smoke_pilot(part: Table) -> Table:
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "data": Data, "dense": Dense, "prune": Prune, "retrain": Retrain, "replicates": Replicates, "report": Report,
-    "cluster": Cluster, "pilot": Pilot, "evaluate": Evaluate, "preset": StudyPreset,
+    "cluster": Cluster, "pilot": Pilot, "evaluate": Evaluate, "preset": StudyPreset, "task": TaskSpec,
 }  # fmt: skip
 _TAGGED: dict[str, type[BaseModel]] = {
     "schedule": ScheduleArm,
@@ -424,6 +425,8 @@ def _readable(error: ValidationError, table: Mapping[str, Any]) -> Iterator[tupl
             model = _TAGGED.get(str(location.pop(2)))
         if location[:1] == ["arms"] and len(location) > 3 and location[2] in _INNER:
             model = _INNER[str(location[2])]
+        if location[:2] == ["task", "score"]:  # a name or a table: the kind is no key
+            del location[2:3]
         yield ".".join(map(str, location)), _sentence(item, cause, model)
 
 
