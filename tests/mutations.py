@@ -277,7 +277,7 @@ def rows(place: Place) -> str:
     elif how == "twice":
         frame = pd.concat([frame, frame.iloc[[at]]], ignore_index=True)
     elif how == "number":
-        column = place.draws.choice(["val_accuracy", "test_accuracy", "max_lr", "train_loss"])
+        column = place.draws.choice(["val_score", "test_score", "max_lr", "train_loss"])
         frame.loc[frame.index == at, column] *= 0.5
     else:
         frame = frame.drop(columns=[place.draws.choice(list(frame.columns))])

@@ -141,10 +141,10 @@ class World:
             "max_lr": resolved(unit),
             "sparsity": 1 - remaining,
             "weights_remaining": remaining,
-            "val_accuracy": round(0.5 + 0.4 * draw, 3) if good else None,
+            "val_score": round(0.5 + 0.4 * draw, 3) if good else None,
             "val_loss": round(1 - draw, 6) if good else None,
             "n_val": 400,
-            "test_accuracy": 0.5 + 0.3 * draw if good else None,
+            "test_score": 0.5 + 0.3 * draw if good else None,
             "n_test": 300,
             "train_loss": 1 - draw,
             "classes": 10,
@@ -170,7 +170,7 @@ def result_of(key: str, **changes: Any) -> Outcome:
 def decision_of(key: str, **changes: Any) -> Outcome:
     """A whole decision of the silo arm: cycle 3 of seed 0, won by its one candidate."""
     asked = {"candidate": 0, "key": key, "peak": {"value": 0.1}, "asked": True, "tests": []}
-    told = {"candidate": 0, "repeat": 0, "key": key, "status": "ok", "max_lr": 0.1, "val_accuracy": 0.5,
+    told = {"candidate": 0, "repeat": 0, "key": key, "status": "ok", "max_lr": 0.1, "val_score": 0.5,
             "val_loss": 1.0, "error": None, "classes": 10, "measured": None}  # fmt: skip
     body = {"arm": "silo", "seed": 0, "cycle": 3, "round": 1, "parent": None, "asked": [asked], "told": [told],
             "closes": True, "winner": key}  # fmt: skip

@@ -61,7 +61,7 @@ def test_best_of_trains_its_own_rate_so_often_and_the_best_on_validation_continu
         assert [row["repeat"] for row in own] == [0, 1, 2]
         assert len({row["max_lr"] for row in own}) == len({row["parent"] for row in own}) == 1
         won = [row for row in own if row["winner"]]
-        assert [row["val_accuracy"] for row in won] == [max(row["val_accuracy"] for row in own)]
+        assert [row["val_score"] for row in won] == [max(row["val_score"] for row in own)]
         if cycle < made.cycles - 1:
             assert parent == won[0]["key"]
             later += won[0]["repeat"] > 0
@@ -93,10 +93,10 @@ def without(arm: str) -> dict[str, Any]:
 
 def test_of_equal_trainings_the_lower_loss_wins_then_the_first() -> None:
     def outcome(key: str, accuracy: float, loss: float) -> Outcome:
-        return {"status": "ok", "val_accuracy": accuracy, "val_loss": loss, "max_lr": 0.1, "key": key}
+        return {"status": "ok", "val_score": accuracy, "val_loss": loss, "max_lr": 0.1, "key": key}
 
     told = [outcome("a", 0.8, 0.1), outcome("b", 0.9, 0.3), outcome("c", 0.9, 0.2), outcome("d", 0.9, 0.2)]
-    lost = {"status": "diverged", "val_accuracy": 0.99, "val_loss": 0.0, "max_lr": 0.1, "key": "e"}
+    lost = {"status": "diverged", "val_score": 0.99, "val_loss": 0.0, "max_lr": 0.1, "key": "e"}
     best = best_training([*told, lost])
     assert best is not None
     assert best["key"] == "c"
@@ -117,9 +117,9 @@ def test_the_winners_rate_is_trained_once_more_and_that_training_continues(arm: 
         assert {row["parent"] for row in own} == {second["parent"]}
         assert second["tests"] == won["tests"]
         if arm is not GUIDED:
-            assert won["val_accuracy"] == max(row["val_accuracy"] for row in others)
+            assert won["val_score"] == max(row["val_score"] for row in others)
         assert parent == (second["key"] if cycle < made.cycles - 1 else None)
-        lower += second["val_accuracy"] < won["val_accuracy"]
+        lower += second["val_score"] < won["val_score"]
     assert lower > 1  # it continues however it came out
 
 

@@ -164,7 +164,7 @@ def test_of_the_ready_units_the_lowest_cycle_is_asked_first() -> None:
 
 
 def outcome(status: str, accuracy: float | None, loss: float | None, rate: float, key: str = "k") -> Outcome:
-    return {"status": status, "val_accuracy": accuracy, "val_loss": loss, "max_lr": rate, "key": key, "repeat": 0}
+    return {"status": status, "val_score": accuracy, "val_loss": loss, "max_lr": rate, "key": key, "repeat": 0}
 
 
 @pytest.mark.parametrize(
@@ -650,7 +650,7 @@ def test_a_result_lost_while_the_run_goes_on_is_trained_again_when_another_arm_n
     def tell(unit: Unit) -> None:
         found = World().outcome(unit)
         if resolved(unit) not in grid:
-            found["val_accuracy"] = 0.99  # silo is best
+            found["val_score"] = 0.99  # silo is best
         journal.commit(found)
         planner.tell(unit.key, found)
 

@@ -62,7 +62,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "run", small_study())
 
 
-STABLE = ("status", "max_lr", "val_accuracy", "val_loss", "test_accuracy", "train_loss", "steps", "realised_peak_lr")
+STABLE = ("status", "max_lr", "val_score", "val_loss", "test_score", "train_loss", "steps", "realised_peak_lr")
 
 
 def stable(result: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_a_chain_of_units(bench: Bench) -> None:
     results = [bench.train(unit) for unit in (dense, first, second)]
     total = 64 * 300 + 300 * 100 + 100 * 10
     assert [round(r["weights_remaining"] * total) for r in results] == [total, round(total * 0.8), round(total * 0.64)]
-    assert all(r["status"] == "ok" and 0 <= r["val_accuracy"] <= 1 for r in results)
+    assert all(r["status"] == "ok" and 0 <= r["val_score"] <= 1 for r in results)
     assert all(r["realised_peak_lr"] == r["max_lr"] == 0.1 for r in results)
     masks = [bench.weights(unit)["mask"] for unit in (first, second)]
     for name, weights in bench.weights(second)["weights"].items():
@@ -107,7 +107,7 @@ def test_accuracies_are_counted_on_the_images_of_their_own_part(bench: Bench) ->
     for part in (feed.val, feed.test):
         logits = torch.cat([model.eval()(images) for images, _ in feed.batches(part)])
         shares.append(float((logits.argmax(1) == part.labels[part.rows]).double().mean()))
-    assert [result["val_accuracy"], result["test_accuracy"]] == pytest.approx(shares, abs=1e-9)
+    assert [result["val_score"], result["test_score"]] == pytest.approx(shares, abs=1e-9)
     assert shares[0] != shares[1]  # else this test sees nothing
     assert (result["n_val"], result["n_test"]) == (len(feed.val), len(feed.test))
 
@@ -200,7 +200,7 @@ def test_a_diverged_rate_is_a_committed_result(bench: Bench) -> None:
     result = bench.train(bench.unit(1, bench.unit(0, None), {"value": 1e8}))
     assert result["status"] == "diverged"
     assert "epoch" in result["error"]
-    assert (result["val_accuracy"], result["test_accuracy"], result["state"]) == (None, None, None)
+    assert (result["val_score"], result["test_score"], result["state"]) == (None, None, None)
     assert json.dumps(result, allow_nan=False)
 
 
@@ -357,11 +357,11 @@ def test_a_users_criterion_scores_weights(bench: Bench) -> None:
     bench.train(dense)
     unit = bench.unit(1, dense)
     assert unit.prune is not None
-    expected = bench.train(unit)["val_accuracy"]
+    expected = bench.train(unit)["val_score"]
     for name in ("criterion", "destructive"):  # w² ranks as |w| does; the other works on a copy of the network
         function = {"function": f"tests.users:{name}", "version": "1"}
         theirs = replace(unit, prune=replace(unit.prune, criterion=function))
-        assert bench.train(theirs)["val_accuracy"] == expected
+        assert bench.train(theirs)["val_score"] == expected
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 import tomli_w
 
 from silo_tune.models.checkpoint import pack, unpack
-from silo_tune.planner.chain import measured
+from silo_tune.planner.outcome import measured
 from silo_tune.results.records import read
 from silo_tune.results.table import table
 from silo_tune.run.session import Outcome
@@ -156,8 +156,8 @@ def test_a_recorded_study_that_nests_too_deeply_is_damaged(folder: Path) -> None
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"val_accuracy": 0.25}, "val_accuracy"),
-        ({"test_accuracy": 0.25}, "measured"),
+        ({"val_score": 0.25}, "val_score"),
+        ({"test_score": 0.25}, "measured"),
         ({"train_loss": 0.25}, "measured"),
         ({"epochs": 9}, "measured"),
     ],

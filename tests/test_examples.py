@@ -116,7 +116,7 @@ def test_a_unit_keeps_which_examples_its_committed_weights_get_right(
             with torch.no_grad():
                 right = model.eval()(images).argmax(1) == part.labels[part.rows]
             assert found[name].tolist() == right.tolist()
-            assert found[name].mean() == result[f"{name}_accuracy"]
+            assert found[name].mean() == result[f"{name}_score"]
             assert 0 < found[name].mean() < 1  # else this test sees nothing
 
 
@@ -243,7 +243,7 @@ def test_a_run_gathers_those_of_its_chains(finished: Outcome) -> None:
             right = found.right(row["key"], part)
             assert right is not None
             assert right.tolist() == values.tolist()
-            assert right.mean() == row[f"{part}_accuracy"]
+            assert right.mean() == row[f"{part}_score"]
     assert found.right("0" * 64, "test") is None
 
 

@@ -422,7 +422,7 @@ def test_a_run_of_version_1_goes_on_only_with_what_it_has(old: Path) -> None:
     kept = read_table((old / "table.parquet").read_bytes(), "the table", recorded)
     frame = run_study(recorded, str(old), runner=LocalRunner()).frame  # every trial is there
     assert list(frame.key) == list(kept.key)
-    assert list(frame.val_accuracy) == list(kept.val_accuracy)
+    assert list(frame.val_score) == list(kept.val_score)
     table = recorded.model_dump(mode="json", exclude_none=True)
     del table["arms"]["ice-pruning"]["pipeline"]["version"]
     with pytest.raises(BadInput, match=r"arms\.ice-pruning\.pipeline\.version: was 1, now 2"):

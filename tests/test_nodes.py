@@ -32,7 +32,7 @@ from tests.conftest import small_table
 from tests.test_run import Notes, assert_same_table, committed, local
 
 pytestmark = pytest.mark.slow
-TOLD = ["arm", "seed", "cycle", "max_lr", "status", "val_accuracy", "val_loss", "test_accuracy", "train_loss", "winner"]
+TOLD = ["arm", "seed", "cycle", "max_lr", "status", "val_score", "val_loss", "test_score", "train_loss", "winner"]
 
 
 @pytest.fixture

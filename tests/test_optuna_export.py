@@ -26,7 +26,7 @@ from tests.plain import ORACLE, Drive, World, on_disk, spread, study
 
 # Attributes that stand in the table under the same name.
 SAME = (
-    "seed", "cycle", "winner", "status", "error", "asked", "tests", "candidate", "repeat", "val_loss", "test_accuracy",
+    "seed", "cycle", "winner", "status", "error", "asked", "tests", "candidate", "repeat", "val_loss", "test_score",
     "weights_remaining", "train_seconds", "key",
 )  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_a_diverged_rate_is_told_as_guessing_and_a_failed_one_has_no_value(url: 
     for made in read(file).values():
         for trial in made.get_trials():
             row = by_key.loc[trial.user_attrs["key"]]
-            value = {"ok": row.val_accuracy, "diverged": 1 / 10, "failed": None}[row.status]
+            value = {"ok": row.val_score, "diverged": 1 / 10, "failed": None}[row.status]
             assert trial.value == value
             assert trial.state == (TrialState.FAIL if row.status == "failed" else TrialState.COMPLETE)
             assert trial.user_attrs["diverged"] == (row.status == "diverged")
@@ -98,7 +98,7 @@ def test_each_seed_and_cycle_of_an_oracle_has_one_winner(url: str, file: Path) -
     for made in read(file).values():
         mine = rows[rows.arm == made.user_attrs["arm"]]
         assert made.direction == optuna.study.StudyDirection.MAXIMIZE
-        assert made.metric_names == ["val_accuracy"]
+        assert made.metric_names == ["val_score"]
         decided = {(row.seed, row.cycle) for row in mine.itertuples()}
         trials = [trial.user_attrs for trial in made.get_trials()]
         winners = [(trial["seed"], trial["cycle"]) for trial in trials if trial["winner"]]

@@ -132,8 +132,8 @@ def test_rows_are_those_of_every_arm(frame: Any) -> None:
         rows = of(frame, arm)
         assert list(rows.index) == [0, 1, 2]
         assert (rows.status == "ok").all()
-        assert rows.val_accuracy.notna().all()
-        assert (rows.test_accuracy > 0.2).all()
+        assert rows.val_score.notna().all()
+        assert (rows.test_score > 0.2).all()
     assert of(frame, "always").key[0] == of(frame, "silo").key[0]  # the dense cycle is shared
 
 

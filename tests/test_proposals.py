@@ -150,7 +150,7 @@ class Steep(Basin):
         found = super().outcome(unit)
         rate = float(unit.peak["value"])
         return {**found, "status": "ok", "error": None, "val_loss": 1.0,
-                "val_accuracy": round(0.9 - 0.1 * math.log10(rate / self.optimum) ** 2, 6)}  # fmt: skip
+                "val_score": round(0.9 - 0.1 * math.log10(rate / self.optimum) ** 2, 6)}  # fmt: skip
 
 
 def test_arms_with_as_many_constants_begin_with_the_same_points() -> None:

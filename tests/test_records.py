@@ -194,7 +194,7 @@ def test_a_record_is_read_to_the_same_numbers(name: str) -> None:
 
 
 def numbers(frame: pd.DataFrame) -> tuple[int, int, float, float]:
-    val, test = (round(float(frame[part].mean()), 9) for part in ("val_accuracy", "test_accuracy"))
+    val, test = (round(float(frame[part].mean()), 9) for part in ("val_score", "test_score"))
     return len(frame), int(frame["winner"].sum()), val, test
 
 
@@ -214,7 +214,7 @@ def with_version(version: bytes | None) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", ["val_accuracy", "test_accuracy"])
+@pytest.mark.parametrize("name", ["val_score", "test_score"])
 @pytest.mark.parametrize("value", [float("nan"), None])
 def test_what_was_trained_has_its_accuracies(name: str, value: float | None) -> None:
     frame = FRAME.astype({name: object})
@@ -247,7 +247,7 @@ def test_other_columns_and_plain_types_do_no_harm() -> None:
     plain = FRAME.astype(object)
     for name in ("max_lr", "seed", "cycle", "winner"):
         plain[name] = plain[name].astype(str)
-    plain["val_accuracy"] = FRAME["val_accuracy"].astype(float)
+    plain["val_score"] = FRAME["val_score"].astype(float)
     plain["candidate"] = FRAME["candidate"].astype(float)
     pd.testing.assert_frame_equal(reread(plain.assign(mine=1)), FRAME)
 
@@ -270,8 +270,8 @@ def test_two_columns_of_one_name_are_refused() -> None:
 # --- cells written by hand ---
 
 CELLS: list[tuple[str, Any, str]] = [
-    ("val_accuracy", 93.1, "val_accuracy: 93.1 in row 7; an accuracy is in [0, 1], not in percent"),
-    ("test_accuracy", -0.1, "test_accuracy: -0.1 in row 7; an accuracy is in [0, 1]"),
+    ("val_score", 93.1, "val_score: 93.1 in row 7; an accuracy is in [0, 1], not in percent"),
+    ("test_score", -0.1, "test_score: -0.1 in row 7; an accuracy is in [0, 1]"),
     ("max_lr", -0.1, "max_lr: -0.1 in row 7; a learning rate is above 0"),
     ("max_lr", 0.0, "max_lr: 0 in row 7; a learning rate is above 0"),
     ("max_lr", "fast", "max_lr: fast in row 7; it holds numbers"),
@@ -301,7 +301,7 @@ def test_a_cell_that_cannot_be_is_named_with_its_row_and_value(column: str, valu
 
 def test_every_wrong_column_is_told_at_once_and_many_rows_are_counted() -> None:
     frame = FRAME.astype(object)
-    frame["val_accuracy"] = 100 * FRAME["val_accuracy"]
+    frame["val_score"] = 100 * FRAME["val_score"]
     frame.loc[3, "status"] = "fine"
     lines = refusal(frame).splitlines()
     assert len(lines) == 2

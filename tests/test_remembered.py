@@ -101,7 +101,7 @@ def test_the_chance_is_that_of_fishers_exact_test(right: int, of: int, others: i
 
 
 def found(made: Study, seed: int, val: int, of: int, test: int, of_test: int) -> dict[str, Any]:
-    return {"seed": seed, "val_accuracy": val / of, "n_val": of, "test_accuracy": test / of_test, "n_test": of_test}
+    return {"seed": seed, "val_score": val / of, "n_val": of, "test_score": test / of_test, "n_test": of_test}
 
 
 @pytest.mark.parametrize("accuracy", [0.1, 0.5, 0.9, 0.99])
@@ -127,7 +127,7 @@ def test_every_seed_counts_and_more_seeds_ask_for_more() -> None:
     told = remembered(several, [near, clear])
     assert told is not None
     assert "100.0 % of the validation images and on 20.0 % of the test images (seed 5)" in told
-    assert remembered(one, [{**clear, "val_accuracy": None}]) is None
+    assert remembered(one, [{**clear, "val_score": None}]) is None
 
 
 def test_parts_that_are_measured_in_different_ways_are_not_compared() -> None:

@@ -156,11 +156,11 @@ def test_runs_that_do_not_belong_together_are_named_with_what_differs(tmp_path: 
 def test_a_table_that_was_changed_by_hand_is_refused_with_file_column_row_and_value(tmp_path: Path) -> None:
     url = record(tmp_path, range(3))
     wrong = FRAME.copy()
-    wrong.loc[4, "test_accuracy"] = 95.2
+    wrong.loc[4, "test_score"] = 95.2
     (tmp_path / "table.parquet").write_bytes(to_parquet(wrong))
     told = refused(url)
     assert told == (
-        f"silo-tune: {tmp_path}/table.parquet: test_accuracy: 95.2 in row 4; an accuracy is in [0, 1], not in percent\n"
+        f"silo-tune: {tmp_path}/table.parquet: test_score: 95.2 in row 4; an accuracy is in [0, 1], not in percent\n"
     )
 
 

@@ -20,7 +20,7 @@ from tests.plain import Drive, World, on_disk, resolved, study
 
 ALLR = {"mode": "schedule", "schedule": {"name": "allr", "max_lr": 0.1}}
 MEASURED = (
-    "sparsity", "weights_remaining", "val_accuracy", "val_loss", "n_val", "test_accuracy", "n_test", "train_loss",
+    "sparsity", "weights_remaining", "val_score", "val_loss", "n_val", "test_score", "n_test", "train_loss",
     "classes", "epochs", "steps", "train_seconds", "realised_peak_lr", "device", "version",
 )  # fmt: skip
 
@@ -143,7 +143,7 @@ def test_every_closed_cycle_has_one_winner_and_it_is_the_best_on_validation(fram
     for _, cycle in frame.groupby(["arm", "seed", "cycle"]):
         winner = cycle[cycle["winner"]]
         assert len(winner) == 1
-        assert winner["val_accuracy"].item() == cycle["val_accuracy"].max()
+        assert winner["val_score"].item() == cycle["val_score"].max()
 
 
 def test_an_arm_goes_on_from_its_winner_unless_another_row_says_continued(made: Study, frame: pd.DataFrame) -> None:
@@ -218,7 +218,7 @@ def test_a_diverged_unit_is_a_row_with_its_reason_and_no_accuracy(tmp_path: Path
     frame = table(trained(tmp_path, made, world))
     bad = only(frame, status="diverged")
     assert len(bad) == 2 * (made.cycles - 1)
-    assert bad[["val_accuracy", "val_loss", "test_accuracy"]].isna().all().all()
+    assert bad[["val_score", "val_loss", "test_score"]].isna().all().all()
     assert bad[["max_lr", "n_val", "epochs", "train_seconds", "error"]].notna().all().all()
     assert not bad["winner"].any()
 
@@ -241,7 +241,7 @@ def test_a_row_whose_result_file_is_lost_is_kept(tmp_path: Path) -> None:
     after = table(run)
     assert len(after) == len(before)
     assert after.loc[3, "status"] == "ok"
-    assert after["test_accuracy"].isna()[3]
+    assert after["test_score"].isna()[3]
 
 
 def test_a_run_that_is_under_way_shows_its_closed_cycles(tmp_path: Path, made: Study) -> None:

@@ -72,9 +72,9 @@ class Basin(World):
         if found["status"] != "ok" or rate is None:
             return found
         if rate > 0.6:
-            return {**found, "status": "diverged", "error": "loss", "val_accuracy": None, "val_loss": None}
-        noise = 0.01 * (found["val_accuracy"] - 0.7)
-        return {**found, "val_accuracy": round(0.9 - 0.2 * abs(math.log10(rate / self.optimum)) + noise, 6)}
+            return {**found, "status": "diverged", "error": "loss", "val_score": None, "val_loss": None}
+        noise = 0.01 * (found["val_score"] - 0.7)
+        return {**found, "val_score": round(0.9 - 0.2 * abs(math.log10(rate / self.optimum)) + noise, 6)}
 
 
 def run(
@@ -172,7 +172,7 @@ def heard(*pairs: tuple[float, float | None], asked: bool = True) -> list[Heard]
             Proposal({"value": rate}, asked),
             {
                 "status": "diverged" if accuracy is None else "ok",
-                "val_accuracy": accuracy,
+                "val_score": accuracy,
                 "val_loss": 1.0,
                 "max_lr": rate,
                 "classes": 10,
@@ -227,7 +227,7 @@ def test_every_sampler_asks_as_many_rates_as_wanted_all_different_and_the_same_e
 
 def test_what_diverged_is_told_as_guessing_and_what_failed_is_not_told() -> None:
     known = heard((0.1, 0.9), (1.0, None), (5.0, 0.5))
-    known.append(Heard(Proposal({"value": 0.2}), {"status": "failed", "val_accuracy": None}))
+    known.append(Heard(Proposal({"value": 0.2}), {"status": "failed", "val_score": None}))
     assert GuidedSource(settings())._told(known) == [Told({"max_lr": 0.1}, 0.9), Told({"max_lr": 1.0}, 0.1)]
 
 
@@ -252,9 +252,9 @@ def test_the_two_best_are_trained_once_more_and_the_better_mean_wins() -> None:
         told = [outcome for body in bodies if body for outcome in body["told"]]
         again = [outcome for outcome in told if outcome["repeat"] == 1]
         first = {o["max_lr"]: o for o in told if o["repeat"] == 0}
-        best = sorted((o for o in first.values() if o["status"] == "ok"), key=lambda o: -o["val_accuracy"])[:2]
+        best = sorted((o for o in first.values() if o["status"] == "ok"), key=lambda o: -o["val_score"])[:2]
         assert {o["max_lr"] for o in again} == {o["max_lr"] for o in best}
-        means = {o["max_lr"]: (o["val_accuracy"] + first[o["max_lr"]]["val_accuracy"]) / 2 for o in again}
+        means = {o["max_lr"]: (o["val_score"] + first[o["max_lr"]]["val_score"]) / 2 for o in again}
         winner = max(means, key=lambda rate: means[rate])
         assert [body["winner"] for body in bodies if body and body["closes"]] == [first[winner]["key"]]
     frame = make_table(rows(journal, made))  # type: ignore[arg-type]
@@ -266,7 +266,7 @@ def test_the_two_best_are_trained_once_more_and_the_better_mean_wins() -> None:
 def test_the_winner_is_among_those_trained_again_and_a_repeat_that_diverged_counts_as_guessing() -> None:
     def outcome(rate: float, accuracy: float | None, repeat: int) -> Outcome:
         status = "ok" if accuracy is not None else "diverged"
-        return {"status": status, "val_accuracy": accuracy, "val_loss": 1.0 if accuracy else None, "max_lr": rate,
+        return {"status": status, "val_score": accuracy, "val_loss": 1.0 if accuracy else None, "max_lr": rate,
                 "repeat": repeat, "key": f"{rate}/{repeat}", "classes": 10}  # fmt: skip
 
     told = [
@@ -311,7 +311,7 @@ def test_the_value_with_the_best_mean_validation_accuracy_is_what_the_arm_runs_w
     for arm in ("silo", "constant"):
         pilot = frame[(frame.arm == arm) & (frame["mode"] == "pilot") & (frame.cycle >= 1)]
         # A trial that ends early has guessed in the cycles that it did not reach.
-        means = pilot.assign(val_accuracy=pilot.val_accuracy.fillna(0.1)).groupby("trial").val_accuracy.sum()
+        means = pilot.assign(val_score=pilot.val_score.fillna(0.1)).groupby("trial").val_score.sum()
         lengths = pilot.groupby("trial").cycle.nunique()
         means = (means + 0.1 * 2 * (made.cycles - 1 - lengths)) / (2 * (made.cycles - 1))
         assert found[arm].best == means.idxmax()
@@ -431,7 +431,7 @@ def test_the_objective_is_the_mean_validation_accuracy_over_the_counted_cycles_a
     record = searches(journal, made)["tuned"]  # type: ignore[arg-type]
     assert record.counted == (2, 3)
     frame = make_table(rows(journal, made))  # type: ignore[arg-type]
-    trials = frame[(frame.arm == "tuned") & frame.cycle.isin([2, 3])].groupby("trial").val_accuracy.mean()
+    trials = frame[(frame.arm == "tuned") & frame.cycle.isin([2, 3])].groupby("trial").val_score.mean()
     for point in record.points:
         if point["objective"] is not None:
             assert point["objective"] == pytest.approx(trials[point["trial"]])
@@ -670,10 +670,10 @@ def test_a_pilot_whose_units_fail_finds_nothing_and_says_so() -> None:
 
 def test_a_repeat_that_failed_leaves_its_rate_in_the_race() -> None:
     told: list[Outcome] = [
-        {"status": "ok", "val_accuracy": 0.9, "val_loss": 1.0, "max_lr": 0.1, "repeat": 0, "key": "a"},
-        {"status": "ok", "val_accuracy": 0.5, "val_loss": 1.0, "max_lr": 0.2, "repeat": 0, "key": "b"},
-        {"status": "failed", "val_accuracy": None, "val_loss": None, "max_lr": 0.1, "repeat": 1, "key": "c"},
-        {"status": "ok", "val_accuracy": 0.5, "val_loss": 1.0, "max_lr": 0.2, "repeat": 1, "key": "d"},
+        {"status": "ok", "val_score": 0.9, "val_loss": 1.0, "max_lr": 0.1, "repeat": 0, "key": "a"},
+        {"status": "ok", "val_score": 0.5, "val_loss": 1.0, "max_lr": 0.2, "repeat": 0, "key": "b"},
+        {"status": "failed", "val_score": None, "val_loss": None, "max_lr": 0.1, "repeat": 1, "key": "c"},
+        {"status": "ok", "val_score": 0.5, "val_loss": 1.0, "max_lr": 0.2, "repeat": 1, "key": "d"},
     ]
     best = winner_of(told)
     assert best is not None

@@ -388,7 +388,7 @@ def test_the_page_runs_no_script_whatever_the_run_holds(home: Path) -> None:
     run_study(study(report={"title": MARKUP, "tolerance": 0.05}), "runs/small", local=True)
     for file in (home / "runs/small/chains/greedy").rglob("cycle-001-*.json"):
         body = unseal(file.read_bytes())
-        nothing = {"val_accuracy": None, "val_loss": None}
+        nothing = {"val_score": None, "val_loss": None}
         told = [{**one, "status": "failed", "error": MARKUP, **nothing} for one in body["told"]]
         file.write_bytes(seal({**body, "told": told, "winner": None}))
     rewrite_study(lambda table: table["run"].update({"environment": {MARKUP: MARKUP}, "created": MARKUP}))

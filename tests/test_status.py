@@ -167,7 +167,7 @@ def test_every_chain_of_a_study_is_told_as_it_stands() -> None:
     found = Session(study())()
     assert {(chain.arm, chain.seed) for chain in found.chains} == {(a, s) for a in study().arms for s in (0, 1)}
     assert all(chain.state == "done" and chain.closed == 4 and not chain.active for chain in found.chains)
-    assert all(chain.max_lr is not None and chain.val_accuracy is not None for chain in found.chains)
+    assert all(chain.max_lr is not None and chain.val_score is not None for chain in found.chains)
     assert found.units is not None
     assert found.units.left == 0
 
@@ -454,7 +454,7 @@ def test_decisions_alone_say_the_same_of_the_chains(mixed: Run) -> None:
     told = read_status(mixed.url).snapshot
     assert told is not None
     derived = from_decisions(mixed.storage, mixed.study())
-    names = ("arm", "seed", "state", "closed", "max_lr", "val_accuracy")
+    names = ("arm", "seed", "state", "closed", "max_lr", "val_score")
 
     def facts(snapshot: Snapshot) -> dict[str, tuple[Any, ...]]:
         # Of a chain that ended early the last winner is not looked up.

@@ -14,7 +14,7 @@ from silo_tune.errors import BadInput
 from silo_tune.store import storage as module
 from silo_tune.store.storage import Corrupt, Storage, StorageError, seal, unseal
 
-BODY = {"key": "ab" * 32, "val_accuracy": 0.1 + 0.2, "error": None, "name": "ε + δ", "list": [1, 2.5, {"deep": True}]}
+BODY = {"key": "ab" * 32, "val_score": 0.1 + 0.2, "error": None, "name": "ε + δ", "list": [1, 2.5, {"deep": True}]}
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from silo_tune.study.workspace import Workspace
 from tests.plain import TABLE, Drive, decision_of, on_disk, result_of, study
 
 KEY = "ab" * 32
-RESULT = result_of(KEY, val_accuracy=0.5)
+RESULT = result_of(KEY, val_score=0.5)
 ENVIRONMENT = {"silo-tune": "0.1.0", "python": "3.11"}
 
 
@@ -71,7 +71,7 @@ def begun(run: Run, made: Study, tells: int) -> None:
 def test_a_result_is_committed_once_and_the_first_writer_wins(units: UnitStore) -> None:
     assert units.result(KEY) is None
     assert units.commit(RESULT) == RESULT
-    assert units.commit({**RESULT, "val_accuracy": 0.9}) == RESULT
+    assert units.commit({**RESULT, "val_score": 0.9}) == RESULT
     assert units.result(KEY) == RESULT
 
 
@@ -107,7 +107,7 @@ def test_a_corrupt_result_is_moved_aside_noticed_and_as_if_never_trained(
 def test_a_result_replaces_a_corrupt_one_in_a_single_commit(run: Run, units: UnitStore) -> None:
     units.commit(RESULT)
     damage(run, f"{units.folder(KEY)}/result.json")
-    again = {**RESULT, "val_accuracy": 0.9}
+    again = {**RESULT, "val_score": 0.9}
     assert units.commit(again) == again
     assert units.result(KEY) == again
 
@@ -175,7 +175,7 @@ def test_a_restated_unit_has_its_new_weights_and_its_old_row(units: UnitStore) -
     for number, attempt in enumerate(("bb", "cc")):
         units.sweep(KEY)
         assert units.read_state(result) is None
-        units.restate({**RESULT, "val_accuracy": 0.1, "state": units.write_state(KEY, attempt, b"new%d" % number)})
+        units.restate({**RESULT, "val_score": 0.1, "state": units.write_state(KEY, attempt, b"new%d" % number)})
         assert units.read_state(result) == b"new%d" % number
     assert units.result(KEY) == result
 

@@ -339,7 +339,7 @@ def trained(data: Data, folder: Path, epochs_before_a_crash: int | None = None) 
     assert result["status"] == "ok"
     state = worker.units.read_state(result)
     assert state is not None
-    scores = torch.tensor([result["val_loss"], result["val_accuracy"], result["test_accuracy"]], dtype=torch.float64)
+    scores = torch.tensor([result["val_loss"], result["val_score"], result["test_score"]], dtype=torch.float64)
     return {**unpack(state)[0]["weights"], "scores": scores}
 
 

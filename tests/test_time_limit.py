@@ -26,7 +26,7 @@ from silo_tune.tune.runner import RayRunner
 from tests.conftest import small_study, small_table
 from tests.test_run import Notes, assert_same_table
 
-TOLD = ["cycle", "arm", "max_lr", "status", "val_accuracy", "val_loss", "test_accuracy", "train_loss", "winner"]
+TOLD = ["cycle", "arm", "max_lr", "status", "val_score", "val_loss", "test_score", "train_loss", "winner"]
 
 
 def table(how: str, marker: str, limit: float | None = 3.0, failures: int = 1) -> dict[str, Any]:

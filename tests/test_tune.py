@@ -114,7 +114,7 @@ def test_a_worker_killed_in_mid_cycle_resumes_bit_identically(cluster: None, tmp
     outcome = on_ray(killer_study(marker), tmp_path / "b")
     assert marker.exists()
     assert not ray.util.list_named_actors()
-    told = ["cycle", "arm", "max_lr", "status", "val_accuracy", "val_loss", "test_accuracy", "train_loss", "winner"]
+    told = ["cycle", "arm", "max_lr", "status", "val_score", "val_loss", "test_score", "train_loss", "winner"]
     assert outcome.frame[told].equals(expected[told])  # the keys differ by the marker's name alone
     assert outcome.counts.failed == 0
 
@@ -230,7 +230,7 @@ def test_a_run_below_home_has_its_rows_there(
     assert sorted(path.name for path in here.iterdir()) == ["small.toml"]
     frame, _, _ = load_run(str(home / "x"))
     assert (frame.status == "ok").all()
-    assert frame.val_accuracy.notna().all()
+    assert frame.val_score.notna().all()
     assert len(committed(home / "x")) == frame.key.nunique()
     assert "trials: 0 trained" in in_process(*words, "--local", cwd=here).stdout
 

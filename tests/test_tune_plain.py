@@ -33,7 +33,7 @@ from tests.conftest import example, small_study, small_table
 
 EPOCHS = 4
 # What a trial reports is in the run's table under the same name.
-NUMBERS = ["val_accuracy", "val_loss", "train_loss", "weights_remaining", "max_lr", "key"]
+NUMBERS = ["val_score", "val_loss", "train_loss", "weights_remaining", "max_lr", "key"]
 
 
 def kept_study(**changes: Any) -> Study:
@@ -157,7 +157,7 @@ def test_a_diverged_rate_reports_guessing_and_stays_ended(tmp_path: Path) -> Non
     worker = worker_of(study, str(tmp_path / "run"))
     trial = Stepwise(worker, dense_unit(study, 1e12))
     end = finish(trial)[-1]
-    assert (end["status"], end["val_accuracy"], end["done"]) == ("diverged", 0.1, True)
+    assert (end["status"], end["val_score"], end["done"]) == ("diverged", 0.1, True)
     trial.save(str(tmp_path))
     again = Stepwise(worker, dense_unit(study, 1e12))
     again.load(str(tmp_path))
@@ -248,7 +248,7 @@ def oracle_numbers(done: Outcome) -> dict[float, dict[str, Any]]:
 @pytest.mark.slow
 def test_asha_stops_the_poor_rates_and_changes_no_number(cluster: None, done: Outcome, tmp_path: Path) -> None:
     trainable = PruneRetrain.for_cycle(kept_study(), parent=row_of(done, "silo", 0).key, out=done.url)
-    scheduler = ASHAScheduler(metric="val_accuracy", mode="max", max_t=EPOCHS, grace_period=1, reduction_factor=2)
+    scheduler = ASHAScheduler(metric="val_score", mode="max", max_t=EPOCHS, grace_period=1, reduction_factor=2)
     expected = oracle_numbers(done)
     # One after the other from the highest rate, so that it is no matter of luck who is compared with whom.
     reports = fit(trainable, sorted(expected, reverse=True), scheduler, tmp_path, at_once=1)

@@ -58,7 +58,7 @@ class Peaked(World):
             return outcome
         draw = np.random.default_rng(int(unit.key[:8], 16)).standard_normal()
         level = 0.9 - 0.1 * max(0.0, abs(math.log10((resolved(unit) or 0.05) / 0.05)) - 0.2)
-        return {**outcome, "val_accuracy": float(level + self.noise * draw), "train_loss": 0.1}
+        return {**outcome, "val_score": float(level + self.noise * draw), "train_loss": 0.1}
 
 
 def until(changes: dict[str, Any] | None = None) -> Study:

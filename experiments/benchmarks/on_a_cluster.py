@@ -132,7 +132,7 @@ def train_unit(config: dict[str, Any], shared: Any) -> None:
     tune.report({name: result[name] for name in HEARD})
 
 
-HEARD = ("key", "status", "max_lr", "val_accuracy", "val_loss", "classes", "error", "train_seconds")
+HEARD = ("key", "status", "max_lr", "val_score", "val_loss", "classes", "error", "train_seconds")
 
 
 class TunerPerCycle:

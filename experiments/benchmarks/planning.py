@@ -100,8 +100,8 @@ def outcome_of(unit: Unit) -> dict[str, Any]:
     assert unit.peak is not None
     return {
         "format": 1, "key": unit.key, "unit": unit.spec, "status": "ok", "error": None, "max_lr": unit.peak["value"],
-        "sparsity": 1 - remaining, "weights_remaining": remaining, "val_accuracy": round(0.5 + 0.4 * draw, 3),
-        "val_loss": round(1 - draw, 6), "n_val": 400, "test_accuracy": 0.5 + 0.3 * draw, "n_test": 300,
+        "sparsity": 1 - remaining, "weights_remaining": remaining, "val_score": round(0.5 + 0.4 * draw, 3),
+        "val_loss": round(1 - draw, 6), "n_val": 400, "test_score": 0.5 + 0.3 * draw, "n_test": 300,
         "train_loss": 1 - draw, "classes": 10, "epochs": unit.epochs, "steps": 10 * unit.epochs, "train_seconds": 1.0,
         "realised_peak_lr": unit.peak["value"], "device": "simulated", "threads": 1, "version": "0",
         "attempt": ATTEMPT, "wall_seconds": 1.0,

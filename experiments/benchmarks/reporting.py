@@ -127,7 +127,7 @@ def rows_of(study: Study, seed: int) -> Iterator[Row]:
         for cycle in range(study.cycles):
             rates = rates_of(study, name, cycle)
             rows = [unit(study, name, seed, cycle, parent, number, *rate) for number, rate in enumerate(rates)]
-            winner = max(rows, key=lambda row: row["val_accuracy"])
+            winner = max(rows, key=lambda row: row["val_score"])
             winner["winner"] = True
             for row in rows:
                 first = owner.setdefault(row["key"], name)
@@ -175,8 +175,8 @@ def unit(
     return {
         "arm": arm, "mode": study.arms[arm].mode, "seed": seed, "cycle": cycle, "candidate": number, "repeat": 0,
         "max_lr": rate, "asked": asked, "tests": ",".join(tests) or None, "status": "ok", "sparsity": 1 - remaining,
-        "weights_remaining": remaining, "val_accuracy": level + 0.004 * draw[0],
-        "test_accuracy": level + 0.004 * draw[1], "val_loss": 1 - level, "train_loss": 0.1, "n_val": 2000,
+        "weights_remaining": remaining, "val_score": level + 0.004 * draw[0],
+        "test_score": level + 0.004 * draw[1], "val_loss": 1 - level, "train_loss": 0.1, "n_val": 2000,
         "n_test": 10000, "classes": 10, "epochs": 4, "steps": 100, "train_seconds": 20.0, "key": key,
         "parent": parent, "winner": False, "continued": False, "realised_peak_lr": rate,
         "grad_spread": 0.01 * remaining**0.5, "activation_spread": 0.1, "device": "cpu", "version": "0.1.0",

@@ -27,8 +27,8 @@ def main(study_file: str = "experiments/digits.toml", out: str = "runs/asha") ->
             trainable,
             param_space={"max_lr": tune.loguniform(0.01, 1.0)},
             tune_config=tune.TuneConfig(
-                # One step is one epoch, and every epoch reports val_accuracy.
-                scheduler=ASHAScheduler(metric="val_accuracy", mode="max", max_t=4, grace_period=1, reduction_factor=2),
+                # One step is one epoch, and every epoch reports val_score.
+                scheduler=ASHAScheduler(metric="val_score", mode="max", max_t=4, grace_period=1, reduction_factor=2),
                 num_samples=SAMPLES,
                 reuse_actors=True,
             ),
@@ -38,7 +38,7 @@ def main(study_file: str = "experiments/digits.toml", out: str = "runs/asha") ->
     for number in range(len(results)):
         report = results[number].metrics
         assert report is not None
-        print(f"max_lr {report['max_lr']:.4f}: {report['epoch']} epochs, validation {report['val_accuracy']:.3f}")
+        print(f"max_lr {report['max_lr']:.4f}: {report['epoch']} epochs, validation {report['val_score']:.3f}")
     return results
 
 

@@ -27,9 +27,9 @@ def main(study_file: str = "experiments/digits.toml", out: str = "runs/own-tuner
             run_config=search.run_config(scratch),
         )
         results = tuner.fit()
-    best = results.get_best_result(metric="val_accuracy", mode="max")
+    best = results.get_best_result(metric="val_score", mode="max")
     assert best.metrics is not None
-    print(f"{len(results)} trials; best validation accuracy {best.metrics['val_accuracy']:.3f}; see {out}")
+    print(f"{len(results)} trials; best validation accuracy {best.metrics['val_score']:.3f}; see {out}")
     return len(results)
 
 

@@ -78,7 +78,7 @@ class _Closings:
         self._dense.add(chain.seed)
         return (
             f"{chain.label} cycle {chain.closed - 1}/{cycles - 1}: "
-            f"max_lr {rate(chain.max_lr)}, validation {percent_sign(chain.val_accuracy)}"
+            f"max_lr {rate(chain.max_lr)}, validation {percent_sign(chain.val_score)}"
         )
 
 

@@ -129,7 +129,7 @@ def _cells(chain: ChainView, cycles: int, running: bool) -> Iterator[str]:
     yield percent_sign(chain.remaining)
     yield f"{chain.told}/{chain.asked}" if chain.asked else chain.state
     yield rate(chain.best_max_lr)
-    yield percent_sign(chain.best_val_accuracy)
+    yield percent_sign(chain.best_val_score)
     yield "-" if chain.elapsed is None else clock(chain.elapsed)
     if running:
         yield "unknown" if chain.active and chain.eta is None else "-" if chain.eta is None else clock(chain.eta)

@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 # What a trial of an Oracle says beside its max_lr and its validation accuracy: columns of the table.
 ATTRIBUTES = (
-    "seed", "cycle", "winner", "status", "error", "asked", "tests", "candidate", "repeat", "val_loss", "test_accuracy",
+    "seed", "cycle", "winner", "status", "error", "asked", "tests", "candidate", "repeat", "val_loss", "test_score",
     "weights_remaining", "train_seconds", "key",
 )  # fmt: skip
 
@@ -117,7 +117,7 @@ def oracle_trial(row: Row, bounds: FloatDistribution, number: int | None) -> Fro
     A diverged one is told as guessing, 1/classes; a failed one has no value.
     """
     diverged = row["status"] == "diverged"
-    value = 1.0 / row["classes"] if diverged else row["val_accuracy"]
+    value = 1.0 / row["classes"] if diverged else row["val_score"]
     return make_trial(
         {"max_lr": row["max_lr"]},
         {"max_lr": bounds},
@@ -220,7 +220,7 @@ def logs_of(studies: Iterable[OptunaStudy]) -> list[dict[str, Any]]:
     with _quiet():
         for study in studies:
             made = optuna.create_study(storage=storage, study_name=study.name, direction="maximize")
-            made.set_metric_names(["val_accuracy"])
+            made.set_metric_names(["val_score"])
             for name, value in study.attributes.items():
                 if value is not None:
                     made.set_user_attr(name, value)

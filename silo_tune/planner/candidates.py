@@ -34,7 +34,7 @@ class Proposal:
 
 
 class Heard(NamedTuple):
-    """A candidate with its outcome (status, max_lr, val_accuracy, val_loss, classes, …)."""
+    """A candidate with its outcome (status, max_lr, val_score, val_loss, classes, …)."""
 
     proposal: Proposal
     outcome: Mapping[str, Any]

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from silo_tune.planner.candidates import Heard, Proposal
-from silo_tune.planner.unit import Unit, canonical_json
-
-# What a decision keeps of a unit's outcome.
-TOLD = ("status", "max_lr", "val_accuracy", "val_loss", "error", "classes", "measured")
-# Of a result: what differs from one training of a unit to the next, and what it is of.
-PASSING = (
-    "attempt", "state", "examples", "train_seconds", "wall_seconds", "device", "threads", "version", "format", "unit",
-    "key",
-)  # fmt: skip
-
-
-def measured(result: Mapping[str, Any]) -> str:
-    """Digest of what the training of a unit gave. A decision keeps it: a result that is changed later then shows."""
-    lasting = {name: value for name, value in result.items() if name not in PASSING}
-    return hashlib.sha256(canonical_json(lasting).encode(errors="surrogatepass")).hexdigest()[:16]
+from silo_tune.planner.unit import Unit
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any
 
 from silo_tune.errors import BadInput
 from silo_tune.planner.candidates import OneRound, Proposal, WinnerRetrained
-from silo_tune.planner.chain import TOLD, Candidate, Chain, measured
+from silo_tune.planner.chain import Candidate, Chain
 from silo_tune.planner.journal import Journal, continuing_key, why_ended
 from silo_tune.planner.layout import Layout
+from silo_tune.planner.outcome import TOLD, measured
 from silo_tune.planner.retention import Weights, floor_of
 from silo_tune.planner.search import Search
 from silo_tune.planner.unit import Unit
@@ -404,7 +405,7 @@ class Planner:
             chain.best = best
         chain.closed.append(key)
         chain.rates.append(best["max_lr"] if best else None)
-        chain.accuracies.append(best["val_accuracy"] if best else None)
+        chain.accuracies.append(best["val_score"] if best else None)
         chain.cycle += 1
         if leader is None:
             chain.parent = key

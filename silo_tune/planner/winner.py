@@ -31,18 +31,18 @@ def best_training(told: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def rank(outcome: Mapping[str, Any]) -> tuple[float, float, float]:
     """Sorts the best first: highest validation accuracy, then lower validation loss, then smaller max_lr."""
-    return (-outcome["val_accuracy"], outcome["val_loss"], outcome["max_lr"] if outcome["max_lr"] is not None else 0.0)
+    return (-outcome["val_score"], outcome["val_loss"], outcome["max_lr"] if outcome["max_lr"] is not None else 0.0)
 
 
 def value_told(outcome: Mapping[str, Any]) -> float:
     """What a sampler hears of an outcome: its validation accuracy, or that of guessing when it diverged."""
     if outcome["status"] == "ok":
-        return float(outcome["val_accuracy"])
+        return float(outcome["val_score"])
     return 1.0 / outcome["classes"] if outcome.get("classes") else 0.0
 
 
 def _mean(outcome: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     losses = [outcome["val_loss"], *(o["val_loss"] for o in repeats if o["val_loss"] is not None)]
-    accuracies = [outcome["val_accuracy"], *(value_told(o) for o in repeats)]
-    mean = {"val_accuracy": sum(accuracies) / len(accuracies), "val_loss": sum(losses) / len(losses)}
+    accuracies = [outcome["val_score"], *(value_told(o) for o in repeats)]
+    mean = {"val_score": sum(accuracies) / len(accuracies), "val_loss": sum(losses) / len(losses)}
     return {**outcome, **mean}

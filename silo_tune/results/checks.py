@@ -50,8 +50,8 @@ class Limits(NamedTuple):
 
 
 _RANGES = {
-    "val_accuracy": Limits(0, 1, False, "an accuracy is in [0, 1], not in percent"),
-    "test_accuracy": Limits(0, 1, False, "an accuracy is in [0, 1], not in percent"),
+    "val_score": Limits(0, 1, False, "an accuracy is in [0, 1], not in percent"),
+    "test_score": Limits(0, 1, False, "an accuracy is in [0, 1], not in percent"),
     "sparsity": Limits(0, 1, False, "a sparsity is in [0, 1], not in percent"),
     "weights_remaining": Limits(0, 1, False, "a share is in [0, 1], not in percent"),
     "max_lr": Limits(0, float("inf"), True, "a learning rate is above 0"),
@@ -106,7 +106,7 @@ def _together(frame: pd.DataFrame) -> Iterator[Wrong]:
     total = _numbers(frame, "sparsity") + _numbers(frame, "weights_remaining")
     yield Wrong("sparsity, weights_remaining", "they add up to 1", abs(total - 1) > ROUNDING)
     trained = (frame["status"] == "ok").fillna(False).to_numpy(dtype=bool)
-    for name in ("val_accuracy", "test_accuracy"):
+    for name in ("val_score", "test_score"):
         yield Wrong(name, "a row whose status is ok has one", trained & np.isnan(_numbers(frame, name)))
     same = frame.duplicated(list(IDENTITY), keep=False).to_numpy()
     yield Wrong(", ".join(IDENTITY), "every row has its own", same)

@@ -21,12 +21,16 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "weights_remaining": ("Float64", "1 - sparsity, as counted"),
     "prunable": ("Int64", "weights of the network that can be pruned, in prune.layers and not in prune.skip"),
     "parameters": ("Int64", "all parameters of the network"),
-    "val_accuracy": ("Float64", "in [0, 1], on the validation split: the only one that chooses"),
-    "val_loss": ("Float64", "mean cross-entropy in nats"),
-    "n_val": ("Int64", "validation images"),
-    "test_accuracy": ("Float64", "in [0, 1], never used to choose"),
-    "n_test": ("Int64", "test images"),
-    "train_loss": ("Float64", "mean cross-entropy of the last epoch, in nats"),
+    "score": ("string", "name of the score: what the network is judged by, accuracy unless [task] says otherwise"),
+    "val_score": ("Float64", "on the validation split: the only one that chooses; a share is in [0, 1]"),
+    "val_loss": ("Float64", "mean loss of the task on the validation split, cross-entropy in nats unless said"),
+    "n_val": ("Int64", "validation examples"),
+    "test_score": ("Float64", "on the test split: never used to choose"),
+    "test_loss": ("Float64", "mean loss on the test split, null where test_score is the best of several epochs"),
+    "n_test": ("Int64", "test examples"),
+    "train_loss": ("Float64", "mean loss of the last epoch"),
+    "guess_score": ("Float64", "of the best constant prediction; null where that is 1 / classes"),
+    "guess_loss": ("Float64", "of the best constant prediction; null where that is ln(classes)"),
     "classes": ("Int64", "number of classes"),
     "epochs": ("Int64", "epochs of this trial"),
     "steps": ("Int64", "optimizer steps of this trial"),
@@ -57,10 +61,11 @@ COLUMNS: dict[str, tuple[str, str]] = {
 # The same work on the same machine kind gives equal tables, but for these.
 UNSTABLE = ("train_seconds", "device", "mixed")
 
-# Version of the columns, in the metadata of a table's file; a table without it is of the first.
-FORMAT = 1
+# Version of the columns, in the metadata of a table's file; a table without it is of the first, which has the names of
+# `planner.outcome.EARLIER`.
+FORMAT = 2
 FORMAT_KEY = b"silo_tune.table"
 # Columns that tables of earlier versions do not have. They are null there.
-LATER = ("activation_spread_norm", "mixed", "prunable", "parameters")
+LATER = ("activation_spread_norm", "mixed", "prunable", "parameters", "score", "test_loss", "guess_score", "guess_loss")
 # What makes a row one row.
 IDENTITY = ("arm", "seed", "trial", "cycle", "candidate", "repeat")

@@ -27,7 +27,7 @@ COLUMNS = ("key", "part", "n", "bits")
 # Version of the columns, in the file's metadata.
 FORMAT = 1
 FORMAT_KEY = b"silo_tune.examples"
-_COUNTS = {"val": ("val_accuracy", "n_val"), "test": ("test_accuracy", "n_test")}
+_COUNTS = {"val": ("val_score", "n_val"), "test": ("test_score", "n_test")}
 
 
 @dataclass(frozen=True)

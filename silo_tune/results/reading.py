@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from silo_tune.errors import BadInput
+from silo_tune.planner.outcome import EARLIER
 from silo_tune.results.checks import Wrong, problems
 from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY, LATER
 from silo_tune.results.table import mixed_devices
@@ -32,7 +33,7 @@ def read_table(data: bytes, source: str, study: Study) -> pd.DataFrame:
         BadInput: it is no such table; the message has a line for each column that is wrong, with rows and values. Rows
             are counted from 0.
     """
-    given = _parsed(data, source)
+    given = _parsed(data, source).rename(columns=EARLIER)
     missing = [name for name in COLUMNS if name not in given.columns and name not in LATER]
     if missing:
         raise BadInput(f"{source}: no column {', '.join(missing)}; it is not a table of this project, or was cut")
@@ -43,6 +44,7 @@ def read_table(data: bytes, source: str, study: Study) -> pd.DataFrame:
         lines = [f"{source}: {_line(item, given)}" for item in wrong[:_MOST_PROBLEMS]]
         raise BadInput("\n".join([*lines, *more]))
     frame["mixed"] = mixed_devices(frame).astype("boolean")
+    frame["score"] = frame["score"].fillna("accuracy")
     return frame
 
 

@@ -34,15 +34,15 @@ def remembered(study: Study, results: Iterable[Mapping[str, Any]]) -> str | None
 
     Args:
         study: the study.
-        results: of its cycle 0: seed, val_accuracy and test_accuracy in [0, 1] or None, n_val, n_test.
+        results: of its cycle 0: seed, val_score and test_score in [0, 1] or None, n_val, n_test.
     """
     if study.dense.checkpoint is None or study.evaluate.resolved() is not None:
         return None
-    known = [one for one in results if one["val_accuracy"] is not None and one["test_accuracy"] is not None]
+    known = [one for one in results if one["val_score"] is not None and one["test_score"] is not None]
     found = min(((_chance(one), one) for one in known), key=lambda pair: pair[0], default=None)
     if found is None or found[0] >= ALPHA / len(study.replicates.seeds):
         return None
-    val, test = (percent(found[1][f"{part}_accuracy"]) for part in ("val", "test"))
+    val, test = (percent(found[1][f"{part}_score"]) for part in ("val", "test"))
     return (
         f"WARNING: the checkpoint is right on {val} % of the validation images and on {test} % of the test images "
         f"(seed {found[1]['seed']}), which is not chance: it was trained on validation images, or test images are of "
@@ -51,7 +51,7 @@ def remembered(study: Study, results: Iterable[Mapping[str, Any]]) -> str | None
 
 
 def _chance(one: Mapping[str, Any]) -> float:
-    counts = ((round(one[f"{part}_accuracy"] * one[f"n_{part}"]), one[f"n_{part}"]) for part in ("val", "test"))
+    counts = ((round(one[f"{part}_score"] * one[f"n_{part}"]), one[f"n_{part}"]) for part in ("val", "test"))
     (right, of), (others_right, of_others) = counts
     return at_least(int(right), int(of), int(others_right), int(of_others))
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from silo_tune.planner.chain import TOLD, measured
 from silo_tune.planner.journal import decisions
+from silo_tune.planner.outcome import TOLD, is_measured, measured
 from silo_tune.results.columns import COLUMNS
 from silo_tune.results.searches import search_points
 from silo_tune.store.run_folder import Run
@@ -15,11 +15,15 @@ from silo_tune.store.unit_store import Notice, silent
 from silo_tune.study.model import Study
 
 _FROM_RESULT = (
-    "sparsity", "weights_remaining", "val_accuracy", "val_loss", "n_val", "test_accuracy", "n_test", "train_loss",
-    "classes", "epochs", "steps", "train_seconds", "realised_peak_lr", "device", "version",
+    "sparsity", "weights_remaining", "val_score", "val_loss", "n_val", "test_score", "n_test", "train_loss", "classes",
+    "epochs", "steps", "train_seconds", "realised_peak_lr", "device", "version",
 )  # fmt: skip
+ACCURACY = "accuracy"
 # Results made before these were measured do not have them.
-_LATER = ("grad_spread", "activation_spread", "activation_spread_norm", "prunable", "parameters")
+_LATER = (
+    "test_loss", "guess_score", "guess_loss", "grad_spread", "activation_spread", "activation_spread_norm", "prunable",
+    "parameters",
+)  # fmt: skip
 
 
 def rows(run: Run, study: Study, doubt: Notice = silent) -> Iterator[dict[str, Any]]:
@@ -77,7 +81,7 @@ def _row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {name: decision[name] for name in ("arm", "seed", "cycle", "parent")}
-    row["trial"] = decision.get("trial")
+    row |= {"trial": decision.get("trial"), "score": ACCURACY}
     row |= {
         "candidate": asked["candidate"],
         "repeat": told["repeat"],
@@ -85,7 +89,7 @@ def _row(
         "asked": asked["asked"],
     }
     row["tests"] = ",".join(asked["tests"]) or None
-    row |= {name: told[name] for name in ("status", "max_lr", "error", "val_accuracy", "val_loss")}
+    row |= {name: told[name] for name in ("status", "max_lr", "error", "val_score", "val_loss")}
     peak = asked["peak"] or {}
     row["peak_rule"] = peak.get("rule")
     row["classes"] = told.get("classes")
@@ -108,10 +112,12 @@ def _differing(
     decision: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, Any], result: Mapping[str, Any]
 ) -> Iterator[str]:
     """What a decision and the result of one of its trials say differently."""
-    for name in TOLD:
-        standing = measured(result) if name == "measured" else result[name]
-        if name in told and told[name] != standing:  # a decision of an earlier version does not tell all of it
-            yield f"{name} {told[name]} and {standing}"
+    for name in (name for name in TOLD if name in told):  # a decision of an earlier version does not tell all of it
+        if name == "measured":
+            if told[name] is not None and not is_measured(result, told[name]):
+                yield f"{name} {told[name]} and {measured(result)}"
+        elif told[name] != result.get(name):
+            yield f"{name} {told[name]} and {result.get(name)}"
     unit = result["unit"]
     asked_for = {"parent": decision["parent"], "peak": asked["peak"], "repeat": told["repeat"]}
     yield from (f"{name} {value} and {unit.get(name)}" for name, value in asked_for.items() if unit.get(name) != value)

@@ -118,7 +118,7 @@ def doubtful_rounds(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str
 
 
 # What of its rows a chain's place in a search rests on.
-_HEARD = ["arm", "seed", "trial", "cycle", "candidate", "status", "winner", "val_accuracy", "classes"]
+_HEARD = ["arm", "seed", "trial", "cycle", "candidate", "status", "winner", "val_score", "classes"]
 
 
 def _said(point: Mapping[str, Any]) -> list[Any]:
@@ -128,7 +128,7 @@ def _said(point: Mapping[str, Any]) -> list[Any]:
 def _chain(arm: str, seed: int, point: Mapping[str, Any], rows: list[dict[str, Any]]) -> Chain:
     """A chain of a point, as its rows in the table tell it."""
     chain = Chain(arm, seed, point["trial"], point["params"])
-    chain.accuracies = [row["val_accuracy"] for row in sorted(rows, key=lambda row: row["cycle"]) if row["winner"]]
+    chain.accuracies = [row["val_score"] for row in sorted(rows, key=lambda row: row["cycle"]) if row["winner"]]
     last = max((row["cycle"] for row in rows), default=0)
     chain.told = {row["candidate"]: {"status": row["status"]} for row in rows if row["cycle"] == last}
     chain.guessing = next((1.0 / row["classes"] for row in rows if row["classes"]), 0.0)

@@ -341,7 +341,7 @@ class Progress:
         told = list(chain.told.values())  # the driver may add to it meanwhile
         good = [outcome for outcome in told if outcome["status"] == "ok"]
         winner = chain.best or {}
-        best = max(good, key=lambda outcome: outcome["val_accuracy"], default=winner)
+        best = max(good, key=lambda outcome: outcome["val_score"], default=winner)
         cycle = min(chain.cycle, self.study.cycles - 1)
         elapsed, eta = self._chain_times(chain)
         return ChainView(
@@ -355,9 +355,9 @@ class Progress:
             told=len(told) if chain.open else 0,
             asked=len(chain.candidates) if chain.open else 0,
             max_lr=winner.get("max_lr"),
-            val_accuracy=winner.get("val_accuracy"),
+            val_score=winner.get("val_score"),
             best_max_lr=best.get("max_lr"),
-            best_val_accuracy=best.get("val_accuracy"),
+            best_val_score=best.get("val_score"),
             elapsed=elapsed,
             eta=eta,
         )

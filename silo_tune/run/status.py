@@ -267,7 +267,7 @@ def _winner(storage: Storage, body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _view(study: Study, arm: str, seed: int, closed: int, state: State, winner: Mapping[str, Any]) -> ChainView:
     cycle = min(closed, study.cycles - 1)
-    rate, accuracy = winner.get("max_lr"), winner.get("val_accuracy")
+    rate, accuracy = winner.get("max_lr"), winner.get("val_score")
     return ChainView(
         arm=arm,
         seed=seed,
@@ -276,9 +276,9 @@ def _view(study: Study, arm: str, seed: int, closed: int, state: State, winner: 
         closed=closed,
         remaining=study.remaining[cycle],
         max_lr=rate,
-        val_accuracy=accuracy,
+        val_score=accuracy,
         best_max_lr=rate,
-        best_val_accuracy=accuracy,
+        best_val_score=accuracy,
     )
 
 

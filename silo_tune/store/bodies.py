@@ -19,6 +19,8 @@ from silo_tune.store.storage import Corrupt
 _MOST = 2**53
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# +1 where more is better, -1 where less is.
+Sign = Literal[1, -1]
 Rate = Annotated[float, Field(ge=0)]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Status = Literal["ok", "diverged", "failed"]
@@ -48,11 +50,16 @@ class Result(_Body):
     max_lr: Rate | None
     sparsity: Share
     weights_remaining: Share
-    val_accuracy: Share | None
+    val_score: float | None
     val_loss: float | None
     n_val: Count
-    test_accuracy: Share | None
+    test_score: float | None
+    test_loss: float | None = None
     n_test: Count
+    score: str | None = None
+    sign: Sign | None = None
+    guess_score: float | None = None
+    guess_loss: float | None = None
     train_loss: float | None
     classes: Count
     epochs: Count
@@ -83,8 +90,10 @@ class _Told(_Body):
     key: Key
     status: Status
     max_lr: Rate | None
-    val_accuracy: Share | None
+    val_score: float | None
     val_loss: float | None
+    sign: Sign | None = None
+    guess_score: float | None = None
     error: str | None
     classes: Count | None = None
     measured: str | None = None
@@ -220,9 +229,9 @@ def complete(decision: Mapping[str, Any]) -> None:
     if len({candidate for candidate, _ in asked}) < len(asked):
         raise Corrupt("it has a candidate twice")
     for outcome in decision["told"]:
-        known = outcome["val_accuracy"] is not None and outcome["val_loss"] is not None
+        known = outcome["val_score"] is not None and outcome["val_loss"] is not None
         if known != (outcome["status"] == "ok"):
-            raise Corrupt(f"candidate {outcome['candidate']} is {outcome['status']}, and its accuracy says otherwise")
+            raise Corrupt(f"candidate {outcome['candidate']} is {outcome['status']}, and its score says otherwise")
 
 
 def settled(search: Mapping[str, Any]) -> None:
@@ -250,6 +259,6 @@ def won(rounds: Sequence[Mapping[str, Any]], whole: bool) -> None:
 def whole(result: Mapping[str, Any]) -> None:
     """Raises Corrupt unless a result has everything, and what its status promises."""
     shaped(Result, result)
-    known = {name: result[name] is not None for name in ("val_accuracy", "val_loss", "state")}
+    known = {name: result[name] is not None for name in ("val_score", "val_loss", "state")}
     if any(there != (result["status"] == "ok") for there in known.values()):
         raise Corrupt(f"it is {result['status']}, and its {' or '.join(known)} says otherwise")

@@ -40,8 +40,8 @@ from silo_tune.study.data import Data
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
 
-FORMAT = 1
-
+# Version 2 has the names of `planner.outcome`; runs of the first are read, and written on by these.
+FORMAT = 2
 
 TABLE = "table.parquet"
 # What RUN/data.json counts in data whose content it names.
@@ -326,7 +326,7 @@ class Run:
             return {}
         ledger = recorded[1]
         changed, since = self.check(study), self.tests_from(study)
-        kept = {"reuse": list(reuse) or ledger.get("reuse", []), "published": list(published)}
+        kept = {"reuse": list(reuse) or ledger.get("reuse", []), "published": list(published), "format": FORMAT}
         if any(ledger.get(name, []) != found for name, found in kept.items()):
             ledger |= kept
             if not changed:

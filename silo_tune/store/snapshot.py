@@ -38,8 +38,8 @@ class ChainView(_Part):
         closed: number of closed cycles.
         remaining: planned share of weights that this cycle leaves.
         told, asked: candidates of the open cycle with an outcome, and all that are asked so far.
-        max_lr, val_accuracy: of the last closed cycle's winner.
-        best_max_lr, best_val_accuracy: best so far of the open cycle, or that winner's.
+        max_lr, val_score: of the last closed cycle's winner.
+        best_max_lr, best_val_score: best so far of the open cycle, or that winner's.
         elapsed: seconds of this session until the chain's end, or until now; None where it had ended before.
         eta: expected seconds to its end.
     """
@@ -54,9 +54,9 @@ class ChainView(_Part):
     told: int = 0
     asked: int = 0
     max_lr: float | None = None
-    val_accuracy: float | None = None
+    val_score: float | None = None
     best_max_lr: float | None = None
-    best_val_accuracy: float | None = None
+    best_val_score: float | None = None
     elapsed: float | None = None
     eta: float | None = None
 

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 import fsspec
 
 from silo_tune.errors import BadInput, RunFailed, one_line
+from silo_tune.planner.outcome import renamed
 
 RETRY_SECONDS = (0.2, 1.0, 3.0)
 # Clients of object stores have tried again themselves, for a minute or more, before they fail.
@@ -56,7 +57,7 @@ def seal(body: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """The table of sealed bytes. Raises Corrupt."""
+    """The table of sealed bytes, by today's names. Raises Corrupt."""
     try:
         body = json.loads(data)
         claimed = body.pop("sha256")
@@ -65,7 +66,7 @@ def unseal(data: bytes) -> dict[str, Any]:
         raise Corrupt(f"not a sealed JSON table: {one_line(error)}") from None
     if hashlib.sha256(text.encode(errors=LOOSE)).hexdigest() != claimed:
         raise Corrupt("its checksum does not match its content")
-    return body  # type: ignore[no-any-return]
+    return renamed(body)
 
 
 def _temporary(path: str) -> str:

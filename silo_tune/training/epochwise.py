@@ -64,7 +64,7 @@ class Stepwise:
         A rate that diverged has the accuracy and the loss of guessing, so that a scheduler can compare it.
 
         Returns:
-            epoch (from 1), train_loss, val_accuracy, val_loss, status (ok | diverged), max_lr, weights_remaining, key
+            epoch (from 1), train_loss, val_score, val_loss, status (ok | diverged), max_lr, weights_remaining, key
             (of the unit that a run trains with these very numbers; None once rates were mixed) and done.
 
         Raises:
@@ -86,7 +86,7 @@ class Stepwise:
         return {
             "epoch": trainer.epoch,
             "train_loss": trainer.train_loss if math.isfinite(trainer.train_loss) else None,
-            "val_accuracy": scores[0],
+            "val_score": scores[0],
             "val_loss": scores[1],
             "status": "ok" if good else "diverged",
             "max_lr": self._rate,

@@ -18,6 +18,7 @@ from silo_tune.errors import BadInput, RunFailed, Violation, one_line
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model, init_seed
 from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, unpack
+from silo_tune.planner.outcome import FORMAT
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.in_effect import require_in_effect
 from silo_tune.pruning.masks import Masks, alive, apply_masks, full_masks
@@ -153,7 +154,7 @@ class Worker:
             load_weights(model, parent["weights"])
             load_weights(teacher, taught["weights"])
             feed, classes = self.feed(unit), self.dataset.classes
-            loop = IceLoop.begin(unit, model, parent, self.pruner, feed, classes, result["val_accuracy"], teacher)
+            loop = IceLoop.begin(unit, model, parent, self.pruner, feed, classes, result["val_score"], teacher)
             data = self.units.read_partial(unit.key)
             if data is None or self._restored(unit, data, loop.restore):
                 return loop
@@ -243,11 +244,11 @@ class Worker:
     def _restate(self, result: Mapping[str, Any]) -> bytes:
         trained = drain(self._train(unit_of(result)))
         again = trained.result
-        compared = ("status", "val_accuracy", "val_loss", "test_accuracy", "train_loss")
+        compared = ("status", "val_score", "val_loss", "test_score", "train_loss")
         if any(result[name] != again[name] for name in compared):
             self.notice(
                 f"trial {result['key'][:12]} was trained again for its weights and differs from its row "
-                f"(validation accuracy {result['val_accuracy']} then, {again['val_accuracy']} now); the row stands"
+                f"(validation score {result['val_score']} then, {again['val_score']} now); the row stands"
             )
         if again["state"] is None:
             raise RunFailed(
@@ -340,16 +341,17 @@ class Worker:
         diverged, scores, spreads, right = trainer.diverged, _NO_SCORES, Spreads(), Right()
         if diverged is None:
             test, val = (self.evaluate(unit, trainer, part) for part in (feed.test, feed.val))
-            scores, right = (val.accuracy, val.loss, test.accuracy), {"val": val.right, "test": test.right}
+            scores = (val.accuracy, val.loss, test.accuracy, _finite(test.loss))
+            right = {"val": val.right, "test": test.right}
             if not math.isnan(trainer.best_test):  # the best of several epochs is of no one network's images
-                scores, right = (val.accuracy, val.loss, trainer.best_test), {"val": val.right}
+                scores, right = (val.accuracy, val.loss, trainer.best_test, None), {"val": val.right}
             if not math.isfinite(val.loss):
                 diverged, scores, right = "validation loss not finite", _NO_SCORES, {}
         if diverged is None:
             spreads = measure(trainer.model, counted, feed, unit.seed, unit.batch)
         kept, total = alive(counted), sum(mask.numel() for mask in counted.values())
         outcome = {
-            "format": 1,
+            "format": FORMAT,
             "key": unit.key,
             "unit": unit.spec,
             "status": "ok" if diverged is None else "diverged",
@@ -359,12 +361,14 @@ class Worker:
             "weights_remaining": kept / total,
             "prunable": total,
             "parameters": sum(parameter.numel() for parameter in trainer.parameters.values()),
-            "val_accuracy": scores[0],
+            "val_score": scores[0],
             "val_loss": scores[1],
             "n_val": len(feed.val),
-            "test_accuracy": scores[2],
+            "test_score": scores[2],
+            "test_loss": scores[3],
             "n_test": len(feed.test),
-            "train_loss": trainer.train_loss if math.isfinite(trainer.train_loss) else None,
+            "score": "accuracy",
+            "train_loss": _finite(trainer.train_loss),
             "classes": self.dataset.classes,
             "epochs": trainer.epoch if is_loop(unit) else unit.epochs,
             "steps": trainer.step,
@@ -388,7 +392,11 @@ def check_apart(split: Split) -> None:
         raise Violation("training, validation and test images overlap")
 
 
-_NO_SCORES: tuple[float | None, ...] = (None, None, None)
+_NO_SCORES: tuple[float | None, ...] = (None, None, None, None)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def resolve_peak(unit: Unit, facts: PruneFacts) -> float:

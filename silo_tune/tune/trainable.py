@@ -15,7 +15,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from silo_tune.errors import BadInput, SiloTuneError, unknown
-from silo_tune.planner.chain import measured
+from silo_tune.planner.outcome import measured
 from silo_tune.planner.unit import Unit, make_unit
 from silo_tune.run.session import default_run
 from silo_tune.store.run_folder import Run
@@ -28,7 +28,7 @@ from silo_tune.tune.cluster import load_everywhere, not_seen, start_if_none
 # A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
 REPORT_SECONDS = 2.0
 # What the planner hears of a unit; the rest is in its result.json.
-HEARD = ("key", "status", "max_lr", "val_accuracy", "val_loss", "classes", "error", "train_seconds")
+HEARD = ("key", "status", "max_lr", "val_score", "val_loss", "classes", "sign", "guess_score", "error", "train_seconds")
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def make_examples(frame: pd.DataFrame, random_seed: int = 0) -> Examples:
         for part, base in ease.items():
             order = np.argsort(base + 0.5 * own[row["arm"], part] + 0.5 * rng.standard_normal(len(base)))
             right = np.zeros(len(base), dtype=bool)
-            right[order[len(base) - round(row[f"{part}_accuracy"] * len(base)) :]] = True
+            right[order[len(base) - round(row[f"{part}_score"] * len(base)) :]] = True
             rows.append({"key": row["key"], "part": part, "n": len(base), "bits": pack_bits(right)})
     return Examples(pd.DataFrame(rows, columns=list(COLUMNS)))
 
@@ -137,8 +137,9 @@ class _World:
         val, test = self.noise * self.draw(key).standard_normal(2)
         level = self.response(cycle, rate) + together
         return {
-            "val_accuracy": min(1.0, level + val),
-            "test_accuracy": min(1.0, level + test),
+            "score": "accuracy",
+            "val_score": min(1.0, level + val),
+            "test_score": min(1.0, level + test),
             "val_loss": 1 - level - val,
             "train_loss": 0.1,
             "train_seconds": 20.0 + cycle,
@@ -167,7 +168,7 @@ def _chain(study: Study, arm: str, seed: int, parents: dict[tuple[str, int, int]
         yield from rows
         if not good:
             return
-        winner = min(good, key=lambda row: (-row["val_accuracy"], row["val_loss"], row["max_lr"]))
+        winner = min(good, key=lambda row: (-row["val_score"], row["val_loss"], row["max_lr"]))
         winner["winner"] = True
         parent = winner["key"]
         if prefix is None:
@@ -248,7 +249,7 @@ def make_search(
         rates = [_rate_at(study, schedule, given, cycle) for cycle in range(last + 1)]
         chains = [_trial_chain(study, arm, seed, rates, world) for seed in seeds]
         rows += [row | {"mode": kind, "trial": trial} for chain in chains for row in chain]
-        told = [row["val_accuracy"] for chain in chains for row in chain[1:] if row["val_accuracy"] is not None]
+        told = [row["val_score"] for chain in chains for row in chain[1:] if row["val_score"] is not None]
         mean = float(np.mean(told)) if told else None
         objective = None if trial in stopped else mean
         points.append(
@@ -281,7 +282,7 @@ def _trial_chain(study: Study, arm: str, seed: int, rates: Sequence[float], worl
 def diverged(error: str = "the loss is not finite") -> Row:
     """Cells of a row that diverged."""
     spreads = ("grad_spread", "activation_spread", "activation_spread_norm")
-    gone = dict.fromkeys(("val_accuracy", "val_loss", "test_accuracy", "train_loss", *spreads))
+    gone = dict.fromkeys(("val_score", "val_loss", "test_score", "train_loss", *spreads))
     return {"status": "diverged", "error": error, **gone}
 
 

@@ -61,7 +61,8 @@ def _candidate(rate: str, cell: str, where: Mapping[str, Any]) -> Iterator[Row]:
         yield {
             "repeat": repeat, "max_lr": max_lr, "asked": not found["bracket"], "tests": found["arms"], "status": "ok",
             "n_val": 2000, "n_test": 10000, "classes": 10, "epochs": 4, "steps": 100, "key": key, "winner": False,
-            "continued": False, "train_loss": 0.1, "train_seconds": 1.0, "device": "cpu", **_outcome(text),
+            "continued": False, "train_loss": 0.1, "train_seconds": 1.0, "device": "cpu", "score": "accuracy",
+            **_outcome(text),
         }  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def _outcome(text: str) -> Row:
     accuracies, _, loss = text.removeprefix("~").partition("@")
     val, _, test = accuracies.partition("/")
     lost = {"train_loss": math.log(10)} if text.startswith("~") else {}
-    percent = {"val_accuracy": float(val) / 100, "test_accuracy": float(test or val) / 100}
+    percent = {"val_score": float(val) / 100, "test_score": float(test or val) / 100}
     return {**percent, "val_loss": float(loss) if loss else 1 - float(val) / 100, **lost}
 
 

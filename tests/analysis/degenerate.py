@@ -103,7 +103,7 @@ def everything_failed() -> tuple[pd.DataFrame, Study]:
 
 def every_oracle_rate_collapsed() -> tuple[pd.DataFrame, Study]:
     def spoil(row: Row) -> Row:
-        return {"train_loss": 2.30, "val_accuracy": 0.1, "test_accuracy": 0.1} if row["mode"] == "oracle" else {}
+        return {"train_loss": 2.30, "val_score": 0.1, "test_score": 0.1} if row["mode"] == "oracle" else {}
 
     study = make_study(PAIR)
     return make_frame(study, spoil=spoil), study

@@ -38,7 +38,7 @@ def chains(accuracy: Accuracy, seeds: int = 3, arms: Any = SCHEDULES) -> pd.Data
             {
                 "arm": arm, "mode": "schedule", "seed": seed, "cycle": cycle, "candidate": 0, "winner": True,
                 "status": "ok" if accuracy(arm, seed, cycle) is not None else "diverged", "weights_remaining": left,
-                "test_accuracy": accuracy(arm, seed, cycle),
+                "test_score": accuracy(arm, seed, cycle),
             }
             for arm in arms
             for seed in range(seeds)

@@ -63,7 +63,7 @@ class Lucky(World):
         self.had[unit.key] = TRAINING * own + HANDED * self.had.get(str(unit.parent), 0.0)
         level = 0.8 + self.had[unit.key] + (self.better if resolved(unit) == 0.3 else 0.0)
         if made["status"] == "ok":
-            made |= {"val_accuracy": level + SCORE * val, "test_accuracy": level + SCORE * test, "val_loss": 1 - level}
+            made |= {"val_score": level + SCORE * val, "test_score": level + SCORE * test, "val_loss": 1 - level}
         return {**made, "train_loss": 0.1}
 
 
@@ -94,7 +94,7 @@ def by_hand(frame: pd.DataFrame, arm: str, flag: str, seed: int) -> float:
     """Mean test accuracy over cycles ≥ 2 of the marked rows of an arm."""
     own = frame[(frame["arm"] == arm) & (frame["seed"] == seed) & (frame["cycle"] >= 2) & frame[flag]]
     assert own["cycle"].tolist() == [2, 3, 4]
-    return float(own["test_accuracy"].mean())
+    return float(own["test_score"].mean())
 
 
 def test_the_parts_are_means_over_later_cycles_and_medians_over_seeds() -> None:
@@ -194,7 +194,7 @@ def test_a_second_training_that_diverges_ends_the_chain_which_has_guessed_from_t
     made = made_study({name: ARMS[name] for name in ("silo", "retrained")})
     frame = frame_of(made, lost)
     chain = chain_rows(frame)
-    own = chain[(chain["arm"] == "retrained") & (chain["seed"] == 0)].set_index("cycle")["test_accuracy"]
+    own = chain[(chain["arm"] == "retrained") & (chain["seed"] == 0)].set_index("cycle")["test_score"]
     assert own[2] > 0.7
     assert own[[3, 4]].tolist() == [0.1, 0.1]
     table = luck_of(frame, made)
@@ -211,7 +211,7 @@ def test_a_best_of_chain_ends_only_where_all_its_trainings_diverge() -> None:
     made = made_study({name: ARMS[name] for name in ("silo", "best-of", "greedy")})
     for world, score in ((some, 0.7), (every, 0.0)):
         chain = chain_rows(frame_of(made, world))
-        own = chain[(chain["arm"] == "best-of") & (chain["seed"] == 0)].set_index("cycle")["test_accuracy"]
+        own = chain[(chain["arm"] == "best-of") & (chain["seed"] == 0)].set_index("cycle")["test_score"]
         assert all((own[[3, 4]] > 0.7) == (score > 0))
 
 

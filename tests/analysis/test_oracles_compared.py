@@ -45,7 +45,7 @@ def apart() -> Summary:
             return {}
         best = 0.1 if row["arm"] == "oracle" else 1.0
         level = 0.9 - 0.02 * abs(math.log10(row["max_lr"] / best))
-        return {"val_accuracy": level, "test_accuracy": level}
+        return {"val_score": level, "test_score": level}
 
     study = make_study()
     return summarise(make_frame(study, spoil=spoil), study)

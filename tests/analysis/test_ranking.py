@@ -52,7 +52,7 @@ def test_scores_are_means_over_cycles_from_2_on_of_complete_seeds() -> None:
     own = own[own["arm"] == "silo"]
     scores = chain_scores(own, study.cycles)
     late = own[(own["seed"] == 3) & own["cycle"].isin([2, 3])]
-    assert scores[3] == pytest.approx(late["test_accuracy"].mean())
+    assert scores[3] == pytest.approx(late["test_score"].mean())
     assert set(chain_scores(own[(own["seed"] > 0) | (own["cycle"] < 3)], study.cycles)) == {1, 2, 3, 4}
 
 
@@ -128,7 +128,7 @@ def test_an_arm_that_hardly_ever_ends_is_left_out_and_named() -> None:
 
 def test_an_arm_that_diverges_in_half_of_the_seeds_does_not_rank_first() -> None:
     def spoil(row: Row) -> Row:
-        better = {"test_accuracy": 0.99} if row["arm"] == "high" and row["cycle"] else {}
+        better = {"test_score": 0.99} if row["arm"] == "high" and row["cycle"] else {}
         return diverged() if row["arm"] == "high" and row["seed"] > 2 and row["cycle"] == 2 else better
 
     study = make_study({"silo": ARMS["silo"], **CONSTANTS}, seeds=6, cycles=4)

@@ -69,7 +69,7 @@ def test_best_of_noise_is_optimistic_on_validation_and_not_on_test() -> None:
 
 def chain(arm: str, accuracies: list[float], seed: int = 0) -> list[dict[str, object]]:
     return [
-        {"arm": arm, "seed": seed, "cycle": cycle, "val_accuracy": accuracy, "test_accuracy": accuracy}
+        {"arm": arm, "seed": seed, "cycle": cycle, "val_score": accuracy, "test_score": accuracy}
         for cycle, accuracy in enumerate(accuracies)
     ]
 

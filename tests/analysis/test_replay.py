@@ -132,10 +132,10 @@ def test_noise_is_what_the_levels_of_seeds_and_rates_leave() -> None:
 def test_every_training_draws_its_noise_anew_and_strategies_meet_the_same() -> None:
     landscape = recorded(noise=0.005).landscapes[0]
     twice = OneRound((Proposal({"value": 0.1}), Proposal({"value": 0.1}, repeat=1)))
-    first, second = (o["val_accuracy"] for o in search(twice, landscape, 0, np.random.default_rng(0)))
+    first, second = (o["val_score"] for o in search(twice, landscape, 0, np.random.default_rng(0)))
     assert first != second
     other = OneRound((Proposal({"value": 0.03}),))
-    (moved,) = (o["val_accuracy"] for o in search(other, landscape, 0, np.random.default_rng(0)))
+    (moved,) = (o["val_score"] for o in search(other, landscape, 0, np.random.default_rng(0)))
     assert moved - first == pytest.approx(landscape.accuracy(0.03) - landscape.accuracy(0.1))
 
 

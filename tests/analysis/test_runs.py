@@ -137,16 +137,16 @@ def test_mixed_is_found_again() -> None:
 def test_the_same_seed_with_other_numbers_is_refused_by_name() -> None:
     second = part([1, 2])
     row = second.frame[(second.frame["arm"] == "oracle") & (second.frame["seed"] == 1) & (second.frame["cycle"] == 2)]
-    was = row["val_accuracy"].iloc[0]
-    second.frame.loc[row.index[0], "val_accuracy"] = 0.5
+    was = row["val_score"].iloc[0]
+    second.frame.loc[row.index[0], "val_score"] = 0.5
     told = refusal(part([0, 1]), second)
-    assert told.splitlines()[0] == f"seed 1, arm oracle, cycle 2: val_accuracy: {was} in a; 0.5 in b"
+    assert told.splitlines()[0] == f"seed 1, arm oracle, cycle 2: val_score: {was} in a; 0.5 in b"
     assert "leave one of them out" in told
 
 
 def test_a_missing_cell_is_another_outcome() -> None:
     second = part([1, 2])
-    second.frame.loc[second.frame["seed"] == 1, "test_accuracy"] = pd.NA
+    second.frame.loc[second.frame["seed"] == 1, "test_score"] = pd.NA
     assert "nothing in b" in refusal(part([0, 1]), second)
 
 
@@ -244,7 +244,7 @@ def test_the_overview_shows_the_numbers_of_each_group_and_no_mean() -> None:
         assert summary.endpoint is not None
         assert row.endpoint == summary.endpoint.estimate
         chains = group.recorded.frame
-        late = chains[chains["cycle"] >= 2].set_index(["arm", "seed", "cycle"])["test_accuracy"]
+        late = chains[chains["cycle"] >= 2].set_index(["arm", "seed", "cycle"])["test_score"]
         apart = late["silo"] - late["high"]
         expected = paired_interval(apart.groupby("seed").mean().to_numpy(dtype=float))
         assert row.against["high"].mean == pytest.approx(expected.mean)

@@ -71,7 +71,7 @@ def test_a_conditioned_oracle_stands_with_its_winners_and_not_with_the_weights_t
     theirs = frame["arm"] == "oracle-at-silo"
     behind = frame[theirs & ~frame["winner"]].groupby(["seed", "cycle"]).head(1).index
     frame.loc[behind, "continued"] = True
-    won = frame[theirs & frame["winner"]].groupby("cycle")["test_accuracy"].mean()
+    won = frame[theirs & frame["winner"]].groupby("cycle")["test_score"].mean()
     arms = summarise(frame, study).arms
     assert arms.loc[arms["arm"] == "oracle-at-silo", "test_mean"].tolist() == pytest.approx(won.tolist())
 

@@ -170,7 +170,7 @@ def test_the_differences_of_images_have_the_mean_of_the_table() -> None:
     scores = chain_scores(chains, EXAMPLES)
     found = scores.differences("oracle", "silo", [0, 3], [2, 3])
     assert found is not None
-    accuracy = chains.set_index(["arm", "seed", "cycle"])["test_accuracy"]
+    accuracy = chains.set_index(["arm", "seed", "cycle"])["test_score"]
     for seed, differences in zip([0, 3], found, strict=True):
         gaps = [accuracy["oracle", seed, cycle] - accuracy["silo", seed, cycle] for cycle in (2, 3)]
         assert differences.mean() == pytest.approx(np.mean(gaps), abs=1e-12)
@@ -180,7 +180,7 @@ def fitting(frame: pd.DataFrame) -> pd.DataFrame:
     """The table with test accuracies as the examples have them."""
     means = {key: EXAMPLES.right(key, "test") for key in frame["key"]}
     exact = frame["key"].map({key: float(right.mean()) for key, right in means.items() if right is not None})
-    return frame.assign(test_accuracy=exact.fillna(frame["test_accuracy"]).astype("Float64"))
+    return frame.assign(test_score=exact.fillna(frame["test_score"]).astype("Float64"))
 
 
 def test_a_chain_that_collapsed_has_the_share_of_guessing_on_every_image() -> None:

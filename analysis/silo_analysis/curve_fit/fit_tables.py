@@ -16,7 +16,7 @@ FAMILIES = {
     "family": "string",
     **{f"{key}{end}": "Float64" for key in CONSTANTS for end in ("", "_low", "_high")},
     **{f"regret_{kind}{part}": "Float64" for kind in REGRETS for part in ("", "_low", "_high")},
-    "test_accuracy": "Float64",
+    "test_score": "Float64",
     **{f"silo_gain_{kind}{part}": "Float64" for kind in REGRETS[1:] for part in ("", "_low", "_high")},
     "silo_is": "string",
     "n_seeds": "Int64",
@@ -49,7 +49,7 @@ def _family(comparison: Comparison, fit: Fit) -> dict[str, object]:
         row |= {key: value, f"{key}_low": fit.ranges[key][0], f"{key}_high": fit.ranges[key][1]}
     for kind in REGRETS:
         row |= _interval(f"regret_{kind}", getattr(fit, kind))
-    row["test_accuracy"] = paired_interval(fit.test).mean
+    row["test_score"] = paired_interval(fit.test).mean
     if fit.name in RIVALS:
         for kind in REGRETS[1:]:
             gain = comparison.gain(fit.name, kind)

@@ -74,7 +74,7 @@ def differences(chains: pd.DataFrame, judged: str, arms: list[str]) -> dict[str,
     late = chains[(chains["cycle"] >= 1) & chains["arm"].isin([judged, *arms])]
     plain = pd.DataFrame(
         {"arm": late["arm"].astype(object), "seed": numbers(late, "seed").astype(int),
-         "cycle": numbers(late, "cycle").astype(int), "accuracy": numbers(late, "test_accuracy")}
+         "cycle": numbers(late, "cycle").astype(int), "accuracy": numbers(late, "test_score")}
     )  # fmt: skip
     of = {str(arm): rows.pivot(index="seed", columns="cycle", values="accuracy") for arm, rows in plain.groupby("arm")}
     empty = pd.DataFrame()

@@ -106,7 +106,7 @@ def chain_scores(chains: pd.DataFrame, examples: Examples | None) -> ChainScores
         chains: from `regret.chain_rows`.
         examples: of the run.
     """
-    known = chains[(chains["cycle"] >= 1) & chains["test_accuracy"].notna() & chains["n_test"].notna()]
+    known = chains[(chains["cycle"] >= 1) & chains["test_score"].notna() & chains["n_test"].notna()]
     guesses = np.where(collapsed_rows(known), 1 / numbers(known, "classes"), np.nan)
     columns = (known["arm"], known["seed"], known["cycle"], known["key"], guesses, known["n_test"])
     links = {

@@ -130,8 +130,8 @@ def _estimated(values: pd.Series[float]) -> dict[str, Any]:
 def _scores(rows: pd.DataFrame, arm: str) -> pd.DataFrame:
     """(seeds, cycles) test accuracy of an arm's rows from cycle 1 on."""
     own = rows[(rows["arm"] == arm) & (rows["cycle"] >= 1)].drop_duplicates(["seed", "cycle"])
-    plain = pd.DataFrame({name: numbers(own, name) for name in ("seed", "cycle", "test_accuracy")})
-    return plain.astype({"seed": int, "cycle": int}).pivot(index="seed", columns="cycle", values="test_accuracy")
+    plain = pd.DataFrame({name: numbers(own, name) for name in ("seed", "cycle", "test_score")})
+    return plain.astype({"seed": int, "cycle": int}).pivot(index="seed", columns="cycle", values="test_score")
 
 
 def _candidates(rows: pd.DataFrame, study: Study, oracle: str) -> float | None:

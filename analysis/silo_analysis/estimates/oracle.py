@@ -93,7 +93,7 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
     lost = collapsed_rows(frame)
     guess = 1 / numbers(frame, "classes")
     return frame.assign(
-        **{name: frame[name].mask(lost, pd.Series(guess, frame.index)) for name in ("val_accuracy", "test_accuracy")}
+        **{name: frame[name].mask(lost, pd.Series(guess, frame.index)) for name in ("val_score", "test_score")}
     )
 
 
@@ -130,18 +130,16 @@ def oracle_cycle(oracle: str, cycle: int, rows: pd.DataFrame) -> OracleCycle:
     np.logical_or.at(asked, rate_index, flags(rows, "asked"))
     collapsed = _any_into(shape, at, collapsed_rows(rows))
     rows = counted(rows)
-    matrix = {
-        name: _mean_into(shape, at, numbers(rows, name)) for name in ("val_accuracy", "val_loss", "test_accuracy")
-    }
+    matrix = {name: _mean_into(shape, at, numbers(rows, name)) for name in ("val_score", "val_loss", "test_score")}
     return OracleCycle(
         oracle=oracle,
         cycle=cycle,
         seeds=tuple(int(seed) for seed in seeds),
         rates=rates,
         asked=asked,
-        val=matrix["val_accuracy"],
+        val=matrix["val_score"],
         val_loss=matrix["val_loss"],
-        test=matrix["test_accuracy"],
+        test=matrix["test_score"],
         ok=_may_win(shape, at, rows),
         collapsed=collapsed,
         tested=dict(_tested(rows)),

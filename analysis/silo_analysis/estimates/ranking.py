@@ -84,14 +84,14 @@ def chain_scores(rows: pd.DataFrame, cycles: int) -> dict[int, float]:
         cycles: number of cycles of the study, the dense one included.
     """
     late = rows[(rows["cycle"] >= FIRST_ENDPOINT_CYCLE) & (rows["cycle"] < cycles)].sort_values("cycle")
-    found = {int(str(seed)): numbers(own, "test_accuracy") for seed, own in late.groupby("seed")}
+    found = {int(str(seed)): numbers(own, "test_score") for seed, own in late.groupby("seed")}
     due = cycles - FIRST_ENDPOINT_CYCLE
     return {seed: float(each.mean()) for seed, each in found.items() if len(each) == due and np.isfinite(each).all()}
 
 
 def _trained(chains: pd.DataFrame) -> dict[str, int]:
     """Arm → seeds with an accuracy in which none of its trainings collapsed."""
-    late = chains[(chains["cycle"] >= FIRST_ENDPOINT_CYCLE) & chains["test_accuracy"].notna()]
+    late = chains[(chains["cycle"] >= FIRST_ENDPOINT_CYCLE) & chains["test_score"].notna()]
     lost = late.assign(lost=collapsed_rows(late)).groupby(["arm", "seed"])["lost"].any()
     return {str(arm): int((~own).sum()) for arm, own in lost.groupby("arm")}
 

@@ -59,7 +59,7 @@ def best_asked(cycle: OracleCycle, s: int) -> int | None:
     if len(eligible) == 0:
         return None
     found = {
-        int(i): {"val_accuracy": cycle.val[s, i], "val_loss": cycle.val_loss[s, i], "max_lr": cycle.rates[i]}
+        int(i): {"val_score": cycle.val[s, i], "val_loss": cycle.val_loss[s, i], "max_lr": cycle.rates[i]}
         for i in eligible
     }
     return min(found, key=lambda i: rank(found[i]))
@@ -146,15 +146,15 @@ def chain_gaps(chains: pd.DataFrame, oracle: str, schedule: str, first_cycle: in
         oracle, schedule: names of arms; only seeds and cycles present in both are paired.
         first_cycle: earlier cycles are shared by both arms and left out.
     """
-    keep = ["seed", "cycle", "val_accuracy", "test_accuracy"]
+    keep = ["seed", "cycle", "val_score", "test_score"]
     late = chains[chains["cycle"] >= first_cycle]
     left, right = (late.loc[late["arm"] == arm, keep] for arm in (oracle, schedule))
     both = left.merge(right, on=["seed", "cycle"], suffixes=("_oracle", "_schedule"))
     both = both.assign(
         oracle=oracle,
         schedule=schedule,
-        gap_val=(both["val_accuracy_oracle"] - both["val_accuracy_schedule"]).astype("Float64"),
-        gap_test=(both["test_accuracy_oracle"] - both["test_accuracy_schedule"]).astype("Float64"),
+        gap_val=(both["val_score_oracle"] - both["val_score_schedule"]).astype("Float64"),
+        gap_test=(both["test_score_oracle"] - both["test_score_schedule"]).astype("Float64"),
     )
     return both[list(GAPS)].dropna(subset=["gap_test"]).sort_values(["cycle", "seed"], ignore_index=True)
 

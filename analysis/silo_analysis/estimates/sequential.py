@@ -162,7 +162,7 @@ def look_at(frame: pd.DataFrame, study: Study, number: int) -> dict[str, Any]:
 
 def _digest(rows: pd.DataFrame) -> str:
     seen = rows[["arm", "seed", "cycle", "candidate", "repeat", "key", "status"]].astype("string").fillna("")
-    lines = sorted(seen.agg("/".join, axis=1) + "/" + rows["val_accuracy"].map("{:.9g}".format).astype("string"))
+    lines = sorted(seen.agg("/".join, axis=1) + "/" + rows["val_score"].map("{:.9g}".format).astype("string"))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -356,19 +356,19 @@ def _arm(arm: str, cycle: int, rows: pd.DataFrame) -> dict[str, Any]:
     rates = rates[np.isfinite(rates)]
     remaining = oracle.numbers(rows, "weights_remaining")
     remaining = remaining[np.isfinite(remaining)]
-    test = paired_interval(oracle.numbers(rows, "test_accuracy"))
+    test = paired_interval(oracle.numbers(rows, "test_score"))
     return {
         "arm": arm,
         "cycle": cycle,
         "weights_remaining": float(remaining.mean()) if len(remaining) else None,
         "max_lr": float(np.median(rates)) if len(rates) else None,
-        **_mean_and_spread("test", oracle.numbers(rows, "test_accuracy")),
-        **_mean_and_spread("val", oracle.numbers(rows, "val_accuracy")),
+        **_mean_and_spread("test", oracle.numbers(rows, "test_score")),
+        **_mean_and_spread("val", oracle.numbers(rows, "val_score")),
         "test_low": test.low,
         "test_high": test.high,
         "n_seeds": test.n,
         "diverged": int((rows["status"] == "diverged").sum()),
-        **_trained(rows[rows["test_accuracy"].notna()]),
+        **_trained(rows[rows["test_score"].notna()]),
     }
 
 
@@ -412,7 +412,7 @@ def _troubles(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _remembered(rows: pd.DataFrame, study: Study) -> str | None:
-    columns = ["seed", "val_accuracy", "n_val", "test_accuracy", "n_test"]
+    columns = ["seed", "val_score", "n_val", "test_score", "n_test"]
     dense = rows.loc[rows["cycle"] == 0, columns].dropna().drop_duplicates()
     return remembered(study, (dict(zip(columns, row, strict=True)) for row in dense.itertuples(index=False)))
 

@@ -159,6 +159,6 @@ def _outcome(rate: float, repeat: int, landscape: Landscape, row: int, random: n
     noise = float(random.choice(landscape.noise)) if len(landscape.noise) else 0.0
     known = {"max_lr": rate, "repeat": repeat, "error": None, "classes": round(1 / landscape.chance or 0)}
     if landscape.diverges(rate, row):
-        return {**known, "status": "diverged", "val_accuracy": None, "val_loss": None}
+        return {**known, "status": "diverged", "val_score": None, "val_loss": None}
     accuracy = landscape.accuracy(rate) + noise
-    return {**known, "status": "ok", "val_accuracy": accuracy, "val_loss": 1 - accuracy}
+    return {**known, "status": "ok", "val_score": accuracy, "val_loss": 1 - accuracy}
