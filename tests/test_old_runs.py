@@ -118,7 +118,7 @@ def rewritten(place: Path, study: dict[str, Any], ledger: dict[str, Any], sealed
     return run
 
 
-@pytest.mark.parametrize("study", [{}, {"task": {"name": "regression"}}], ids=["as it is", "with a key of then"])
+@pytest.mark.parametrize("study", [{}, {"federation": {"name": "regression"}}], ids=["as it is", "with a key of then"])
 def test_a_run_of_a_newer_format_is_refused_with_its_version(begun: Path, study: dict[str, Any]) -> None:
     run = rewritten(begun, study, {"format": FORMAT + 1, "environment": {"silo-tune": "7.3.0"}})
     for act in (run.study, lambda: run_study(load_study(OLD / "study.toml"), str(begun), local=True)):
@@ -129,15 +129,17 @@ def test_a_run_of_a_newer_format_is_refused_with_its_version(begun: Path, study:
 
 
 def test_a_study_with_keys_of_another_version_is_refused_with_its_version(begun: Path) -> None:
-    run = rewritten(begun, {"task": {"name": "regression"}}, {"environment": {"silo-tune": "0.9.0"}})
-    words = rf"written by silo-tune 0\.9\.0, and this is {silo_tune.__version__}, .*task: unknown key"
+    run = rewritten(begun, {"federation": {"name": "regression"}}, {"environment": {"silo-tune": "0.9.0"}})
+    words = rf"written by silo-tune 0\.9\.0, and this is {silo_tune.__version__}, .*federation: unknown key"
     with pytest.raises(BadInput, match=words):
         run.study()
 
 
 def test_a_study_that_somebody_spoilt_is_damaged_whatever_version_it_names(begun: Path) -> None:
-    run = rewritten(begun, {"task": {"name": "regression"}}, {"environment": {"silo-tune": "0.9.0"}}, sealed=False)
-    with pytest.raises(BadInput, match=r"is damaged \(.*task: unknown key"):
+    run = rewritten(
+        begun, {"federation": {"name": "regression"}}, {"environment": {"silo-tune": "0.9.0"}}, sealed=False
+    )
+    with pytest.raises(BadInput, match=r"is damaged \(.*federation: unknown key"):
         run.study()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,6 @@ def test_what_a_user_named_like_an_old_name_keeps_it() -> None:
 
 
 def test_a_run_that_is_resumed_is_of_this_format(tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(OLD / "run-0.1" / "run", tmp_path / "run")
     run = Run(str(tmp_path / "run"))
     recorded = run.recorded()
@@ -73,4 +72,5 @@ def test_a_run_that_is_resumed_is_of_this_format(tmp_path: Path) -> None:
     run.accept(recorded[0], {})
     after = run.recorded()
     assert after is not None
-    assert after[1] == {**recorded[1], "format": FORMAT}
+    assert {**after[1], **{name: recorded[1][name] for name in recorded[1] if name != "format"}} == after[1]
+    assert after[1]["format"] == FORMAT

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silo_tune.results.columns import IDENTITY
 from silo_tune.study.model import Study
+from silo_tune.study.scores import Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +51,6 @@ class Limits(NamedTuple):
 
 
 _RANGES = {
-    "val_score": Limits(0, 1, False, "an accuracy is in [0, 1], not in percent"),
-    "test_score": Limits(0, 1, False, "an accuracy is in [0, 1], not in percent"),
     "sparsity": Limits(0, 1, False, "a sparsity is in [0, 1], not in percent"),
     "weights_remaining": Limits(0, 1, False, "a share is in [0, 1], not in percent"),
     "max_lr": Limits(0, float("inf"), True, "a learning rate is above 0"),
@@ -63,7 +62,12 @@ _RANGES = {
 
 def problems(frame: pd.DataFrame, study: Study) -> Iterator[Wrong]:
     """Everything in a table, with the columns and types of `COLUMNS`, that does not fit its study or itself."""
-    checks = [*_absent(frame), *_ranges(frame), *_of_study(frame, study), *_together(frame)]
+    checks = [
+        *_absent(frame),
+        *_ranges(frame, {**_RANGES, **_of_score(study.scored)}),
+        *_of_study(frame, study),
+        *_together(frame),
+    ]
     yield from (found for found in checks if found.mask.any())
 
 
@@ -72,14 +76,26 @@ def _absent(frame: pd.DataFrame) -> Iterator[Wrong]:
         yield Wrong(name, "every row has one", frame[name].isna().to_numpy(dtype=bool))
 
 
-def _ranges(frame: pd.DataFrame) -> Iterator[Wrong]:
-    for name, (least, greatest, excluded, words) in _RANGES.items():
+def _of_score(score: Score) -> dict[str, Limits]:
+    """The range of the study's score, for the columns that hold one."""
+    a = "an" if score.title[0].lower() in "aeiou" else "a"
+    ends = f"[{score.low:g}, {score.high:g}]" if score.high < float("inf") else f"from {score.low:g} on"
+    percent = ", not in percent" if score.share else ""
+    found = Limits(
+        score.low, score.high, False, f"{a} {score.title} is {'in ' if ends[0] == '[' else ''}{ends}{percent}"
+    )
+    return dict.fromkeys(("val_score", "test_score", "guess_score"), found)
+
+
+def _ranges(frame: pd.DataFrame, ranges: Mapping[str, Limits]) -> Iterator[Wrong]:
+    for name, (least, greatest, excluded, words) in ranges.items():
         values = _numbers(frame, name)
         below = values <= least if excluded else values < least
         yield Wrong(name, words, below | (values > greatest))
 
 
 def _of_study(frame: pd.DataFrame, study: Study) -> Iterator[Wrong]:
+    yield Wrong("score", f"the study is judged by {study.scored.name}", _other(frame["score"], [study.scored.name]))
     yield Wrong("status", f"choose from {', '.join(STATUSES)}", _other(frame["status"], STATUSES))
     unknown = _other(frame["arm"], study.arms)
     yield Wrong("arm", f"the study has {', '.join(study.arms)}", unknown)

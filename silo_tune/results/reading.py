@@ -44,7 +44,7 @@ def read_table(data: bytes, source: str, study: Study) -> pd.DataFrame:
         lines = [f"{source}: {_line(item, given)}" for item in wrong[:_MOST_PROBLEMS]]
         raise BadInput("\n".join([*lines, *more]))
     frame["mixed"] = mixed_devices(frame).astype("boolean")
-    frame["score"] = frame["score"].fillna("accuracy")
+    frame["score"] = frame["score"].fillna(study.scored.name)
     return frame
 
 

@@ -18,7 +18,6 @@ _FROM_RESULT = (
     "sparsity", "weights_remaining", "val_score", "val_loss", "n_val", "test_score", "n_test", "train_loss", "classes",
     "epochs", "steps", "train_seconds", "realised_peak_lr", "device", "version",
 )  # fmt: skip
-ACCURACY = "accuracy"
 # Results made before these were measured do not have them.
 _LATER = (
     "test_loss", "guess_score", "guess_loss", "grad_spread", "activation_spread", "activation_spread_norm", "prunable",
@@ -48,7 +47,7 @@ def rows(run: Run, study: Study, doubt: Notice = silent) -> Iterator[dict[str, A
                     if last[decision["cycle"], asked["candidate"]] > decision["round"]:
                         continue  # it failed, and was tried again
                     key = asked["key"]
-                    row = _row(run, decision, asked, told[asked["candidate"]], doubt)
+                    row = _row(run, study, decision, asked, told[asked["candidate"]], doubt)
                     row["mode"] = "pilot" if trial is not None and study.pilots(arm) else study.arms[arm].mode
                     row["winner"] = key == winners.get(decision["cycle"])
                     second = again is not None and row["repeat"] == again
@@ -77,11 +76,16 @@ def _decisions(run: Run, arm: str, seed: int, trial: int | None, cycles: int) ->
 
 
 def _row(
-    run: Run, decision: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, Any], doubt: Notice
+    run: Run,
+    study: Study,
+    decision: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    told: Mapping[str, Any],
+    doubt: Notice,
 ) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {name: decision[name] for name in ("arm", "seed", "cycle", "parent")}
-    row |= {"trial": decision.get("trial"), "score": ACCURACY}
+    row |= {"trial": decision.get("trial"), "score": study.scored.name}
     row |= {
         "candidate": asked["candidate"],
         "repeat": told["repeat"],
