@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import tempfile
 from pathlib import Path
 
 # Here, and not in the package itself: whoever needs it would otherwise import what stands on top of everything.
@@ -28,6 +29,23 @@ def located(path: str) -> str:
 def absolute(path: str) -> str:
     """A path that leads there from any folder. A URL stays as it is."""
     return path if "://" in path else os.path.abspath(located(path))
+
+
+def writable_home() -> str | None:
+    """The user's own folder, if something can be kept there: in a container there may be none, or a read-only one."""
+    home = os.path.expanduser("~")  # stays "~" without one
+    return home if home != "~" and os.access(home, os.W_OK | os.X_OK) else None
+
+
+def cache_root() -> str:
+    """The folder that SILO_TUNE_CACHE names, or the user's own."""
+    if named := os.environ.get("SILO_TUNE_CACHE"):
+        return named
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return os.path.join(named, "silo-tune")
+    if home := writable_home():
+        return os.path.join(home, ".cache", "silo-tune")
+    return os.path.join(tempfile.gettempdir(), f"silo-tune-{os.getuid()}")
 
 
 def environment() -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,12 +18,13 @@ import torch
 
 from silo_analysis.figures.axes import image_bytes, new_figure
 from silo_analysis.figures.palette import our_style
-from silo_tune.cli.degrade import PLAIN
-from silo_tune.data.cache import cache_root
+from silo_tune.api import run_study
+from silo_tune.cli.streams import PLAIN
 from silo_tune.errors import BadInput, RunFailed
+from silo_tune.machine import cache_root
 from silo_tune.models.checkpoint import load_pretrained
 from silo_tune.store.lease import is_running
-from silo_tune.study.study_file import load_study
+from silo_tune.study.study_file import load_study, parse_study
 from silo_tune.study.workspace import Workspace
 from silo_tune.tune import cluster
 from tests.conftest import small_table
@@ -33,10 +36,18 @@ THEIRS = ("analysis", "data", "models", "utils", "errors", "training", "report")
 
 def run(here: Path, *words: str, **changed: str | None) -> subprocess.CompletedProcess[bytes]:
     """The command in a folder, with some of the environment changed or taken away."""
+    return python(here, "-m", "silo_tune", *words, **changed)
+
+
+def python(here: Path, *words: str, **changed: str | None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=here, env=ours(**changed), capture_output=True, timeout=120, check=False)
+
+
+def ours(**changed: str | None) -> dict[str, str]:
+    """The environment with this checkout on the path, and with changes."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "analysis")]), **changed}
-    known = {name: value for name, value in env.items() if value is not None}
-    command = [sys.executable, "-m", "silo_tune", *words]
-    return subprocess.run(command, cwd=here, env=known, capture_output=True, timeout=120, check=False)
+    return {name: value for name, value in env.items() if value is not None}
 
 
 @pytest.fixture
@@ -69,11 +80,80 @@ def test_output_that_nobody_reads_ends_without_a_traceback(here: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", f"'{sys.executable}' -m silo_tune list deviations | head -n 1; exit ${{PIPESTATUS[0]}}"],
         cwd=here,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "analysis")])},
+        env=ours(),
         capture_output=True,
         check=False,
     )
     assert b"Traceback" not in done.stderr
+
+
+ODD: dict[str, dict[str, str | None]] = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "the C locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "20 columns": {"COLUMNS": "20"},
+    "200 columns": {"COLUMNS": "200"},
+    "no home": {"HOME": None, "SILO_TUNE_CACHE": None},
+    "a home that is not there": {"HOME": "/proc/none", "SILO_TUNE_CACHE": None},
+    "assertions off": {"PYTHONOPTIMIZE": "2"},
+    "a user's matplotlib": {"MATPLOTLIBRC": ".", "MPLBACKEND": "TkAgg"},
+}
+EACH = """
+import sys
+from silo_tune.cli import main
+for words in ("plan small.toml --no-preflight", "status run", "show small.toml silo", "report run", "list deviations"):
+    sys.argv = ["silo-tune", *words.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (words, end.code)
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has finished."""
+    table = small_table(cycles=2)
+    del table["arms"]["greedy"], table["arms"]["conditioned"]
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run_study(parse_study(table), str(folder), local=True, preflight=False)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", ODD)
+def test_every_command_works_in_an_odd_environment(odd: str, here: Path, finished: Path) -> None:
+    shutil.copytree(finished, here / "run")
+    done = python(here, "-c", EACH, **ODD[odd])
+    assert (done.returncode, done.stderr) == (0, b"")
+    said = done.stdout.decode(ODD[odd].get("PYTHONIOENCODING") or ("ascii" if "LC_ALL" in ODD[odd] else "utf-8"))
+    assert len(re.findall(r"\?(?! )(?!$)", said, re.MULTILINE)) == 0  # a question has a space or an end behind its mark
+    assert re.search(r"^silo +0 +1/1 +80.00 % +done", said, re.MULTILINE)  # no figure is cut
+
+
+STREAMS = "import os, sys; from silo_tune.cli import streams; streams.made_whole(); "
+CLOSED = "print('a'); sys.stderr.write('b'); assert os.open('file', os.O_CREAT | os.O_WRONLY) > 2"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_number_for_a_file(closed: str, tmp_path: Path) -> None:
+    command = ["bash", "-c", f'"$1" -c "$2" {closed}', "bash", sys.executable, STREAMS + CLOSED]
+    assert subprocess.run(command, cwd=tmp_path, env=ours(), check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("reader", ["| true", ">/dev/full"])
+def test_a_run_outlives_those_who_read_its_lines(reader: str, tmp_path: Path) -> None:
+    probe = "streams.outlive_readers(); [print('a' * 9999, flush=True) for _ in range(99)]; open('trained', 'w')"
+    command = ["bash", "-c", f'"$1" -c "$2" {reader}; exit ${{PIPESTATUS[0]}}', "bash", sys.executable, STREAMS + probe]
+    assert subprocess.run(command, cwd=tmp_path, env=ours(), check=False, timeout=60).returncode == 0
+    assert (tmp_path / "trained").exists()
+
+
+def test_an_ascii_output_gets_ascii() -> None:
+    probe = f"{STREAMS} streams.say('…', '≤ 3'); streams.say('×', err=True)"
+    done = python(ROOT, "-c", probe, PYTHONIOENCODING="ascii")
+    assert (done.stdout, done.stderr) == (b"...\n<= 3\n", b"x\n")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
@@ -137,8 +217,13 @@ def test_the_folders_of_drivers_that_ended_go_and_no_others(monkeypatch: pytest.
 def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SILO_TUNE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    shared = os.path.join(tempfile.gettempdir(), f"silo-tune-{os.getuid()}")
+    assert cache_root() == os.path.join(os.path.expanduser("~"), ".cache", "silo-tune")
+    with monkeypatch.context() as read_only:
+        read_only.setattr(os, "access", lambda place, how: False)
+        assert cache_root() == shared
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert cache_root() == os.path.join(tempfile.gettempdir(), "silo-tune")
+    assert cache_root() == shared
 
 
 # --- paths ---

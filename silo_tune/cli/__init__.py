@@ -9,20 +9,22 @@ import traceback
 # Commands register themselves where they are imported; `--help` keeps this order.
 from silo_tune.cli import report_commands, show_command, shrink_command, training_commands  # noqa: F401
 from silo_tune.cli.app import app
-from silo_tune.cli.degrade import degrade
 from silo_tune.cli.stopping import LAST_WORDS, listen, stops
+from silo_tune.cli.streams import made_whole
 from silo_tune.errors import SiloTuneError, Stopped
 from silo_tune.formats import printable
+from silo_tune.machine import cache_root, writable_home
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
     """Entry point: errors become one message on stderr and an exit code."""
+    made_whole()
     listen()
-    for stream in (sys.stdout, sys.stderr):
-        degrade(stream)
     os.environ["MPLBACKEND"] = "agg"  # a notebook's is not here, and nothing is shown on a screen
+    if not writable_home():  # matplotlib would look for its fonts at every start, and say so
+        os.environ.setdefault("MPLCONFIGDIR", os.path.join(cache_root(), "matplotlib"))
     debug = "--debug" in sys.argv
     try:
         app()

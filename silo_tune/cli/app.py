@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_tune.formats import printable
+from silo_tune.cli.streams import say
 from silo_tune.machine import VERSION
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"silo-tune {VERSION}")
+        say(f"silo-tune {VERSION}")
         raise typer.Exit
 
 
@@ -36,7 +36,7 @@ def main(
 def tell_notes(ledger: Mapping[str, Any]) -> None:
     """Say where files of a run contradict each other."""
     for note in ledger.get("notes", ()):
-        typer.echo(printable(f"note: {note}"), err=True)
+        say(f"note: {note}", err=True)
 
 
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")]

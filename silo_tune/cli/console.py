@@ -35,10 +35,17 @@ from silo_tune.store.snapshot import CHAINS, ChainView
 from silo_tune.store.storage import StorageError
 from silo_tune.study.model import Study
 
+LEAST_WIDTH = 80
+
 
 def _say(console: Console, *lines: str) -> None:
     for line in lines:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def wide(console: Console) -> Console:
+    """A console for a table that is printed once: a narrow terminal breaks its lines, and no figure is cut."""
+    return console if console.width >= LEAST_WIDTH else Console(file=console.file, width=LEAST_WIDTH)
 
 
 def print_status(console: Console, status: Status) -> None:
@@ -46,8 +53,8 @@ def print_status(console: Console, status: Status) -> None:
     _say(console, *head_lines(status))
     if status.snapshot is not None:
         console.print()
-        table = chain_table(as_it_is(status), CHAINS + 1, console.width)
-        console.print(table, highlight=False, markup=False)
+        roomy = wide(console)
+        roomy.print(chain_table(as_it_is(status), CHAINS + 1, roomy.width), highlight=False, markup=False)
         _say(console, *lines_below(as_it_is(status)))
     _say(console, *tail_lines(status))
 

@@ -11,9 +11,9 @@ import typer
 
 from silo_tune.cli.app import Debug, GridOracle, RunFolder, app, tell_notes
 from silo_tune.cli.catalogue import KINDS, listed
+from silo_tune.cli.streams import say
 from silo_tune.cli.writing import write_report, write_together
 from silo_tune.errors import BadInput, unknown
-from silo_tune.formats import printable
 
 
 class Format(StrEnum):
@@ -40,10 +40,9 @@ def report(
         raise BadInput("several runs have no folder in common: say where their report goes, --out DIR")
     written = write_report(runs[0]) if out is None else write_together(runs, out)
     if format_ is Format.JSON:
-        typer.echo(json.dumps(written.data | {"report": written.page}, indent=2, ensure_ascii=False, allow_nan=False))
+        say(json.dumps(written.data | {"report": written.page}, indent=2, ensure_ascii=False, allow_nan=False))
         return
-    for line in ["", *written.lines, "", f"report: {written.page}"]:
-        typer.echo(line)
+    say("", *written.lines, "", f"report: {written.page}")
 
 
 @app.command()
@@ -69,9 +68,8 @@ def fit(
     storage = Run(run).storage
     for name, content in files.items():
         storage.replace(f"report/fit/{name}", content)
-    for line in [title(compared, study), "", *fit_lines(compared, study), "", arm_toml(compared), ""]:
-        typer.echo(line)
-    typer.echo(f"fit: {storage.shown('report/fit')} ({', '.join(sorted(files))})")
+    say(title(compared, study), "", *fit_lines(compared, study), "", arm_toml(compared), "")
+    say(f"fit: {storage.shown('report/fit')} ({', '.join(sorted(files))})")
 
 
 @app.command()
@@ -113,9 +111,8 @@ def replay(
     for name, content in files.items():
         storage.replace(f"report/replay/{name}", content)
     lines = replays.replay_lines(recorded, compared, tolerance)
-    for line in [replays.title(recorded, describe(study, recorded.oracle)), "", *lines, ""]:
-        typer.echo(line)
-    typer.echo(f"replay: {storage.shown('report/replay')} ({', '.join(sorted(files))})")
+    say(replays.title(recorded, describe(study, recorded.oracle)), "", *lines, "")
+    say(f"replay: {storage.shown('report/replay')} ({', '.join(sorted(files))})")
 
 
 @app.command()
@@ -127,9 +124,9 @@ def export(
     """Write a run's Oracles and searches as Optuna studies, one per Oracle, seed and cycle."""
     from silo_tune.export.optuna_export import export as export_optuna
 
-    names = export_optuna(run, optuna, lambda note: typer.echo(printable(f"note: {note}"), err=True))
+    names = export_optuna(run, optuna, lambda note: say(f"note: {note}", err=True))
     count = "1 study" if len(names) == 1 else f"{len(names)} studies"
-    typer.echo(f"{count} in {optuna}; to see them: optuna-dashboard {optuna}")
+    say(f"{count} in {optuna}; to see them: optuna-dashboard {optuna}")
 
 
 @app.command("list")
@@ -143,8 +140,7 @@ def list_(
     """List what a study can name: each with its meaning and its arguments."""
     if kind is not None and kind not in KINDS:
         raise BadInput(unknown("kind", kind, KINDS))
-    for line in listed(kind, shutil.get_terminal_size().columns):
-        typer.echo(line)
+    say(*listed(kind, shutil.get_terminal_size().columns))
 
 
 @app.command()
@@ -152,4 +148,4 @@ def schema(debug: Debug = False) -> None:
     """Print the JSON schema of a study file, for editors that complete and check TOML."""
     from silo_tune.study.schema import schema_text
 
-    typer.echo(schema_text(), nl=False)
+    say(schema_text().removesuffix("\n"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silo_tune.cli.app import Debug, Sets, StudyFile, app
+from silo_tune.cli.streams import say
 from silo_tune.cli.training_commands import see_functions
 from silo_tune.errors import BadInput
 
@@ -38,8 +39,7 @@ def show(
     if file.suffix not in (".png", ".svg"):
         raise BadInput(f"--out: {str(file)!r} is neither .png nor .svg")
     curves = curves_of(loaded, arm)
-    for line in _lines(curves):
-        typer.echo(line)
+    say(*_lines(curves))
 
     from silo_analysis.figures.draw_schedule import draw_curves
 
@@ -47,7 +47,7 @@ def show(
         file.write_bytes(draw_curves(curves, file.suffix.removeprefix(".")))
     except OSError as error:
         raise BadInput(f"--out: cannot write {str(file)!r}: {error.strerror}") from None
-    typer.echo(f"picture: {file}")
+    say(f"picture: {file}")
 
 
 def _lines(curves: Curves) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silo_tune.cli.app import Debug, RunFolder, app
+from silo_tune.cli.streams import say
 
 if TYPE_CHECKING:
     from silo_tune.export.shrink import Shrunk
@@ -36,6 +37,7 @@ def shrink(
     from rich.console import Console
     from rich.table import Table
 
+    from silo_tune.cli.console import wide
     from silo_tune.export.shrink import shrink_unit
 
     if functions and os.getcwd() not in sys.path:
@@ -49,16 +51,15 @@ def shrink(
         batch=batch,
         random_images=random_images,
         functions=functions,
-        notice=lambda message: typer.echo(message, err=True),
+        notice=lambda message: say(message, err=True),
     )
     table = Table(box=None, pad_edge=False)
     for name in (f"{arm} seed {seed} cycle {outcome.cycle}", "masked", "small", "share"):
         table.add_column(name, justify="right" if table.columns else "left")
     for row in _rows(outcome):
         table.add_row(*row)
-    Console().print(table)
-    for line in (*_words(outcome), f"written: {out} and {out.removesuffix('.safetensors')}.json"):
-        typer.echo(line)
+    wide(Console()).print(table)
+    say(*_words(outcome), f"written: {out} and {out.removesuffix('.safetensors')}.json")
 
 
 def _rows(outcome: Shrunk) -> list[tuple[str, str, str, str]]:

@@ -12,6 +12,7 @@ import typer
 
 from silo_tune.cli.app import Debug, Out, Preflight, Reused, RunFolder, Sets, Smoke, StudyFile, app
 from silo_tune.cli.stopping import monitors, stops, watched
+from silo_tune.cli.streams import outlive_readers, say
 from silo_tune.cli.writing import write_report
 from silo_tune.errors import BadInput, RunFailed, Stopped, StudyError
 from silo_tune.formats import printable
@@ -58,6 +59,7 @@ def run(
         raise BadInput("--local and --address exclude each other")
     if dashboard and (local or address is not None):
         raise BadInput("--dashboard is of a cluster that is started here: leave --local and --address out")
+    outlive_readers()
     see_functions(study)
     loaded = load_study(study, sets or (), smoke, outside=preflight)
     console = Console()
@@ -142,6 +144,7 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
+    from silo_tune.cli.console import wide
     from silo_tune.planner.coincidences import coincidences
     from silo_tune.planner.forecast import Pace, forecast
     from silo_tune.planner.layout import Layout
@@ -171,15 +174,13 @@ def plan(
     for name, arm in arms.items():
         most = "" if arm.exact else "≤ "
         table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
-    console.print(table)
+    wide(console).print(table)
     found = [f"{len(keys)} of the trials that are done are in {url}" for url, keys in journal.found.items()]
     _print_lines(console, [*found, *coincidences(loaded)])
     exact = all(arm.exact for arm in arms.values())
     least = f"at least {sum(arm.least for arm in arms.values())}, " if loaded.looks and not exact else ""
-    console.print(
-        f"to train: {least}{'' if exact else 'at most '}{to_train} trials, {_expected(arms.values(), Pace.of(spent))}",
-        highlight=False,
-    )
+    most = f"{'' if exact else 'at most '}{to_train} trials"
+    _print_lines(console, [f"to train: {least}{most}, {_expected(arms.values(), Pace.of(spent))}"])
     if preflight and to_train:
         with _lines_told(study, sets):
             _print_lines(console, look_here(loaded, run_.url))
@@ -215,7 +216,7 @@ def status(
         raise BadInput("--json and --follow exclude each other")
     if json:
         # Escaped, for a text of the run may hold half a character, which no stream takes.
-        typer.echo(dumps(read_status(run).model_dump(mode="json"), indent=2))
+        say(dumps(read_status(run).model_dump(mode="json"), indent=2))
     elif following:
         try:
             follow(Console(), lambda: read_status(run), FOLLOW_URL_SECONDS if "://" in run else FOLLOW_SECONDS)

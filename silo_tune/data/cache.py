@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from silo_tune.machine import cache_root
+
 Arrays = dict[str, NDArray[Any]]
-
-
-def cache_root() -> str:
-    """The folder that SILO_TUNE_CACHE names, or the user's own."""
-    if named := os.environ.get("SILO_TUNE_CACHE"):
-        return named
-    home = os.path.expanduser("~")
-    # A user without a home (a container's, say) is left as "~".
-    usual = tempfile.gettempdir() if home == "~" else os.path.join(home, ".cache")
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or usual, "silo-tune")
 
 
 def cached(files: Iterable[Path], options: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:

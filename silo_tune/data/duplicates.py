@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from silo_tune.data.arrays import Labels, Pixels
-from silo_tune.data.cache import cache_root
 from silo_tune.data.sets import DataSet, Split
 from silo_tune.errors import BadInput
+from silo_tune.machine import cache_root
 
 # Of the validation or of the test images; CIFAR-10, Fashion-MNIST and scikit-learn's digits have none (measured).
 MOST_SHARED = 0.01

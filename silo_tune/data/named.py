@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from silo_tune.data.arrays import Pixels
-from silo_tune.data.cache import cache_root
 from silo_tune.data.listed import Listed
 from silo_tune.data.parquet import holds_parquet, listed
 from silo_tune.data.sets import DataSet
 from silo_tune.errors import BadInput
+from silo_tune.machine import cache_root
 from silo_tune.study.data import Data
 
 

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from silo_tune.data.cache import cache_root
 from silo_tune.data.load import facts, open_data
 from silo_tune.data.sets import DataSet, StreamedSet, split_rows
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import percent, plural, size
-from silo_tune.machine import VERSION
+from silo_tune.machine import VERSION, cache_root
 from silo_tune.models.build import init_seed
 from silo_tune.models.checkpoint import load_pretrained, pack, unpack
 from silo_tune.models.outputs import beside_logits
