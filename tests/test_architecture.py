@@ -33,7 +33,7 @@ FLOORS = (
     ("errors", "formats", "machine", "seeds"),  # messages for users, numbers as text, this machine, random streams
     ("schedules",),  # max_lr over cycles, the rate inside one
     ("study",),  # the TOML file, and every name that it can hold
-    ("planner", "data", "models"),  # which unit is next; images; networks
+    ("planner", "data", "models", "tasks"),  # which unit is next; examples; networks; what they are trained for
     ("store", "pruning"),  # a run on disk; masks and criteria
     ("training", "results"),  # one unit, trained; the table of a run
     ("run", "export", "estimates"),  # a session; networks and studies taken out; statistics of a table
@@ -136,7 +136,7 @@ def test_imports_point_downwards() -> None:
 
 
 def test_torch_and_ray_wait_inside_functions_where_a_plain_room_begins_the_work() -> None:
-    heavy = {"data", "training", "tune", "models", "pruning", "export"}
+    heavy = {"data", "training", "tune", "models", "tasks", "pruning", "export"}
     waiting = {(room(i.module), room(i.target)) for i in between_rooms() if i.lazy and room(i.target) in heavy}
     assert {pair for pair in waiting if pair[0] in PLAIN - {"cli"}} == LAZY
     assert not {(i.module, i.target) for i in between_rooms() if not i.lazy and pair_of(i) in product(PLAIN, heavy)}

@@ -26,6 +26,7 @@ from silo_tune.study.authors import DEVIATIONS, IMAGES, parts_of_run
 from silo_tune.study.data import Data
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import load_study, parse_study
+from silo_tune.tasks.supervised import classification
 from silo_tune.training.trainer import evaluate
 from tests.conftest import small_table
 from tests.test_cycle import Bench
@@ -180,6 +181,9 @@ class Constant(nn.Module):
         return torch.tensor([1.0, 0.0]).expand(len(images), 2)
 
 
+TWO = classification(2)
+
+
 def feed(**data: Any) -> Feed:
     labels = np.arange(200, dtype=np.int64) % 2
     pixels = np.arange(200 * 64, dtype=np.uint32).astype(np.uint8).reshape(200, 8, 8, 1)
@@ -190,11 +194,11 @@ def feed(**data: Any) -> Feed:
 
 def test_images_of_a_dropped_batch_count_as_wrong() -> None:
     part = feed().val  # 40 images, half of them of class 0
-    assert evaluate(Constant(), feed(), part)[0] == 0.5
+    assert evaluate(TWO, Constant(), feed(), part).score == 0.5
     first = part.labels[part.rows[:32]]
-    assert evaluate(Constant(), feed(), part, whole_batches=32)[0] == int((first == 0).sum()) / 40
+    assert evaluate(TWO, Constant(), feed(), part, whole_batches=32).score == int((first == 0).sum()) / 40
     with pytest.raises(BadInput, match=r"evaluate\.drop_last: 40 images do not fill a batch of 64"):
-        evaluate(Constant(), feed(), part, whole_batches=64)
+        evaluate(TWO, Constant(), feed(), part, whole_batches=64)
 
 
 def test_images_are_augmented_for_evaluation_only_where_that_is_asked_for() -> None:

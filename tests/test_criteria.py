@@ -25,11 +25,16 @@ from silo_tune.pruning.masks import Masks, PrunableElements, alive, apply_masks,
 from silo_tune.pruning.prune_step import next_masks, scores
 from silo_tune.study import registry
 from silo_tune.study.model import Study
+from silo_tune.tasks.seam import Task
+from silo_tune.tasks.supervised import classification
 from silo_tune.training.worker import drain
 from tests.conftest import small_study
 from tests.test_cycle import Bench
 
 LN3 = math.log(3)
+
+
+TASK = classification()
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Images:
 
     pixels: Tensor  # (N, C, H, W)
     labels: Tensor
+    task: Task = TASK
 
     @property
     def shape(self) -> tuple[int, int, int]:

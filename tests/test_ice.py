@@ -30,6 +30,8 @@ from silo_tune.schedules.peaks import rate_at_share, rounded
 from silo_tune.store.run_folder import Run
 from silo_tune.store.unit_store import unit_of as stored_unit
 from silo_tune.study.model import Study
+from silo_tune.tasks.distilled import Distilled, distillation
+from silo_tune.tasks.supervised import classification
 from silo_tune.training import ice
 from silo_tune.training.ice import (
     IceLoop,
@@ -40,7 +42,7 @@ from silo_tune.training.ice import (
     norms_behind,
     share_left,
 )
-from silo_tune.training.trainer import Trainer, distillation
+from silo_tune.training.trainer import Trainer
 from silo_tune.training.worker import Worker, drain
 from tests.test_cycle import Bench, stable
 from tests.test_pipelines import ICE, interrupted, small_resnet, study
@@ -174,7 +176,7 @@ def test_a_step_descends_cross_entropy_and_divergence_and_tells_the_first_alone(
     plain = {"optimizer": {"name": "sgd", "momentum": 0.0, "weight_decay": 0.0}, "profile": "constant"}
     trainer, again = (trainer_of(unit_of(retrain=plain), {"name": "lenet-300-100"}, 0.5, 1.0) for _ in range(2))
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16 * 3, 4)).eval()
-    trainer.teacher = teacher
+    trainer.task = Distilled.of(classification(4), teacher)
     seen: list[tuple[Tensor, Tensor]] = []
     epoch = again.feed.epoch
 

@@ -240,8 +240,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     zero: list[bool] = []
     one_step = trainer.Trainer._one_step
 
-    def watched(self: trainer.Trainer, images: Tensor, labels: Tensor) -> Tensor:
-        loss = one_step(self, images, labels)
+    def watched(self: trainer.Trainer, batch: Any) -> Tensor:
+        loss = one_step(self, batch)
         zero.append(not any(bool(self.parameters[name][~mask].any()) for name, mask in self.masks.items()))
         return loss
 

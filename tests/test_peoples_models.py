@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from silo_tune.errors import StudyError
 from silo_tune.models.build import build_model
-from silo_tune.models.outputs import beside_logits, logits_of
 from silo_tune.planner.unit import Unit, make_unit
 from silo_tune.run.session import look_here
 from silo_tune.study import registry
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
+from silo_tune.tasks.outputs import beside_logits, logits_of
 from silo_tune.training.worker import drain
 from tests.conftest import small_table
 from tests.test_cycle import Bench, stable

@@ -98,7 +98,7 @@ def table(**model: Any) -> dict[str, Any]:
 
 
 WRONG = {
-    "pair": r"model: gives a tuple for a batch of 32 images; it must give a tensor \(32, 10\)",
+    "pair": r"model: gives a tuple for a batch of 32 examples; it must give a tensor \(32, 10\)",
     "lazy": r"model: 1\.weight, 1\.bias has no shape yet \(LazyLinear .* call the network once",
     "normed": r"model: 1\.weight: computed from what is stored",
     "broken": r"model: KeyError: 'no such layer' \(.*users\.py, line \d+\)",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from silo_tune.data.batches import Feed
 from silo_tune.data.sets import split_rows
 from silo_tune.pruning.masks import full_masks, prunable
+from silo_tune.tasks.supervised import classification
 from silo_tune.training.gradient_stats import (
     IMAGES,
     Spreads,
@@ -28,6 +29,7 @@ from tests.conftest import small_study
 from tests.test_training import dataset, trainer_of, unit_of
 
 CONV = {"name": "resnet8", "width": 4}
+TASK = classification()
 
 
 def net(*modules: nn.Module) -> nn.Sequential:
@@ -59,19 +61,19 @@ def test_the_gradient_of_two_weights_by_hand() -> None:
     # One pixel x = 2, weights 0: both classes at 1/2, so d(loss)/d(logit) = p - y = (-1/2, 1/2), times x = (-1, 1).
     model = net(linear([0.0], [0.0]))
     one = [(images([2.0]), torch.tensor([0]))]
-    assert spreads(model, all_alive(model), one).grad_spread == pytest.approx(1.0)
+    assert spreads(TASK, model, all_alive(model), one).grad_spread == pytest.approx(1.0)
     masks = {"1.weight": torch.tensor([[True], [False]])}
-    assert spreads(model, masks, one).grad_spread == 0.0  # one weight alone has no spread
+    assert spreads(TASK, model, masks, one).grad_spread == 0.0  # one weight alone has no spread
 
 
 def test_a_masked_weight_does_not_count() -> None:
     # Gradients -1·(x1, x2)/2 and +1·(x1, x2)/2 with x = (2, 6): -1, -3, 1, 3.
     model = net(linear([0.0, 0.0], [0.0, 0.0]))
     one = [(images([2.0, 6.0]), torch.tensor([0]))]
-    assert spreads(model, all_alive(model), one).grad_spread == pytest.approx(math.sqrt(5))
-    assert spreads(model, all_alive(model), one * 3).grad_spread == pytest.approx(math.sqrt(5))  # a mean over images
+    assert spreads(TASK, model, all_alive(model), one).grad_spread == pytest.approx(math.sqrt(5))
+    assert spreads(TASK, model, all_alive(model), one * 3).grad_spread == pytest.approx(math.sqrt(5))
     masks = {"1.weight": torch.tensor([[True, False], [True, False]])}
-    assert spreads(model, masks, one).grad_spread == pytest.approx(1.0)  # as a zero it would be sqrt(1/2)
+    assert spreads(TASK, model, masks, one).grad_spread == pytest.approx(1.0)  # as a zero it would be sqrt(1/2)
 
 
 def test_all_layers_count_together() -> None:
@@ -83,7 +85,7 @@ def test_all_layers_count_together() -> None:
 def test_the_gradient_is_that_of_the_mean_over_all_images_however_they_are_batched() -> None:
     trainer = trainer_of(unit_of())
     parts = [list(trainer.feed.batches(trainer.feed.train, batch)) for batch in (50, 16, 7)]
-    whole, *others = [spreads(trainer.model, trainer.masks, batches) for batches in parts]
+    whole, *others = [spreads(TASK, trainer.model, trainer.masks, batches) for batches in parts]
     for other in others:
         for name in ("grad_spread", "activation_spread", "activation_spread_norm"):
             assert getattr(other, name) == pytest.approx(getattr(whole, name), rel=1e-4)
@@ -94,9 +96,9 @@ def test_frozen_weights_have_no_gradient() -> None:
     one = [(images([1.0]), torch.tensor([0]))]
     model[1].requires_grad_(False)
     # Of the second layer alone: hidden (1, 2) times (-1/2, 1/2).
-    assert spreads(model, all_alive(model), one).grad_spread == pytest.approx(math.sqrt((0.25 + 1) / 2))
+    assert spreads(TASK, model, all_alive(model), one).grad_spread == pytest.approx(math.sqrt((0.25 + 1) / 2))
     model.requires_grad_(False)
-    assert spreads(model, all_alive(model), one).grad_spread is None
+    assert spreads(TASK, model, all_alive(model), one).grad_spread is None
 
 
 # --- hidden representations ---
@@ -109,7 +111,7 @@ def test_before_and_after_batch_norm_by_hand() -> None:
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([2.0, 1.0]))
     model = net(linear([1.0], [3.0]), norm, linear([1.0, 0.0], [0.0, 1.0]))
-    found = spreads(model, all_alive(model), [(images([1.0], [5.0]), torch.tensor([0, 1]))])
+    found = spreads(TASK, model, all_alive(model), [(images([1.0], [5.0]), torch.tensor([0, 1]))])
     before, after = torch.tensor([1.0, 5.0, 3.0, 15.0]), torch.tensor([1.0, 5.0, 1.5, 7.5])
     assert found.activation_spread == pytest.approx(float(before.std(correction=0)))
     assert found.activation_spread_norm == pytest.approx(float(after.std(correction=0)))
@@ -117,14 +119,14 @@ def test_before_and_after_batch_norm_by_hand() -> None:
 
 def test_the_mean_is_over_layers_and_the_classifier_is_none() -> None:
     model = net(linear([1.0]), linear([10.0]), linear([100.0], [-100.0]))
-    found = spreads(model, all_alive(model), [(images([1.0], [3.0]), torch.tensor([0, 1]))])
+    found = spreads(TASK, model, all_alive(model), [(images([1.0], [3.0]), torch.tensor([0, 1]))])
     assert found.activation_spread == pytest.approx((1 + 10) / 2)
     assert found.activation_spread_norm is None
 
 
 def test_a_single_layer_has_no_hidden_representation() -> None:
     model = net(linear([1.0], [2.0]))
-    found = spreads(model, all_alive(model), [(images([1.0]), torch.tensor([0]))])
+    found = spreads(TASK, model, all_alive(model), [(images([1.0]), torch.tensor([0]))])
     assert (found.activation_spread, found.activation_spread_norm) == (None, None)
 
 
@@ -132,7 +134,7 @@ def test_a_channel_without_surviving_weights_does_not_fake_a_narrowing() -> None
     one = [(images([1.0], [3.0], [8.0]), torch.tensor([0, 1, 1]))]
     alive = net(linear([1.0]), nn.BatchNorm1d(1), linear([1.0], [2.0]))
     dead = net(linear([1.0], [0.0], bias=[0.0, 0.3]), nn.BatchNorm1d(2), linear([1.0, 0.0], [2.0, 0.0]))
-    expected, found = spreads(alive, all_alive(alive), one), spreads(dead, all_alive(dead), one)
+    expected, found = spreads(TASK, alive, all_alive(alive), one), spreads(TASK, dead, all_alive(dead), one)
     assert found.activation_spread == pytest.approx(expected.activation_spread)
     assert found.activation_spread_norm == pytest.approx(expected.activation_spread_norm)
 
@@ -151,7 +153,7 @@ def test_moments_are_those_of_all_values() -> None:
 
 def test_what_is_not_finite_is_null() -> None:
     model = net(linear([math.nan]), nn.BatchNorm1d(1), linear([1.0], [1.0]))
-    found = spreads(model, all_alive(model), [(images([1.0], [2.0]), torch.tensor([0, 1]))])
+    found = spreads(TASK, model, all_alive(model), [(images([1.0], [2.0]), torch.tensor([0, 1]))])
     assert found == Spreads()
 
 
@@ -186,8 +188,8 @@ def test_nothing_is_changed(table: dict[str, Any]) -> None:
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     gradients = [(p.grad, p.grad.clone()) for p in trainer.parameters.values() if p.grad is not None]
     state = torch.get_rng_state()
-    found = measure(trainer.model, trainer.masks, trainer.feed, 3, 16)
-    assert found == measure(trainer.model, trainer.masks, trainer.feed, 3, 16)
+    found = measure(TASK, trainer.model, trainer.masks, trainer.feed, 3, 16)
+    assert found == measure(TASK, trainer.model, trainer.masks, trainer.feed, 3, 16)
     assert found.grad_spread is not None
     assert found.activation_spread is not None
     assert (found.activation_spread_norm is None) == ("lenet" in table["name"])
@@ -207,7 +209,7 @@ def test_hooks_go_even_when_the_network_fails() -> None:
         yield
 
     with pytest.raises(RuntimeError, match="no images"):
-        spreads(model, all_alive(model), broken())
+        spreads(TASK, model, all_alive(model), broken())
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -220,7 +222,7 @@ def test_every_normalisation_is_seen(norm: Callable[[], nn.Module], shape: tuple
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.Unflatten(1, shape), norm(), nn.Flatten(), nn.Linear(4, 2))
     batch = [(torch.randn(6, 3, 1, 1), torch.tensor([0, 1, 0, 1, 0, 1]))]
-    found = spreads(model, all_alive(model), batch)
+    found = spreads(TASK, model, all_alive(model), batch)
     hidden = model[:3](batch[0][0]).detach()
     assert found.activation_spread == pytest.approx(float(hidden.std(correction=0)), rel=1e-4)
     assert found.activation_spread_norm == pytest.approx(float(model[3](hidden).detach().std(correction=0)), rel=1e-4)

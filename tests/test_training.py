@@ -18,6 +18,7 @@ from silo_tune.models.checkpoint import copy_into, pack, unpack
 from silo_tune.planner.unit import Unit, make_unit
 from silo_tune.pruning.masks import full_masks, prunable, pruned_are_zero, shrink
 from silo_tune.schedules.shapes import PROFILES, maximum_of
+from silo_tune.tasks.supervised import classification
 from silo_tune.training.trainer import Trainer, begin_late_momentum, evaluate, make_optimizer
 from tests.conftest import small_study
 
@@ -56,7 +57,7 @@ def trainer_of(
     model = build_model(model_table or CONVNET, (16, 16, 3), 4, init_seed(unit.seed))
     weights = prunable(model)
     masks = shrink({n: w.detach().abs() for n, w in weights.items()}, full_masks(weights), target, "global")
-    return Trainer(unit, model, masks, feed, peak, 4)
+    return Trainer(unit, model, masks, feed, peak, classification(4))
 
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:
@@ -181,7 +182,7 @@ class Scripted(Trainer):
 
     losses: list[float]
 
-    def _one_step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _one_step(self, batch: Any) -> Tensor:
         self.step += 1
         self.peak = self.max_lr
         return torch.tensor(self.losses[self.epoch])
@@ -200,7 +201,7 @@ class Scripted(Trainer):
 )
 def test_divergence_is_absolute_and_late(losses: list[float], diverged: int | None) -> None:
     base = trainer_of(unit_of())
-    trainer = Scripted(base.unit, base.model, base.masks, base.feed, 0.05, 4)
+    trainer = Scripted(base.unit, base.model, base.masks, base.feed, 0.05, classification(4))
     trainer.losses = losses
     finish(trainer)
     assert trainer.epoch == (diverged or 4)
@@ -249,7 +250,8 @@ def test_a_weight_whose_first_gradient_comes_late_moves_as_in_plain_sgd() -> Non
 
 def test_evaluate_counts() -> None:
     trainer = trainer_of(unit_of())
-    accuracy, loss, _ = evaluate(trainer.model, trainer.feed, trainer.feed.val)
+    found = evaluate(trainer.task, trainer.model, trainer.feed, trainer.feed.val)
+    accuracy, loss = found.score, found.loss
     trainer.model.eval()
     part = trainer.feed.val
     assert isinstance(part.images, torch.Tensor)

@@ -56,6 +56,7 @@ from silo_tune.seeds import stream
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
 from silo_tune.study.workspace import Workspace
+from silo_tune.tasks.supervised import classification
 from silo_tune.training.process import enter
 from silo_tune.training.trainer import Trainer, make_optimizer
 
@@ -185,7 +186,7 @@ def limit(bench: Bench) -> Turn:
 
 
 def ours(bench: Bench) -> Turn:
-    trainer = Trainer(bench.unit, bench.model(), bench.masks, bench.feed, MAX_LR, bench.dataset.classes)
+    trainer = Trainer(bench.unit, bench.model(), bench.masks, bench.feed, MAX_LR, classification(bench.dataset.classes))
 
     def turn() -> int:
         before = trainer.step

@@ -20,7 +20,6 @@ from silo_tune.export.small import About, check_plain, pack_weights, shrunk
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights, unpack
-from silo_tune.models.outputs import logits_of
 from silo_tune.planner.journal import decisions, key_of_cycle
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.filters import Filters, removable
@@ -29,6 +28,7 @@ from silo_tune.store.run_folder import Run
 from silo_tune.store.unit_store import unit_of
 from silo_tune.study.arms import TuneArm
 from silo_tune.study.model import Study
+from silo_tune.tasks.outputs import logits_of
 
 # Removing a filter changes the order of sums, no more: what remains is rounding in single precision. Where all outputs
 # are small the limit is that share of the greatest one: against outputs of 1e-5 any network would pass otherwise.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from silo_tune.errors import BadInput
 from silo_tune.pruning.layers import CONVOLUTIONS
+from silo_tune.tasks.outputs import as_tensors
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -34,7 +35,7 @@ class Filters:
     readers: Mapping[str, Tensor]
 
 
-def removable(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, Filters]:
+def removable(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Filters]:
     """Layers whose filters can be removed one by one, by the name of their weight, in the order of the network.
 
     A convolution or linear layer is one if no other layer's outputs would have to go with its own, and if what its
@@ -44,13 +45,13 @@ def removable(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, Filter
 
     Args:
         model: the network; it is left as it is.
-        shape: (H, W, C) of an image.
+        shape: of an example: (H, W, C) of an image.
 
     Raises:
         BadInput: torch-pruning cannot follow the network.
     """
     trial = _scrambled(model)
-    images = _noise((2, shape[2], shape[0], shape[1]))
+    images = _noise((2, *as_tensors(shape)))
     graph = _graph(trial, images)
     own = {module: name for name, module in trial.named_modules()}
     found = {}
@@ -68,7 +69,7 @@ def without_filters(model: nn.Module, kept: Mapping[str, Collection[int]], shape
     Args:
         model: the network; it is left as it is.
         kept: name of a layer's weight → the filters that stay, in any order; other layers keep theirs.
-        shape: (H, W, C) of an image.
+        shape: of an example: (H, W, C) of an image.
 
     Raises:
         BadInput: torch-pruning cannot follow the network, or there are no such filters in it.

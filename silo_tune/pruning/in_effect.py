@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from silo_tune.errors import BadInput
 from silo_tune.pruning.criteria.scoring import in_mode
 from silo_tune.pruning.masks import Masks, computed
+from silo_tune.tasks.outputs import call
 
 # Operations that weigh their inputs, and how many of their first arguments are never weights. A tensor that is used
 # otherwise (reshaped, standardised, multiplied by a norm) is on its way to become the weight, and is not looked at.
@@ -93,13 +94,16 @@ def _inside(model: nn.Module, names: Mapping[str, Tensor]) -> Iterator[list[set[
 
 
 @torch.no_grad()
-def used_zeros(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> dict[str, int]:
+def used_zeros(
+    model: nn.Module, weights: Mapping[str, Tensor], batch: Any, forward: Callable[[nn.Module, Any], Any] = call
+) -> dict[str, int]:
     """How many exact zeros each weight has where a forward pass in evaluation mode uses it.
 
     Args:
         model: left as it is, the random state too.
         weights: prunable weights by name.
-        images: (N, C, H, W); two are enough.
+        batch: of two examples, which are enough.
+        forward: runs the network on the batch.
 
     Returns:
         Name → zeros; a weight that the pass does not use is missing.
@@ -107,23 +111,25 @@ def used_zeros(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) 
     with torch.random.fork_rng(devices=[]), in_mode(model, training=False), _inside(model, weights) as active:
         watch = _Watch(model, weights, active)
         with watch:
-            model(images)
+            forward(model, batch)
     return watch.found
 
 
-def require_in_effect(model: nn.Module, masks: Masks, images: Tensor) -> None:
+def require_in_effect(
+    model: nn.Module, masks: Masks, batch: Any, forward: Callable[[nn.Module, Any], Any] = call
+) -> None:
     """Hold the share of zeros that the network computes with to that of its masks.
 
     Args:
         model: pruned.
         masks: of its prunable weights.
-        images: as in `used_zeros`.
+        batch, forward: as in `used_zeros`.
 
     Raises:
         BadInput: a layer computes with fewer zeros than its mask says; each is named.
     """
     parameters = dict(model.named_parameters())
-    found = used_zeros(model, {name: parameters[name] for name in masks}, images)
+    found = used_zeros(model, {name: parameters[name] for name in masks}, batch, forward)
     pruned = {name: mask.numel() - int(mask.sum()) for name, mask in masks.items()}
     wrong = [name for name, zeros in found.items() if zeros < pruned[name]]
     if wrong:

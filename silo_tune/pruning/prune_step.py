@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,20 +21,22 @@ from silo_tune.schedules.peaks import PruneFacts
 from silo_tune.seeds import stream
 from silo_tune.study import registry
 from silo_tune.study.workspace import Workspace
+from silo_tune.tasks.seam import Task
 
 
 @dataclass(frozen=True)
-class FeedImages:
-    """A replicate's training images as criteria see them: un-augmented, by position in the training part."""
+class FeedExamples:
+    """A replicate's training examples as criteria see them: un-augmented, by position in the training part."""
 
     feed: Feed
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+    task: Task
 
     @property
     def labels(self) -> Tensor:
         return self.feed.train.labels[self.feed.train.rows]
 
-    def batches(self, positions: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, positions: Tensor, batch: int) -> Iterator[Any]:
         part = self.feed.train
         return self.feed.batches(replace(part, rows=part.rows[positions.to(part.rows.device)]), batch)
 
@@ -43,10 +46,10 @@ class Pruner:
 
     Args:
         workspace: what the study's prunes count, and how little they leave in the end.
-        shape: (H, W, C) of an image.
+        shape: of an example: (H, W, C) of an image.
     """
 
-    def __init__(self, workspace: Workspace, shape: tuple[int, int, int]) -> None:
+    def __init__(self, workspace: Workspace, shape: tuple[int, ...]) -> None:
         self.workspace, self.shape = workspace, shape
         self._removable: dict[str, Mapping[str, Filters]] = {}
 
@@ -73,7 +76,7 @@ class Pruner:
         return self.elements(unit, model).counted(masks)
 
     def prune(
-        self, unit: Unit, model: nn.Module, parent: Mapping[str, Mapping[str, Tensor]], feed: Feed
+        self, unit: Unit, model: nn.Module, parent: Mapping[str, Mapping[str, Tensor]], feed: Feed, task: Task
     ) -> tuple[Masks, PruneFacts]:
         """Load a parent's state into the model and prune it; weights that go are zero afterwards."""
         assert unit.prune is not None
@@ -82,22 +85,27 @@ class Pruner:
         before = parent_masks(elements, parent.get("mask", {}))
         norm_before = weight_norm(model)
         generator = stream("criterion", unit.seed, unit.cycle, unit.repeat)
-        images = FeedImages(feed, self.shape)
+        images = FeedExamples(feed, self.shape, task)
         after = next_masks(
             unit.prune,
             elements,
             Scoring(elements.weights, before, model, generator, images, parent.get("previous"), elements.filters),
         )
         apply_masks(elements.parameters, after)
-        require_in_effect(model, elements.counted(after), few_images(feed))
+        require_in_effect(model, elements.counted(after), few(feed), task.forward)
         share = 1.0 - alive(elements.counted(after)) / alive(before)
         return after, PruneFacts(norm_before, weight_norm(model), share, unit.epochs)
 
 
-def few_images(feed: Feed) -> Tensor:
-    """Two training images (2, C, H, W), or the one there is: enough for a forward pass."""
+def few(feed: Feed) -> Any:
+    """A batch of two training examples, or the one there is: enough for a forward pass."""
     part = feed.train
-    images, _ = next(feed.batches(replace(part, rows=part.rows[:2]), 2))
+    return next(feed.batches(replace(part, rows=part.rows[:2]), 2))
+
+
+def few_images(feed: Feed) -> Tensor:
+    """The images (2, C, H, W) of `few`."""
+    images: Tensor = few(feed)[0]
     return images
 
 

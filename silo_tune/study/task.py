@@ -173,14 +173,18 @@ class TaskSpec(Frozen):
         """The scores that are reported beside it."""
         return tuple(SCORES.get(name) or Score(name, name) for name in self.also)
 
+    @property
+    def minimised(self) -> dict[str, Any]:
+        """The loss of a named task, with its arguments."""
+        return (self.loss or LossRef(name=next(iter(LOSSES[str(self.name)])))).resolved()
+
     def resolved(self) -> dict[str, Any] | None:
         """What enters a unit's key; nothing for classification judged by accuracy, as studies always were."""
         table: dict[str, Any] = {"score": self.scored.name}
         if self.function is not None:
             table |= {"function": self.function, "version": self.version, "args": self.args}
         else:
-            loss = LossRef(name=next(iter(LOSSES[str(self.name)]))) if self.loss is None else self.loss
-            table |= {"name": self.name, "loss": loss.resolved()}
+            table |= {"name": self.name, "loss": self.minimised}
         if self.also:
             table["also"] = sorted(self.also)
         return None if table == _USUAL else table

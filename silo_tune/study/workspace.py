@@ -10,6 +10,7 @@ from silo_tune.machine import absolute
 from silo_tune.study.data import Data, standing
 from silo_tune.study.model import Study
 from silo_tune.study.prune import DEFAULT_LAYERS
+from silo_tune.study.task import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Workspace:
     Attributes:
         run: the run's URL.
         data: the study's [data].
+        task: the study's [task].
         threads: torch threads.
         device: "auto", "cpu", "cuda" …
         partial_seconds: least time between two partial states (0: after every epoch).
@@ -34,6 +36,7 @@ class Workspace:
 
     run: str
     data: Data
+    task: TaskSpec | None = None
     threads: int = 1
     device: str = "auto"
     partial_seconds: float = 5.0
@@ -57,6 +60,7 @@ class Workspace:
         return cls(
             run=absolute(run_url),
             data=study.data.model_copy(update={"path": study.data.path and standing(study.data.path)}),
+            task=study.task,
             threads=cluster.cpus_per_unit,
             device=cluster.device,
             partial_seconds=cluster.partial_seconds,

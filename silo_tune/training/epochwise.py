@@ -70,15 +70,15 @@ class Stepwise:
         Raises:
             Violation: a truth of the engine does not hold.
         """
-        trainer, classes = self._trainer, self._worker.dataset.classes
+        trainer = self._trainer
         if not trainer.finished:
             trainer.run_epoch()
         feed = self._worker.feed(self._unit)
-        good, scores = trainer.diverged is None, (1 / classes, math.log(classes))
+        good, scores = trainer.diverged is None, trainer.guess
         if good:
             measured = self._worker.evaluate(self._unit, trainer, feed.val)
             good = math.isfinite(measured.loss)
-            scores = (measured.accuracy, measured.loss) if good else scores
+            scores = (measured.score, measured.loss) if good else scores
         counted = self._worker.pruner.counted(self._unit, trainer.model, trainer.masks)
         pure = len(self._rates) == 1
         if trainer.finished and pure:

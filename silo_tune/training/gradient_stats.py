@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from silo_tune.data.batches import Feed, Part
-from silo_tune.models.outputs import logits_of
 from silo_tune.pruning.criteria.scoring import slopes_of_recurrent
 from silo_tune.pruning.layers import CONVOLUTIONS
 from silo_tune.pruning.masks import Masks
 from silo_tune.seeds import stream
+from silo_tune.tasks.outputs import examples_in
+from silo_tune.tasks.seam import Task
 
 # Ours: enough for stable spreads (see `docs/decisions.md`), a small part of an epoch.
 IMAGES = 256
@@ -41,7 +41,7 @@ class Spreads:
     """Standard deviations at one point of training; None where there is nothing to measure. Fields are columns.
 
     Attributes:
-        grad_spread: of the gradient of the mean cross-entropy (nats per unit of weight), over all surviving weights.
+        grad_spread: of the gradient of the mean loss (per unit of weight), over all surviving weights.
         activation_spread: of hidden representations before normalisation, mean over layers.
         activation_spread_norm: after normalisation, mean over the same layers; None without normalisation layers.
     """
@@ -60,10 +60,11 @@ class Moments:
     squares: Tensor
 
 
-def measure(model: nn.Module, masks: Masks, feed: Feed, seed: int, batch: int) -> Spreads:
+def measure(task: Task, model: nn.Module, masks: Masks, feed: Feed, seed: int, batch: int) -> Spreads:
     """The spreads of a network in evaluation mode, on the replicate's measured images.
 
     Args:
+        task: gives the loss.
         model: on the training device; left in evaluation mode.
         masks: by parameter name; a weight that is pruned does not count.
         feed: the replicate's data.
@@ -71,7 +72,7 @@ def measure(model: nn.Module, masks: Masks, feed: Feed, seed: int, batch: int) -
         batch: images at once, as in training, so that it takes no more memory; small images go together.
     """
     at_once = max(batch, SMALL // feed.train.values)
-    return spreads(model, masks, feed.batches(measured_images(feed, seed), at_once))
+    return spreads(task, model, masks, feed.batches(measured_images(feed, seed), at_once))
 
 
 def measured_images(feed: Feed, seed: int) -> Part:
@@ -80,18 +81,17 @@ def measured_images(feed: Feed, seed: int) -> Part:
     return replace(feed.train, rows=feed.train.rows[chosen.to(feed.train.rows.device)])
 
 
-def spreads(model: nn.Module, masks: Masks, batches: Iterable[tuple[Tensor, Tensor]]) -> Spreads:
-    """The spreads over batches of images (B, C, H, W) and labels (B,), in one pass."""
+def spreads(task: Task, model: nn.Module, masks: Masks, batches: Iterable[Any]) -> Spreads:
+    """The spreads over batches, in one pass."""
     model.eval()
     parameters = dict(model.named_parameters())
     weights = {name: parameters[name] for name in masks if parameters[name].requires_grad}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     count = 0
     with watched(model) as hidden, slopes_of_recurrent(model):
-        for images, labels in batches:
-            loss = F.cross_entropy(logits_of(model(images)).float(), labels, reduction="sum")
-            _add_gradients(loss, weights, sums)
-            count += len(labels)
+        for batch in batches:
+            _add_gradients(task.summed(model, batch), weights, sums)
+            count += examples_in(batch)
     gradients = {name: total / count for name, total in sums.items()}
     return Spreads(grad_spread(gradients, masks), mean_spread(hidden.before()), mean_spread(hidden.after))
 

@@ -24,10 +24,13 @@ from silo_tune.pruning.criteria.scoring import Scoring, in_mode
 from silo_tune.pruning.filters import NORMALISATIONS
 from silo_tune.pruning.layers import CONVOLUTIONS
 from silo_tune.pruning.masks import Masks, PrunableElements, top
-from silo_tune.pruning.prune_step import FeedImages, Pruner, few_images, parent_masks, scores
+from silo_tune.pruning.prune_step import FeedExamples, Pruner, few_images, parent_masks, scores
 from silo_tune.schedules.peaks import rate_at_share
 from silo_tune.seeds import stream
 from silo_tune.study.pipelines import ICE_VERSION
+from silo_tune.tasks.distilled import Distilled
+from silo_tune.tasks.seam import Task
+from silo_tune.tasks.supervised import Supervised
 from silo_tune.training.trainer import EpochLog, Trainer, evaluate
 
 Training = Generator[EpochLog, None, None]
@@ -77,7 +80,7 @@ class IceLoop:
     declared: Mapping[str, int]
     trainer: Trainer
     dense_accuracy: float
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     walked: int = 0
     frozen: list[str] | None = None
     save: Callable[[], None] = field(default=lambda: None, repr=False)
@@ -90,7 +93,7 @@ class IceLoop:
         parent: Mapping[str, Any],
         pruner: Pruner,
         feed: Feed,
-        classes: int,
+        task: Task,
         dense_accuracy: float,
         teacher: nn.Module,
     ) -> IceLoop:
@@ -110,8 +113,9 @@ class IceLoop:
         living = elements.alive(parent_masks(elements, parent.get("mask", {})))
         declared = {block: left_of(int(mask.sum()), unit.pipeline["ratio"]) for block, mask in living.items()}
         # The network is trained already: every epoch is judged by the rule of divergence, as in a budget of one.
-        trainer = Trainer(replace(unit, epochs=1), model, elements.masks(living), feed, 1.0, classes)
-        trainer.teacher = teacher.eval()
+        assert isinstance(task, Supervised)
+        distilled = Distilled.of(task, teacher)
+        trainer = Trainer(replace(unit, epochs=1), model, elements.masks(living), feed, 1.0, distilled)
         return cls(unit, model, feed, elements, living, declared, trainer, dense_accuracy, pruner.shape)
 
     def walk(self) -> Training:
@@ -126,7 +130,7 @@ class IceLoop:
         for block in list(self.declared)[self.walked :]:
             self._prune(block)
             self.walked += 1
-            accuracy = evaluate(self.model, self.feed, self.feed.val).accuracy
+            accuracy = evaluate(self.trainer.task, self.model, self.feed, self.feed.val).score
             if self.dense_accuracy - accuracy >= self.unit.pipeline["threshold"]:
                 yield from self._fine_tune(self.rate())
                 if self.walked < len(self.declared):
@@ -178,7 +182,7 @@ class IceLoop:
         assert self.unit.prune is not None
         masks = self.elements.masks(self.living)
         generator = stream("criterion", self.unit.seed, self.unit.cycle, self.unit.repeat)
-        images = FeedImages(self.feed, self.shape)
+        images = FeedExamples(self.feed, self.shape, self.trainer.task)
         scoring = Scoring(self.elements.weights, masks, self.model, generator, images, None, self.elements.filters)
         return scores(self.unit.prune.criterion, self.elements, scoring)
 
@@ -217,8 +221,7 @@ class IceLoop:
         parameters = dict(model.named_parameters())
         weights = {name: parameters[name] for name in self.elements.weights}
         elements = PrunableElements(weights, self.elements.filters, parameters)
-        trainer = Trainer(self.trainer.unit, model, elements.masks(self.living), self.feed, 1.0, self.trainer.classes)
-        trainer.teacher = self.trainer.teacher
+        trainer = Trainer(self.trainer.unit, model, elements.masks(self.living), self.feed, 1.0, self.trainer.task)
         return replace(self, model=model, elements=elements, living=dict(self.living), trainer=trainer)
 
     # --- state ---

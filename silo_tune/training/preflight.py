@@ -26,12 +26,11 @@ from silo_tune.formats import percent, plural, size
 from silo_tune.machine import VERSION, cache_root
 from silo_tune.models.build import init_seed
 from silo_tune.models.checkpoint import load_pretrained, pack, unpack
-from silo_tune.models.outputs import beside_logits
 from silo_tune.planner.unit import Unit, canonical_json, make_unit
 from silo_tune.pruning.in_effect import used_zeros
 from silo_tune.pruning.layers import SCALE, kinds_by_name, weights_of
 from silo_tune.pruning.masks import Masks
-from silo_tune.pruning.prune_step import few_images
+from silo_tune.pruning.prune_step import few
 from silo_tune.study import registry
 from silo_tune.study.arms import Arm, OracleArm
 from silo_tune.study.data import expand
@@ -39,6 +38,7 @@ from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.prune import LAYERS
 from silo_tune.study.workspace import Workspace
+from silo_tune.tasks.outputs import beside_logits
 from silo_tune.training.process import enter
 from silo_tune.training.trainer import Trainer, evaluate
 from silo_tune.training.worker import Worker
@@ -218,7 +218,8 @@ class _Network:
                 line += f" (prune.layers can name {', '.join(kind for kind in LAYERS if kind in could)})"
         self.found.lines.append(line)
         self.found.layers += _layer_lines(masks, kinds)
-        unused = sorted(set(masks) - set(used_zeros(model, _named(model, masks), few_images(self._feed()))))
+        task = self.worker.task(self.unit(0))
+        unused = sorted(set(masks) - set(used_zeros(model, _named(model, masks), few(self._feed()), task.forward)))
         if unused:
             self.found.lines.append(
                 f"network: its forward pass does not use {', '.join(unused[:5])}{', …' if len(unused) > 5 else ''}, "
@@ -249,9 +250,9 @@ class _Network:
                 f"network: in training it gives {', '.join(seen)} beside its logits; only the logits have a loss"
             )
         if not math.isfinite(loss):
-            raise BadInput(f"model: the loss of its first batch is {loss}; it must give a finite number for each class")
+            raise BadInput(f"model: the loss of its first batch is {loss}; a loss must be finite before training")
         feed = trainer.feed
-        evaluate(trainer.model, feed, replace(feed.val, rows=feed.val.rows[: trainer.unit.batch]))
+        evaluate(trainer.task, trainer.model, feed, replace(feed.val, rows=feed.val.rows[: trainer.unit.batch]))
 
     def _state(self, unit: Unit, trainer: Trainer) -> None:
         """Does a preempted unit find its state again?"""
@@ -273,7 +274,11 @@ class _Network:
         for target in dict.fromkeys((self.study.remaining[1], self.study.remaining[-1])):
             fresh = self.worker.fresh(unit, init_seed(unit.seed))
             masks, _ = self.worker.pruner.prune(
-                replace(unit, prune=replace(unit.prune, target=target)), fresh, {**parent, **needed}, feed
+                replace(unit, prune=replace(unit.prune, target=target)),
+                fresh,
+                {**parent, **needed},
+                feed,
+                self.worker.task(unit),
             )
             parent = {"weights": fresh.state_dict(), "mask": masks}
 

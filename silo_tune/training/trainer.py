@@ -8,31 +8,26 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from silo_tune.data.batches import Feed, Part
 from silo_tune.errors import BadInput, Violation
 from silo_tune.machine import VERSION
 from silo_tune.models.checkpoint import copy_into, load_weights
-from silo_tune.models.outputs import logits_of
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.masks import Masks, apply_masks, pruned_are_zero
 from silo_tune.schedules.peaks import build
 from silo_tune.schedules.shapes import PROFILES, Profile
 from silo_tune.seeds import stream, stream_seed
+from silo_tune.tasks.outputs import examples_in
+from silo_tune.tasks.seam import Evaluation, Task
 
-# A mean training loss above this many times ln(classes), late in the budget, is a divergence. It is absolute: a pruned
+# A mean training loss above this many times the guess's, late in the budget, is a divergence. It is absolute: a pruned
 # network starts with a low loss, and a rate that first triples it can still end best.
 DIVERGED_LOSS = 1.5
-
-# Of distillation, as in ICE-Pruning's public code.
-TEMPERATURE = 2.0
 
 # The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
 STATE_FORMAT = "3"
@@ -43,7 +38,7 @@ BUFFERS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", "step"
 
 @dataclass(frozen=True)
 class EpochLog:
-    """One finished epoch: its number from 1, the mean training loss in nats, its wall seconds."""
+    """One finished epoch: its number from 1, the mean training loss, its wall seconds."""
 
     epoch: int
     train_loss: float
@@ -76,29 +71,6 @@ def begin_late_momentum(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
-def require_logits(found: Any, images: int, classes: int) -> None:
-    """Raises BadInput unless a network gave one number for each image and class."""
-    if not isinstance(found, Tensor) or found.shape != (images, classes):
-        given = f"{tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise BadInput(
-            f"model: gives {given} for a batch of {images} images; it must give a tensor ({images}, {classes}), one "
-            f"number for each class, or an output that has such `logits`"
-        )
-
-
-def distillation(logits: Tensor, taught: Tensor) -> Tensor:
-    """KL(softmax(taught / 2) ‖ softmax(logits / 2)) in nats, mean over the images of a batch (N, classes).
-
-    Source: the loss that ICE-Pruning's public code adds to cross-entropy, with temperature 2 and weight 1, and without
-    the usual factor of the temperature squared.
-    """
-    return F.kl_div(
-        F.log_softmax(logits.float() / TEMPERATURE, 1),
-        F.softmax(taught.float() / TEMPERATURE, 1),
-        reduction="batchmean",
-    )
-
-
 def names_hash(tensors: Mapping[str, Tensor]) -> str:
     """Stands for the names of an optimizer's buffers: which weights have moved is not known before the training."""
     return hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()
@@ -118,7 +90,7 @@ class Trainer:
         masks: by parameter name; pruned weights are held at exactly zero after every step.
         feed: the replicate's data.
         max_lr: the peak.
-        classes: number of classes, for the rule of divergence.
+        task: the loss, and the guess that the rule of divergence measures against.
         snapshots: numbers of steps after which the weights are kept in `taken`.
         keep_previous: keep the parameters as they are when the last epoch begins in `previous`. Partial states stand
             between epochs, so a resumed training finds them as they were.
@@ -131,13 +103,12 @@ class Trainer:
         masks: Masks,
         feed: Feed,
         max_lr: float,
-        classes: int,
+        task: Task,
         snapshots: frozenset[int] = frozenset(),
         keep_previous: bool = False,
     ) -> None:
         self.unit, self.model, self.masks, self.feed, self.max_lr = unit, model, masks, feed, max_lr
         self.parameters = dict(model.named_parameters())
-        self.teacher: nn.Module | None = None  # a network whose outputs the loss compares with, in evaluation mode
         self._frozen: list[str] = []
         self.begin_anew(max_lr)
         self.profile = profile_of(unit)
@@ -146,7 +117,7 @@ class Trainer:
             raise BadInput("retrain.profile: its momentum runs against the rate, and retrain.optimizer has none")
         self.steps_per_epoch = feed.steps(unit.batch)
         self.total = self.steps_per_epoch * unit.epochs
-        self.classes, self.limit = classes, DIVERGED_LOSS * math.log(classes)
+        self.task, self.limit = task, DIVERGED_LOSS * (math.inf if task.guess is None else task.guess.loss)
         self.snapshots, self.taken = snapshots, dict[int, dict[str, Tensor]]()
         self.keep_previous = keep_previous
         self.previous: dict[str, Tensor] | None = None
@@ -158,6 +129,12 @@ class Trainer:
         self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
         self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
         self.remask(masks)
+
+    @property
+    def guess(self) -> tuple[float, float]:
+        """Score and loss of the best constant prediction."""
+        assert self.task.guess is not None
+        return self.task.guess.score, self.task.guess.loss
 
     @property
     def finished(self) -> bool:
@@ -178,9 +155,10 @@ class Trainer:
         self.model.train()
         loss_sum = torch.zeros((), device=self.feed.mean.device)
         count = 0
-        for images, labels in self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)):
-            loss_sum += self._one_step(images, labels) * len(labels)
-            count += len(labels)
+        for batch in self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)):
+            examples = examples_in(batch)
+            loss_sum += self._one_step(batch) * examples
+            count += examples
         self.epoch += 1
         self.train_loss = float(loss_sum) / count
         seconds = time.perf_counter() - began
@@ -192,12 +170,10 @@ class Trainer:
         """Train on the first batch of the first epoch alone; its loss."""
         where = (self.unit.seed, self.unit.cycle, self.unit.repeat, 0)
         self.model.train()
-        images, labels = next(
-            iter(self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)))
-        )
-        return float(self._one_step(images, labels))
+        batch = next(iter(self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where))))
+        return float(self._one_step(batch))
 
-    def _one_step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _one_step(self, batch: Any) -> Tensor:
         lr = self.max_lr * self.profile(self.step, self.total)
         momentum = self._momentum(self.step, self.total)
         for group in self.optimizer.param_groups:
@@ -208,13 +184,9 @@ class Trainer:
                 group["momentum"] = momentum
         self.peak = max(self.peak, lr)
         with self._autocast:
-            logits = logits_of(self.model(images))
-            if self.step == 0:
-                require_logits(logits, len(labels), self.classes)
-            loss = F.cross_entropy(logits.float(), labels)
-            objective = loss if self.teacher is None else loss + distillation(logits, self._taught(images))
+            losses = self.task.losses(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(objective).backward()
+        self._scaler.scale(losses.objective).backward()
         if self.step and self.unit.optimizer.get("momentum", 0) > 0:
             begin_late_momentum(self.optimizer)
         self._scaler.step(self.optimizer)
@@ -225,13 +197,7 @@ class Trainer:
         self.step += 1
         if self.step in self.snapshots:
             self.taken[self.step] = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        return loss.detach()
-
-    @torch.no_grad()
-    def _taught(self, images: Tensor) -> Tensor:
-        assert self.teacher is not None
-        logits: Tensor = self.teacher(images)
-        return logits
+        return losses.told.detach()
 
     def _judge(self) -> None:
         finite = math.isfinite(self.train_loss) and all(bool(p.isfinite().all()) for p in self.parameters.values())
@@ -351,26 +317,19 @@ class Trainer:
             raise ValueError(f"the optimizer's buffers are {counted}, not {wanted}")
 
 
-class Measured(NamedTuple):
-    """A network on a part: accuracy in [0, 1], mean cross-entropy in nats, and (n,) which images it got right."""
-
-    accuracy: float
-    loss: float
-    right: npt.NDArray[np.bool_]
-
-
 @torch.inference_mode()
 def evaluate(
+    task: Task,
     model: nn.Module,
     feed: Feed,
     part: Part,
     augment: torch.Generator | None = None,
     whole_batches: int | None = None,
-) -> Measured:
-    """Measure a network on a part, in evaluation mode; its images in the order of the part.
+) -> Evaluation:
+    """Judge a network on a part, in evaluation mode; its examples in the order of the part.
 
     Args:
-        model, feed, part: what is measured on what.
+        task, model, feed, part: who judges what on what.
         augment: a stream to augment the images by, as training images are; None measures them as they are.
         whole_batches: leave out what does not fill a batch of this size; those images count as wrong.
 
@@ -380,12 +339,6 @@ def evaluate(
     if whole_batches is not None and len(part) < whole_batches:
         raise BadInput(f"evaluate.drop_last: {len(part)} images do not fill a batch of {whole_batches}")
     model.eval()
-    right, done, loss = np.zeros(len(part), dtype=bool), 0, 0.0
-    for images, labels in feed.batches(part, whole_batches, augment):
-        if whole_batches is not None and len(labels) < whole_batches:
-            break
-        logits = logits_of(model(images)).float()
-        right[done : done + len(labels)] = (logits.argmax(1) == labels).cpu().numpy()
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        done += len(labels)
-    return Measured(int(right.sum()) / len(part), loss / len(part), right)
+    batches = feed.batches(part, whole_batches, augment)
+    whole = (batch for batch in batches if whole_batches is None or examples_in(batch) == whole_batches)
+    return task.evaluate(model, whole, len(part))

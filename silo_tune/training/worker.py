@@ -22,7 +22,7 @@ from silo_tune.planner.outcome import FORMAT
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.in_effect import require_in_effect
 from silo_tune.pruning.masks import Masks, alive, apply_masks, full_masks
-from silo_tune.pruning.prune_step import Pruner, few_images
+from silo_tune.pruning.prune_step import Pruner, few
 from silo_tune.schedules.peaks import RULES, PruneFacts, rounded
 from silo_tune.schedules.shapes import maximum_of
 from silo_tune.seeds import stream
@@ -30,14 +30,17 @@ from silo_tune.store.example_file import pack_examples
 from silo_tune.store.storage import Storage
 from silo_tune.store.unit_store import UnitStore, new_attempt, unit_of
 from silo_tune.study.workspace import Workspace
+from silo_tune.tasks.making import make_task
+from silo_tune.tasks.own import OwnTask
+from silo_tune.tasks.seam import Evaluation, Task
 from silo_tune.training.gradient_stats import Spreads, measure
 from silo_tune.training.ice import IceLoop, carries, is_loop
 from silo_tune.training.process import choose_device, device_name, enter
-from silo_tune.training.trainer import EpochLog, Measured, Trainer, evaluate
+from silo_tune.training.trainer import EpochLog, Trainer, evaluate
 
 T = TypeVar("T")
 Progress = Generator[EpochLog, None, dict[str, Any]]
-Right = dict[str, npt.NDArray[np.bool_]]
+Examples = dict[str, npt.NDArray[Any]]
 
 
 class Trained(NamedTuple):
@@ -46,12 +49,13 @@ class Trained(NamedTuple):
     Attributes:
         result: all that its result.json says but for the examples.
         state: bytes of its final state; none when it diverged.
-        right: "val" and "test" → which images it got right, in the order of the part; none when it diverged.
+        right: "val" and "test" → scores of single examples in the order of the part (of accuracy, which it got right);
+            none when it diverged, or where the score is no mean over examples.
     """
 
     result: dict[str, Any]
     state: bytes
-    right: Right
+    right: Examples
 
 
 class Worker:
@@ -72,6 +76,7 @@ class Worker:
         self.pruner = Pruner(workspace, dataset.shape)
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, Feed] = {}
+        self._tasks: dict[int, Task] = {}
 
     def run(self, unit: Unit) -> Progress:
         """Train one unit: yields after every epoch, returns the committed result.
@@ -114,7 +119,7 @@ class Worker:
         saved = time.perf_counter()
         while not trainer.finished:
             if unit.evaluation is not None and unit.evaluation["best_on_test"]:
-                measured = self.evaluate(unit, trainer, self.feed(unit).test).accuracy
+                measured = self.evaluate(unit, trainer, self.feed(unit).test).score
                 trainer.best_test = measured if math.isnan(trainer.best_test) else max(trainer.best_test, measured)
             log = trainer.run_epoch()
             self._keep_snapshots(unit, trainer)
@@ -139,7 +144,7 @@ class Worker:
         yield from loop.walk()
         loop.trainer.thaw()
         masks = self.pruner.counted(unit, loop.model, loop.trainer.masks)
-        require_in_effect(loop.model, masks, few_images(loop.feed))
+        require_in_effect(loop.model, masks, few(loop.feed), loop.trainer.task.forward)
         return loop.trainer, loop.highest
 
     def _loop_of(self, unit: Unit) -> IceLoop:
@@ -153,8 +158,8 @@ class Worker:
             model, teacher = (self.fresh(unit, init_seed(unit.seed)) for _ in range(2))
             load_weights(model, parent["weights"])
             load_weights(teacher, taught["weights"])
-            feed, classes = self.feed(unit), self.dataset.classes
-            loop = IceLoop.begin(unit, model, parent, self.pruner, feed, classes, result["val_score"], teacher)
+            feed, task = self.feed(unit), self.task(unit)
+            loop = IceLoop.begin(unit, model, parent, self.pruner, feed, task, result["val_score"], teacher)
             data = self.units.read_partial(unit.key)
             if data is None or self._restored(unit, data, loop.restore):
                 return loop
@@ -177,7 +182,7 @@ class Worker:
             masks = full_masks(self.pruner.elements(unit, model).weights)
             return model, masks, None if unit.peak is None else float(unit.peak["value"])
         assert unit.parent is not None
-        masks, facts = self.pruner.prune(unit, model, self._state_of(unit.parent), self.feed(unit))
+        masks, facts = self.pruner.prune(unit, model, self._state_of(unit.parent), self.feed(unit), self.task(unit))
         self._after_prune(unit, model)
         apply_masks(dict(model.named_parameters()), masks)
         return model, masks, resolve_peak(unit, facts)
@@ -268,17 +273,40 @@ class Worker:
             points = self.workspace.rewind_points if unit.cycle == 0 else ()
             snapshots = frozenset(self._steps_at(unit, point) for point in points if point != "init")
         previous = "previous" in self.workspace.needs
-        return Trainer(unit, model, masks, self.feed(unit), max_lr, self.dataset.classes, snapshots, previous)
+        return Trainer(unit, model, masks, self.feed(unit), max_lr, self.task(unit), snapshots, previous)
 
     def feed(self, unit: Unit) -> Feed:
         """The replicate's data; kept for the seeds used last."""
         if unit.seed not in self._feeds:
             while len(self._feeds) >= 8:
-                self._feeds.pop(next(iter(self._feeds)))
+                oldest = next(iter(self._feeds))
+                self._feeds.pop(oldest)
+                self._tasks.pop(oldest, None)
             split = split_rows(self.dataset, self.workspace.data, unit.seed)
             check_apart(split)
             self._feeds[unit.seed] = Feed.make(self.dataset, split, unit.augmentation, self.device)
         return self._feeds[unit.seed]
+
+    def task(self, unit: Unit) -> Task:
+        """What the network is trained for and judged by, on the replicate's training part."""
+        feed = self.feed(unit)
+        if unit.seed not in self._tasks:
+            targets = None if self.usual else feed.train.labels[feed.train.rows]
+            task = make_task(self.workspace.task, self.dataset.classes, targets)
+            self._tasks[unit.seed] = self._with_guess(unit, task)
+        return self._tasks[unit.seed]
+
+    @property
+    def usual(self) -> bool:
+        """Is it classification of images by accuracy, whose guess is that of balanced classes?"""
+        return self.workspace.task is None
+
+    def _with_guess(self, unit: Unit, task: Task) -> Task:
+        """A user's task that does not say what a guess is worth is measured on the untrained network."""
+        if not isinstance(task, OwnTask) or task.guess is not None:
+            return task
+        feed = self.feed(unit)
+        return task.beside(evaluate(task, self.fresh(unit, init_seed(unit.seed)), feed, feed.val))
 
     def _steps_at(self, dense: Unit, point: str) -> int:
         count, kind = point.split()
@@ -326,29 +354,32 @@ class Worker:
                 f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
             )
 
-    def evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> Measured:
+    def evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> Evaluation:
         """Measure the network on a part, in the way that the unit's study asks for."""
         rules = unit.evaluation or {}
         where = (unit.seed, unit.cycle, unit.repeat, trainer.epoch)
         augment = stream("evaluate", *where) if rules.get("augment") else None
         # Of validation images none is left out: they choose.
         whole = unit.batch if rules.get("drop_last") and part is self.feed(unit).test else None
-        return evaluate(trainer.model, self.feed(unit), part, augment, whole)
+        return evaluate(trainer.task, trainer.model, self.feed(unit), part, augment, whole)
 
-    def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> tuple[dict[str, Any], Right]:
-        """The result but for its files; and which images of validation and test it got right."""
+    def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> tuple[dict[str, Any], Examples]:
+        """The result but for its files; and the scores of single examples of validation and test."""
         feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
-        diverged, scores, spreads, right = trainer.diverged, _NO_SCORES, Spreads(), Right()
+        diverged, scores, spreads, right = trainer.diverged, _NO_SCORES, Spreads(), Examples()
+        also: dict[str, dict[str, float | None]] = {}
         if diverged is None:
             test, val = (self.evaluate(unit, trainer, part) for part in (feed.test, feed.val))
-            scores = (val.accuracy, val.loss, test.accuracy, _finite(test.loss))
-            right = {"val": val.right, "test": test.right}
+            scores = (val.score, val.loss, test.score, _finite(test.loss))
+            also = {name: {"val": _finite(val.also[name]), "test": _finite(test.also[name])} for name in val.also}
+            right = {n: one.examples for n, one in (("val", val), ("test", test)) if one.examples is not None}
             if not math.isnan(trainer.best_test):  # the best of several epochs is of no one network's images
-                scores, right = (val.accuracy, val.loss, trainer.best_test, None), {"val": val.right}
-            if not math.isfinite(val.loss):
-                diverged, scores, right = "validation loss not finite", _NO_SCORES, {}
+                scores = (val.score, val.loss, trainer.best_test, None)
+                right.pop("test", None)
+            if not (math.isfinite(val.loss) and math.isfinite(val.score) and math.isfinite(test.score)):
+                diverged, scores, right, also = "validation loss not finite", _NO_SCORES, {}, {}
         if diverged is None:
-            spreads = measure(trainer.model, counted, feed, unit.seed, unit.batch)
+            spreads = measure(trainer.task, trainer.model, counted, feed, unit.seed, unit.batch)
         kept, total = alive(counted), sum(mask.numel() for mask in counted.values())
         outcome = {
             "format": FORMAT,
@@ -367,7 +398,8 @@ class Worker:
             "test_score": scores[2],
             "test_loss": scores[3],
             "n_test": len(feed.test),
-            "score": "accuracy",
+            **self._judged(trainer.task),
+            **({"also": also} if also else {}),
             "train_loss": _finite(trainer.train_loss),
             "classes": self.dataset.classes,
             "epochs": trainer.epoch if is_loop(unit) else unit.epochs,
@@ -381,6 +413,15 @@ class Worker:
             "version": VERSION,
         }
         return outcome, right
+
+    def _judged(self, task: Task) -> dict[str, Any]:
+        """By what, in which direction, and what a guess is worth: nothing but the name where it is as it always was."""
+        told: dict[str, Any] = {"score": task.score.name}
+        if self.usual:
+            return told
+        assert task.guess is not None
+        guess = {"guess_score": _finite(task.guess.score), "guess_loss": _finite(task.guess.loss)}
+        return {**told, "sign": task.score.sign, **guess}
 
 
 def check_apart(split: Split) -> None:

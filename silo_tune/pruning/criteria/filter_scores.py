@@ -57,8 +57,8 @@ def activations(scoring: Scoring, images: int) -> dict[str, Tensor]:
         handles.append(modules[reader].register_forward_pre_hook(_watch(seen[name], channels)))
     try:
         with in_mode(scoring.model, training=False), torch.no_grad():
-            for batch, _ in scoring.batches(images):
-                scoring.model(batch)
+            for batch in scoring.batches(images):
+                scoring.training.task.forward(scoring.model, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -6,13 +6,14 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from silo_tune.errors import BadInput
 from silo_tune.pruning.filters import Filters
+from silo_tune.tasks.seam import Task
 
 # Images per forward pass of a score; ours. It bounds the memory, and changes a mean by rounding only.
 SCORE_BATCH = 128
@@ -22,18 +23,22 @@ class TrainingImages(Protocol):
     """The training part of one replicate, un-augmented and normalised.
 
     Attributes:
-        shape: (H, W, C) of an image.
-        labels: (N,) int64; an image's position in them is its position in the part.
+        shape: of an example: (H, W, C) of an image.
+        labels: (N, …) targets; an example's position in them is its position in the part.
+        task: gives the loss of a batch.
     """
 
     @property
-    def shape(self) -> tuple[int, int, int]: ...
+    def shape(self) -> tuple[int, ...]: ...
 
     @property
     def labels(self) -> Tensor: ...
 
-    def batches(self, positions: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, H, W) and labels (B,) at these positions, in their order."""
+    @property
+    def task(self) -> Task: ...
+
+    def batches(self, positions: Tensor, batch: int) -> Iterator[Any]:
+        """Batches of the examples at these positions, in their order: images (B, C, H, W) and labels (B,), say."""
         ...
 
 
@@ -78,15 +83,18 @@ class Scoring:
             raise BadInput("prune.criterion: it needs training images, and was given none")
         return self.images
 
-    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of so many training images, or all there are: drawn without replacement by the stream, in order."""
+    def batches(self, count: int) -> Iterator[Any]:
+        """Batches of so many training examples, or all there are: drawn without replacement by the stream, in order."""
         order = torch.randperm(len(self.training.labels), generator=self.generator)
         return self.training.batches(order[:count].sort().values, SCORE_BATCH)
 
-    def balanced(self, per_class: int) -> tuple[Tensor, Tensor]:
-        """One batch with so many training images of each class, or all that a class has, drawn by the stream."""
+    def balanced(self, per_class: int) -> Any:
+        """One batch with so many training examples of each class, or all that a class has, drawn by the stream; ten
+        times as many of all where there are no classes."""
         labels = self.training.labels.cpu()
         order = torch.randperm(len(labels), generator=self.generator)
+        if labels.ndim > 1 or labels.is_floating_point():
+            return next(self.training.batches(order[: 10 * per_class], 10 * per_class))
         classes = labels.unique().tolist()
         chosen = torch.cat([order[labels[order] == label][:per_class] for label in classes])
         return next(self.training.batches(chosen, len(chosen)))

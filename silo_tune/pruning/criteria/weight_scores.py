@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from silo_tune.errors import BadInput
-from silo_tune.models.outputs import logits_of
 from silo_tune.pruning.criteria.scoring import Scoring, in_mode, slopes_of_recurrent
+from silo_tune.tasks.outputs import call, examples_in, logits_of
 
 
 def magnitude(scoring: Scoring) -> dict[str, Tensor]:
@@ -33,11 +33,11 @@ def gradient(scoring: Scoring, images: int = 512) -> dict[str, Tensor]:
     total = {name: torch.zeros_like(weight) for name, weight in scoring.weights.items()}
     count = 0
     with in_mode(scoring.model, training=False), _movable(scoring.weights), slopes_of_recurrent(scoring.model):
-        for batch, labels in scoring.batches(images):
-            loss = F.cross_entropy(logits_of(scoring.model(batch)), labels, reduction="sum")
+        for batch in scoring.batches(images):
+            loss = scoring.training.task.summed(scoring.model, batch)
             for name, grad in gradients(loss, scoring.weights).items():
                 total[name] += grad
-            count += len(labels)
+            count += examples_in(batch)
     return {name: (weight.detach() * total[name] / count).abs() for name, weight in scoring.weights.items()}
 
 
@@ -64,7 +64,7 @@ def snip(scoring: Scoring, per_class: int = 10) -> dict[str, Tensor]:
     One mini-batch with the same number of images of each class (10 is ours), in training mode. BatchNorm's running
     statistics are put back; dropout draws from this prune's stream.
     """
-    batch, labels = scoring.balanced(per_class)
+    batch = scoring.balanced(per_class)
     with (
         in_mode(scoring.model, training=True),
         _movable(scoring.weights),
@@ -72,7 +72,7 @@ def snip(scoring: Scoring, per_class: int = 10) -> dict[str, Tensor]:
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(int(torch.randint(2**62, (), generator=scoring.generator)))
-        grads = gradients(F.cross_entropy(logits_of(scoring.model(batch)), labels), scoring.weights)
+        grads = gradients(scoring.training.task.losses(scoring.model, batch).told, scoring.weights)
     sensitivity = {name: (weight.detach() * grads[name]).abs() for name, weight in scoring.weights.items()}
     total = sum(float(values.double().sum()) for values in sensitivity.values())
     # A network whose loss has no slope at all has no sensitivity either.
@@ -93,13 +93,21 @@ def synflow(scoring: Scoring) -> dict[str, Tensor]:
         for name, buffer in linear.named_buffers():
             if name.endswith("running_mean"):
                 buffer.zero_()
-    height, width, channels = scoring.training.shape
-    ones = torch.ones(1, channels, height, width, dtype=torch.float64, device=next(linear.parameters()).device)
+    ones = _ones(next(scoring.training.batches(torch.zeros(1, dtype=torch.long), 1))[0])
     parameters = dict(linear.named_parameters())
     weights = {name: parameters[name] for name in scoring.weights}
     with _movable(weights), slopes_of_recurrent(linear):
-        grads = gradients(logits_of(linear(ones)).sum(), weights)
+        grads = gradients(logits_of(call(linear, ones)).sum(), weights)
     return {name: (weight.detach() * grads[name]).abs() for name, weight in weights.items()}
+
+
+def _ones(inputs: Any) -> Any:
+    """Ones in the shape of an input; its codes of categories as they are, which look up what they look up."""
+    if isinstance(inputs, Tensor):
+        return torch.ones_like(inputs, dtype=torch.float64) if inputs.is_floating_point() else inputs
+    if isinstance(inputs, Mapping):
+        return {name: _ones(part) for name, part in inputs.items()}
+    return tuple(map(_ones, inputs))
 
 
 def lamp(scoring: Scoring) -> dict[str, Tensor]:

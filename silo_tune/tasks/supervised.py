@@ -1,0 +1,184 @@
+"""Tasks with a target for each example: classes, yes or no, several labels, numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from silo_tune.errors import BadInput
+from silo_tune.study.scores import Score
+from silo_tune.study.task import USUAL, TaskSpec
+from silo_tune.tasks.measures import SINGLE, known, whole
+from silo_tune.tasks.objectives import Objective, classes_objective, number_objective, yes_no_objective
+from silo_tune.tasks.outputs import call, logits_of
+from silo_tune.tasks.seam import Evaluation, Guess, Losses
+
+# More targets of a training part than these say no more of its best constant prediction.
+MOST_GUESSED = 100_000
+
+_ADVICE = {
+    "classification": "one number for each class",
+    "binary": "one number for each example, the logit of yes",
+    "multilabel": "one number for each label, its logit",
+    "regression": "one number for each target",
+}
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A task whose batches are pairs of inputs and targets.
+
+    Attributes:
+        kind: its name.
+        objective: what is minimised.
+        score: what decides.
+        further: scores that are reported beside it.
+        outputs: numbers that the network gives of each example; None looks at none of them.
+        guess: the best constant prediction.
+        mean, scale: of the targets of a regression over the training part: the network gives (target − mean) / scale.
+    """
+
+    kind: str
+    objective: Objective
+    score: Score
+    further: tuple[str, ...] = ()
+    outputs: int | None = None
+    guess: Guess | None = None
+    mean: Tensor | None = field(default=None, repr=False)
+    scale: Tensor | None = field(default=None, repr=False)
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        return call(model, batch[0])
+
+    def losses(self, model: nn.Module, batch: Any) -> Losses:
+        loss = self.loss_of(self.forward(model, batch), batch[1])
+        return Losses(loss, loss)
+
+    def loss_of(self, output: Any, targets: Tensor) -> Tensor:
+        """Mean loss of what a network gave for a batch."""
+        return self.objective.loss(self.fitted(output, targets), self.scaled(targets), "mean")
+
+    def summed(self, model: nn.Module, batch: Any) -> Tensor:
+        targets = batch[1]
+        total = self.objective.loss(self.fitted(self.forward(model, batch), targets), self.scaled(targets), "sum")
+        size = self.objective.size(targets)
+        return total if size == len(targets) else total * (len(targets) / size)
+
+    def fitted(self, output: Any, targets: Tensor) -> Tensor:
+        """The outputs as numbers in the shape that the task has. Raises BadInput when they do not fit."""
+        found = logits_of(output)
+        wanted = tuple(targets.shape) if self.kind != "classification" else (len(targets), self.outputs)
+        if not isinstance(found, Tensor):
+            raise BadInput(self._unfit(f"a {type(found).__name__}", wanted))
+        if targets.ndim == 1 and self.kind != "classification" and found.shape == (len(targets), 1):
+            found = found.squeeze(1)
+        if self.outputs is not None and tuple(found.shape) != wanted:
+            raise BadInput(self._unfit(str(tuple(found.shape)), wanted))
+        return found.float()
+
+    def _unfit(self, given: str, wanted: tuple[int | None, ...]) -> str:
+        advice = f"it must give a tensor {_shape(wanted)}, {_ADVICE[self.kind]}, or an output that has such `logits`"
+        return f"model: gives {given} for a batch of {wanted[0]} examples; {advice}"
+
+    def scaled(self, targets: Tensor) -> Tensor:
+        """Targets as the objective sees them."""
+        return targets if self.mean is None or self.scale is None else ((targets - self.mean) / self.scale).float()
+
+    def _in_units(self, outputs: Tensor) -> Tensor:
+        if self.mean is None or self.scale is None:
+            return outputs
+        return outputs.double() * self.scale + self.mean
+
+    # --- judging ---
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Any], count: int) -> Evaluation:
+        seen = _Seen(self, count)
+        for batch in batches:
+            seen.add(self.fitted(self.forward(model, batch), batch[1]), batch[1])
+        return seen.evaluation()
+
+    def fit(self, targets: Tensor) -> Supervised:
+        """The task on a training part with these targets: scale and guess are its own."""
+        task = self
+        if self.kind == "regression":
+            double = targets.double()
+            mean, scale = double.mean(0), double.std(0, correction=0)
+            task = replace(self, mean=mean, scale=scale)
+        return replace(task, guess=task.guessed(targets))
+
+    def guessed(self, targets: Tensor) -> Guess:
+        """Score and loss of the best constant prediction of these targets."""
+        targets = targets[:: -(-len(targets) // MOST_GUESSED)]
+        best = self.objective.constant(self.scaled(targets)).to(targets.device)
+        seen = _Seen(self, len(targets))
+        seen.add(best.expand(len(targets), *best.shape), targets)
+        found = seen.evaluation()
+        return Guess(found.score, found.loss, found.also)
+
+
+class _Seen:
+    """What an evaluation has seen so far."""
+
+    def __init__(self, task: Supervised, count: int) -> None:
+        self.task, self.count, self.done = task, count, 0
+        self.loss, self.size = 0.0, 0.0
+        single = SINGLE[task.kind]
+        self.names = (task.score.name, *task.further)
+        self.single: dict[str, Any] = {name: None for name in self.names if name in single}
+        self.outputs: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        task, stop = self.task, self.done + len(targets)
+        self.loss += float(task.objective.loss(outputs, task.scaled(targets), "sum"))
+        self.size += task.objective.size(targets)
+        judged = task._in_units(outputs)
+        for name, kept in self.single.items():
+            values = SINGLE[task.kind][name](judged, targets).cpu().numpy()
+            if kept is None:
+                kept = self.single[name] = np.zeros(self.count, dtype=values.dtype)
+            kept[self.done : stop] = values
+        if len(self.single) < len(self.names):
+            self.outputs.append(judged.cpu())
+            self.targets.append(targets.cpu())
+        self.done = stop
+
+    def evaluation(self) -> Evaluation:
+        scores = {name: self._score(name) for name in self.names}
+        examples = self.single.get(self.task.score.name)
+        left_out = self.size / self.done * (self.count - self.done)
+        also = {name: scores[name] for name in self.task.further}
+        return Evaluation(scores[self.task.score.name], self.loss / (self.size + left_out), examples, also)
+
+    def _score(self, name: str) -> float:
+        values = self.single.get(name)
+        if values is not None:
+            total = int(values.sum()) if values.dtype == bool else float(values.sum(dtype=np.float64))
+            return total / self.count
+        return known(name, whole(self.task.kind, name, torch.cat(self.outputs), torch.cat(self.targets)))
+
+
+def _shape(wanted: tuple[int | None, ...]) -> str:
+    return f"({', '.join(map(str, wanted))}{',' if len(wanted) == 1 else ''})"
+
+
+def supervised(spec: TaskSpec, outputs: int | None) -> Supervised:
+    """A named task of a [task], not yet fitted to a training part."""
+    kind, loss = str(spec.name), spec.minimised
+    if kind == "classification":
+        objective = classes_objective(loss, outputs)
+    else:
+        objective = number_objective(loss) if kind == "regression" else yes_no_objective(loss)
+    return Supervised(kind, objective, spec.scored, spec.also, outputs)
+
+
+def classification(classes: int | None = None) -> Supervised:
+    """Classification by accuracy, whose guess is that of balanced classes."""
+    task = supervised(USUAL, classes)
+    return task if classes is None else replace(task, guess=Guess(1 / classes, math.log(classes)))
