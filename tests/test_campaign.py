@@ -42,6 +42,7 @@ def test_a_killed_driver_loses_nothing(site: Site) -> None:
     assert faults([kill(site, 0, seed=0)]) == []
 
 
+@pytest.mark.slow
 def test_a_signal_has_its_exit_code_and_a_last_line(site: Site) -> None:
     assert faults([interrupt(site, number, seed=0) for number in (0, 1)]) == []
 
@@ -107,6 +108,7 @@ def test_a_loss_that_nobody_tells_is_silent(
         assert attack.by["report"] == ("SILENT" if silent else "TOLD")
 
 
+@pytest.mark.slow
 def test_a_traceback_is_a_failure(bases: dict[str, Base], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*what: Any) -> None:
         raise KeyError("asked")

@@ -62,6 +62,7 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_everything_is_odd_at_once(here: Path) -> None:
     long = here / ("t" * 60)
     long.mkdir()
@@ -176,6 +177,7 @@ def test_figures_are_the_same_under_any_matplotlibrc() -> None:
         assert drawn() == before
 
 
+@pytest.mark.slow
 def test_to_import_our_tuner_changes_nothing_for_others() -> None:
     probe = "import os; before = dict(os.environ); import silo_tune.tune; assert dict(os.environ) == before"
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}

@@ -115,6 +115,7 @@ def test_after_a_tenth_of_a_run_its_eta_is_within_a_factor_of_two(kind: str, slo
         assert left / 2 <= (found.eta or 0.0) <= 2 * left, share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2, 8])
 @pytest.mark.parametrize("kind", STUDIES)
 def test_a_resumed_run_expects_what_is_left_from_its_start(kind: str, slots: int) -> None:

@@ -247,6 +247,7 @@ def test_a_run_gathers_those_of_its_chains(finished: Outcome) -> None:
     assert found.right("0" * 64, "test") is None
 
 
+@pytest.mark.slow
 def test_a_second_start_and_a_report_write_the_same_bytes(finished: Outcome, tmp_path: Path) -> None:
     folder = copied(finished, tmp_path / "run")
     before = (folder / EXAMPLES).read_bytes()
@@ -371,6 +372,7 @@ def test_a_trial_that_is_reused_comes_with_its_examples(finished: Outcome, tmp_p
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_a_record_keeps_them_and_reports_the_same(finished: Outcome, tmp_path: Path) -> None:
     before = read(finished.url)
     write_record(str(tmp_path / "record"), before)
@@ -418,6 +420,7 @@ def test_runs_put_together_have_the_examples_of_all(finished: Outcome, tmp_path:
     pd.testing.assert_frame_equal(one, other_)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_version_without_examples_goes_on_and_says_what_is_missing(tmp_path: Path) -> None:
     shutil.copytree(OLD / "run", tmp_path / "run")
     before = read(str(tmp_path / "run"))

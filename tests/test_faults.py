@@ -141,6 +141,7 @@ def kill_by_kill(table: dict[str, Any], folder: Path, seed: int) -> int:
 SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 3, 4, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *SLOW_SEEDS])
 def test_a_driver_that_dies_twenty_times_loses_nothing(reference: Outcome, tmp_path: Path, seed: int) -> None:
     folder = tmp_path / "run"

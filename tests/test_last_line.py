@@ -77,6 +77,7 @@ def test_a_stop_has_its_own_last_line_and_no_other(tmp_path: Path) -> None:
     assert code == 130
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_stopped_and_soon_killed_has_a_last_line(tmp_path: Path) -> None:
     said, code = stopped(tmp_path / "run", study_file(tmp_path, 20, 2), signal.SIGTERM, signal.SIGKILL)
     assert code == -signal.SIGKILL

@@ -224,6 +224,7 @@ def test_the_look_finds_nothing_wrong_with_it(case: str, tmp_path: Path) -> None
     assert len(told) == (case in ("auxiliary", "dictionary", "another head of timm"))
 
 
+@pytest.mark.slow
 def test_a_whole_study_of_each_network_runs(tmp_path: Path) -> None:
     for case in ("auxiliary", "dictionary", "another head of timm"):
         made = study_of(case, tmp_path / case)

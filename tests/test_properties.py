@@ -157,6 +157,7 @@ class Storm:
         return outcome
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     made=studies(),

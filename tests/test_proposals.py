@@ -100,6 +100,7 @@ def simulation() -> dict[str, Any]:
     return runpy.run_path(str(DOCS / "equal_tuning.py"))
 
 
+@pytest.mark.slow
 def test_arms_that_are_equally_good_end_equally_good_within_the_noise_if_guided_and_not_on_a_grid() -> None:
     losses, noise = simulation()["losses"], 0.2
     behind = {}

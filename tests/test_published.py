@@ -48,6 +48,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, text: str, said: str) -> 
     assert "report.published" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_them_and_its_report_shows_them(tmp_path: Path) -> None:
     study = small_study(report={"tolerance": 0.05, "published": written(tmp_path, GOOD)})
     run_study(study, str(tmp_path / "run"), local=True)

@@ -92,6 +92,7 @@ def test_programs_get_the_answers_that_the_terminal_prints(tmp_path: Path) -> No
     assert gap["seeds"] == 3
 
 
+@pytest.mark.slow
 def test_a_report_prints_what_the_run_printed(tmp_path: Path) -> None:
     outcome = run_study(tiny({"cycles": 2}), str(tmp_path), runner=Simulated())
     done = in_process("report", str(tmp_path))
@@ -124,6 +125,7 @@ def test_runs_of_one_study_become_a_record_whose_report_can_be_made_again(tmp_pa
     assert files(out) == written
 
 
+@pytest.mark.slow
 def test_other_networks_become_a_page_with_a_report_for_each(tmp_path: Path) -> None:
     runs = [record(tmp_path / "a", range(3)), network(tmp_path / "b", "other")]
     done = in_process("report", *runs, "--out", str(tmp_path / "out"))

@@ -238,6 +238,7 @@ def test_places_that_hold_no_trials_are_refused(old: Path, tmp_path: Path) -> No
 # --- what is said ---
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_svg")
 def test_plan_and_run_say_how_many_are_reused(old: Path, afresh: Outcome, tmp_path: Path) -> None:
     file = tmp_path / "study.toml"

@@ -650,6 +650,7 @@ def test_weights_of_a_search_go_however_often_the_run_was_killed(tmp_path: Path)
     assert journal.states == {chain.closed[-1] for chain in planner.chains.values()}
 
 
+@pytest.mark.slow
 def test_many_rounds_that_close_from_known_units_do_not_nest() -> None:
     tune = {**TUNE, "eps": 0.05, "delta": 0.1, "q": [0, 2], "rungs": [], "trials": 400, "batch": 1}
     made = study({**FEW, "arms.tuned": tune})

@@ -162,6 +162,7 @@ def check(exports: Mapping[Path, tuple[str, str]]) -> list[Shrunk]:
 # --- every network ---
 
 
+@pytest.mark.slow
 def test_a_small_network_says_what_the_masked_one_says(lenet: str, tmp_path: Path) -> None:
     runs = {
         "silo": (lenet, "silo"),

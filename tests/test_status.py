@@ -660,6 +660,7 @@ def status_of(place: Path, *options: str, **more: Any) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **more)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_gone_and_its_chains_are_known(tmp_path: Path) -> None:
     file, folder = tmp_path / "small.toml", tmp_path / "run"
     file.write_text(tomli_w.dumps(small_table(replicates={"seeds": list(range(20))})))

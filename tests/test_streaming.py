@@ -298,6 +298,7 @@ def test_the_listing_is_the_same_both_ways(data: Data) -> None:
     assert differing == {"content", "streamed"}
 
 
+@pytest.mark.slow
 def test_a_run_may_change_between_memory_and_stream(tmp_path: Path) -> None:
     data, out = make_parquet(tmp_path / "set"), str(tmp_path / "run")
     run_study(study_of(with_(data, stream=True), cycles=1), out, local=True)

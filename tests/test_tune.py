@@ -119,6 +119,7 @@ def test_a_worker_killed_in_mid_cycle_resumes_bit_identically(cluster: None, tmp
     assert outcome.counts.failed == 0
 
 
+@pytest.mark.slow
 def test_a_unit_that_fails_is_a_row_and_the_study_goes_on(cluster: None, tmp_path: Path) -> None:
     table = small_table(cluster={"max_failures": 0})
     table["arms"]["theirs"] = {
@@ -180,6 +181,7 @@ def by_search(study: Study, folder: Path, scratch: Path, retry_failed: bool = Fa
     return search
 
 
+@pytest.mark.slow
 def test_a_search_of_ones_own_leaves_the_files_of_a_run(cluster: None, tmp_path: Path) -> None:
     tuned = {"mode": "tune", "trials": 6, "batch": 3, "eps": [0.02, 0.09], "delta": [0.01, 0.5]}
     study = small_study(arms={"tuned": tuned}, replicates={"seeds": [0]})

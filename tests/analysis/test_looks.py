@@ -206,6 +206,7 @@ def test_a_look_that_was_not_made_says_nothing() -> None:
     assert set(summary.verdicts["reason"]) == {"no look was made yet"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "most"), [(0.003, 0.4), (0.005, 0.45), (0.01, 0.75)])
 def test_a_rising_band_keeps_its_verdicts_at_a_share_of_the_trials(noise: float, most: float) -> None:
     def band(cycle: int, max_lr: float) -> float:

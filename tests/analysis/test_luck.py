@@ -327,6 +327,7 @@ def check(flat_runs: int, real_runs: int) -> None:
     assert abs(np.mean([mid for mid, _, _ in flat["retrained", "rate"]])) < 4 * TRAINING / math.sqrt(SEEDS * flat_runs)
 
 
+@pytest.mark.slow
 def test_on_a_flat_truth_the_part_of_the_rates_covers_0_and_a_better_rate_is_seen() -> None:
     check(flat_runs=150, real_runs=40)
 

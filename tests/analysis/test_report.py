@@ -32,6 +32,7 @@ from tests.analysis.degenerate import CASES
 
 # Every figure but that of searches, which this run has none of.
 FIGURES = sorted(set(CAPTIONS) - {"tuning-curve"})
+PAGES = {"no-rows", "no-oracle", "everything-diverged", "under-way"}  # of degenerate runs, in every run of the tests
 LEDGER = {
     "created": "2026-01-02T03:04:05+0000",
     "environment": {"python": "3.11.2", "torch": "2.6.0"},
@@ -196,7 +197,10 @@ def test_the_same_run_gives_the_same_bytes(files: dict[str, bytes]) -> None:
     assert render(make_frame(study), study, LEDGER) == files
 
 
-@pytest.mark.parametrize("case", CASES)
+# Answers and tables of every case are in test_summary and test_questions; whole pages of the rest are slow.
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in PAGES else pytest.mark.slow) for case in CASES]
+)
 def test_a_run_with_something_missing_still_has_a_report(case: str, only_svg: None) -> None:
     files = render(*CASES[case](), {})
     page = Page(files["report.html"].decode())

@@ -378,6 +378,7 @@ def test_without_searches_the_page_says_nothing_of_them() -> None:
     assert "search-" not in re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:constrained_layout")
 def test_any_name_of_an_arm_makes_a_whole_page() -> None:
     frame, study, searches = run({**OPEN, "a.b+c": {**CURVE, "rungs": []}}, seeds=1)
@@ -417,6 +418,7 @@ def under_way(search: SearchRecord) -> SearchRecord:
     return replace(search, finished=False, importance=None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:constrained_layout")
 @pytest.mark.parametrize("change", [nothing, all_stopped, nothing_told, one_point, one_parameter, under_way])
 def test_a_search_with_something_missing_still_has_a_section(
