@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import tomli_w
+import torch
 
 from silo_tune.api import run_study
-from silo_tune.errors import StudyError
+from silo_tune.errors import BadInput, StudyError
 from silo_tune.models.checkpoint import unpack
 from silo_tune.run.session import look_here
 from silo_tune.study.key_lines import key_lines, line_of
-from silo_tune.study.study_file import parse_study
+from silo_tune.study.study_file import load_study, parse_study
 from silo_tune.training import preflight
 from silo_tune.training.worker import drain
 from tests.conftest import small_study, small_table
@@ -78,6 +80,69 @@ def test_ten_mistakes_of_ten_kinds_are_told_at_once_each_with_its_line(command: 
     ]
     assert all(words in line for line, (_, words) in zip(lines, TOLD.values(), strict=True))
     assert not (tmp_path / "run").exists()
+
+
+HIDDEN = """\
+name = "mine"
+cycles = 3
+data = "digits"
+model = { name = "lenet-300-100", depth = 3 }
+dense = { epochs = 2, max_lr = 0.1, checkpoint = "wrong.safetensors" }
+retrain = { epochs = 2.5 }
+prune = { criterion = { function = "tests.users:no_criterion", version = "1" } }
+replicates = { seeds = [0] }
+report = { tolerance = 0.0001, schedule = "sillo" }
+cluster = { keep = true }
+[arms]
+silo = { mode = "schedule", schedule = { function = "tests.users:text_rate", version = "1" } }
+oracle = { mode = "orakle", grid = { low = 0.1, high = 1.0, points = 3 } }
+"""
+HIDDEN_TOLD = {
+    "data": (3, "got 'digits'"),
+    "model": (4, "takes no 'depth'"),
+    "dense": (5, "leave epochs and max_lr out"),
+    "dense.checkpoint": (5, "does not fit the model"),
+    "retrain.epochs": (6, "got 2.5"),
+    "prune": (7, "KeyError: 'no criterion' ("),
+    "report.tolerance": (9, "finer than 287 validation images"),
+    "report.schedule": (9, "(did you mean 'silo'?)"),
+    "cluster.keep": (10, "choose from all, needed"),
+    "arms.silo.schedule": (12, "max_lr '0.1' at cycle 1 is not a rate above 0"),
+    "arms.oracle": (13, "(did you mean 'oracle'?)"),
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_mistake_hides_no_other(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(HIDDEN)
+    safetensors.torch.save_file({"fc1.weight": torch.zeros(3, 3)}, tmp_path / "wrong.safetensors")
+    done = in_process(command, str(file), "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    told = [line for line in done.stderr.removeprefix("silo-tune: ").splitlines() if line.startswith(str(file))]
+    assert {key: int(number) for number, key in (line[len(f"{file}:") :].split(": ")[:2] for line in told)} == {
+        key: number for key, (number, _) in HIDDEN_TOLD.items()
+    }
+    assert len(told) == len(HIDDEN_TOLD)
+    assert all(any(words in line for line in told) for _, words in HIDDEN_TOLD.values())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'name = "a"\ncycles = 3\ncycles = 4\n', ":3: not valid TOML: Cannot overwrite a value (a key or table that"),
+        (b'[data]\nname = "a"\n[data]\n', ":3: not valid TOML: Cannot declare ('data',) twice (a key or table that is"),
+        (b"name = \n", ":1: not valid TOML: Invalid value: name ="),
+        (b'# caf\xe9\nname = "a"\n', ":1: invalid continuation byte for UTF-8, which TOML is written in: save it as"),
+    ],
+)
+def test_a_file_that_is_not_toml_is_told_with_its_line(content: bytes, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        load_study(file)
+    assert str(caught.value).startswith(f"{file}{told}")
 
 
 def test_a_key_that_the_command_line_wrote_has_no_line(tmp_path: Path) -> None:

@@ -380,10 +380,10 @@ def test_a_missing_or_unreadable_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"is a folder; the study of a run is its .*study\.toml"):
         load_study(tmp_path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="cannot read the study"):
+    with pytest.raises(BadInput, match="save it as UTF-8"):
         load_study(tmp_path / "bytes.toml")
     (tmp_path / "broken.toml").write_text("name = \n")
-    with pytest.raises(BadInput, match=r"broken\.toml: not valid TOML: .*line 1"):
+    with pytest.raises(BadInput, match=r"broken\.toml:1: not valid TOML: "):
         load_study(tmp_path / "broken.toml")
 
 
@@ -593,7 +593,7 @@ def test_a_variable_that_is_not_set_is_told_by_the_key_that_names_it(section: st
     changes = {section: {**({"name": "digits"} if section == "data" else {}), name: "${UNSET}/x"}, "cycels": 1}
     file.write_text(tomli_w.dumps(table(changes)), encoding="utf-8")
     with pytest.raises(StudyError) as caught:
-        load_study(file, outside=True)
+        load_study(file, look=lambda study: [])
     found = dict(caught.value.problems)
     assert found[f"{section}.{name}"].startswith("the variable UNSET is not set (path '${UNSET}/x')")
     assert "cycels" in found

@@ -267,3 +267,11 @@ class Hungry(Net):
 
 def hungry(shape: tuple[int, int, int], classes: int, marker: str, megabytes: int) -> nn.Module:
     return Hungry(shape[0] * shape[1] * shape[2], classes, marker, megabytes)
+
+
+def text_rate(cycle: int, pruned: object) -> str:
+    return "0.1"
+
+
+def no_criterion(scored: object) -> object:
+    raise KeyError("no criterion")

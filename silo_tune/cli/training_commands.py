@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from silo_tune.planner.forecast import ArmForecast, Pace
     from silo_tune.run.session import Outcome, Runner
+    from silo_tune.study.model import Study
 
 FOLLOW_SECONDS, FOLLOW_URL_SECONDS = 2.0, 5.0
 
@@ -61,11 +62,12 @@ def run(
         raise BadInput("--dashboard is of a cluster that is started here: leave --local and --address out")
     outlive_readers()
     see_functions(study)
-    loaded = load_study(study, sets or (), smoke, outside=preflight)
+    look = _look_at(out) if preflight else None
+    loaded = load_study(study, sets or (), smoke, look)
     console = Console()
     _print_lines(console, coincidences(loaded))
     with watched():
-        with _lines_told(study, sets), watch(console) as monitor:
+        with _all_told(study, sets, smoke, look), watch(console) as monitor:
             monitors.append(monitor)
             outcome = run_study(
                 loaded,
@@ -81,6 +83,13 @@ def run(
         _finish(console, outcome)
 
 
+def _look_at(out: str | None) -> Callable[[Study], list[tuple[str, str]]]:
+    """Finds what is wrong with a study, whose run would be there."""
+    from silo_tune.run.session import default_run, problems_of
+
+    return lambda study: problems_of(study, out or default_run(study))
+
+
 def _with_dashboard() -> Runner:
     from silo_tune.tune.runner import RayRunner
 
@@ -93,14 +102,20 @@ def see_functions(study: str) -> None:
 
 
 @contextlib.contextmanager
-def _lines_told(study: str, sets: list[str] | None) -> Iterator[None]:
-    """What is found wrong with a study later on has its line of the file too."""
-    from silo_tune.study.study_file import located
+def _all_told(
+    study: str, sets: list[str] | None, smoke: bool, look: Callable[[Study], list[tuple[str, str]]] | None
+) -> Iterator[None]:
+    """What is found wrong with a study later on has its line of the file too, and all else that is wrong beside it."""
+    from silo_tune.study.findings import split_key
+    from silo_tune.study.study_file import refused
 
     try:
         yield
-    except StudyError as error:
-        raise (error if error.source else located(study, error.problems, sets or ())) from None
+    except BadInput as error:
+        problems = error.problems if isinstance(error, StudyError) else [split_key(str(error), "")]
+        if any(not key for key, _ in problems) or (isinstance(error, StudyError) and error.source):
+            raise
+        raise refused(study, problems, sets or (), smoke, look) from None
 
 
 def _print_lines(console: Console, lines: list[str]) -> None:
@@ -141,6 +156,18 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Show what a study has to train, after a look at all that can be wrong with it. Trains nothing."""
+    from silo_tune.run.session import default_run
+    from silo_tune.study.study_file import load_study, run_of
+
+    see_functions(study)
+    look = _look_at(out) if preflight else None
+    loaded = load_study(study, sets or (), smoke, look)
+    url = out or (None if smoke else run_of(study)) or default_run(loaded)
+    with _all_told(study, sets, smoke, look):
+        _plan(loaded, url, preflight, reuse or ())
+
+
+def _plan(study: Study, url: str, preflight: bool, others: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -149,25 +176,20 @@ def plan(
     from silo_tune.planner.forecast import Pace, forecast
     from silo_tune.planner.layout import Layout
     from silo_tune.planner.planner import Planner
-    from silo_tune.run.session import checkpoint_hash, default_run, look_here
+    from silo_tune.run.session import checkpoint_hash, look_here
     from silo_tune.store.reuse import Foreseen, Reuse
     from silo_tune.store.run_folder import Run
-    from silo_tune.study.study_file import load_study, run_of
 
-    see_functions(study)
-    loaded = load_study(study, sets or (), smoke, outside=preflight)
     console = Console()
-    run_ = Run(
-        out or (None if smoke else run_of(study)) or default_run(loaded),
-        lambda message: _print_lines(console, [f"note: {message}"]),
-    )
-    loaded = run_.resumed(loaded)
-    since, checkpoint = run_.tests_from(loaded), checkpoint_hash(loaded)
-    journal = Foreseen(run_, Reuse(run_, reuse or (), loaded))
-    if journal.reuse and not loaded.looks:  # what later looks drop is not known
-        Planner(loaded, journal, since, checkpoint)  # decides what can be decided by what others have
-    arms, spent = forecast(Layout(loaded, since, checkpoint), journal)
+    run = Run(url, lambda message: _print_lines(console, [f"note: {message}"]))
+    study = run.resumed(study)
+    since, checkpoint = run.tests_from(study), checkpoint_hash(study)
+    journal = Foreseen(run, Reuse(run, others, study))
+    if journal.reuse and not study.looks:  # what later looks drop is not known
+        Planner(study, journal, since, checkpoint)  # decides what can be decided by what others have
+    arms, spent = forecast(Layout(study, since, checkpoint), journal)
     to_train = sum(arm.to_train for arm in arms.values())
+    seen = look_here(study, run.url) if preflight and to_train else []
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "trials", "done", "shared", "to train"):
         table.add_column(name, justify="left" if name == "arm" else "right")
@@ -176,14 +198,11 @@ def plan(
         table.add_row(name, f"{most}{arm.units}", str(arm.done), str(arm.shared), f"{most}{arm.to_train}")
     wide(console).print(table)
     found = [f"{len(keys)} of the trials that are done are in {url}" for url, keys in journal.found.items()]
-    _print_lines(console, [*found, *coincidences(loaded)])
+    _print_lines(console, [*found, *coincidences(study)])
     exact = all(arm.exact for arm in arms.values())
-    least = f"at least {sum(arm.least for arm in arms.values())}, " if loaded.looks and not exact else ""
+    least = f"at least {sum(arm.least for arm in arms.values())}, " if study.looks and not exact else ""
     most = f"{'' if exact else 'at most '}{to_train} trials"
-    _print_lines(console, [f"to train: {least}{most}, {_expected(arms.values(), Pace.of(spent))}"])
-    if preflight and to_train:
-        with _lines_told(study, sets):
-            _print_lines(console, look_here(loaded, run_.url))
+    _print_lines(console, [f"to train: {least}{most}, {_expected(arms.values(), Pace.of(spent))}", *seen])
 
 
 def _expected(arms: Collection[ArmForecast], pace: Pace | None) -> str:

@@ -61,7 +61,7 @@ class Layout:
         for name, arm in study.arms.items():
             if isinstance(arm, ScheduleArm) and not arm.open:
                 self.settle(name, None, study.schedule_of(arm))
-            _require_samplers(name, arm)
+            require_samplers(name, arm)
 
     def settle(
         self, arm: str, trial: int | None, schedule: Schedule | AdaptiveSchedule, pipeline: Ice | None = None
@@ -201,7 +201,7 @@ class Layout:
         )
 
 
-def _require_samplers(name: str, arm: object) -> None:
+def require_samplers(name: str, arm: object) -> None:
     if isinstance(arm, OracleArm) and arm.guided is not None:
         require_sampler(arm.guided.sampler, f"arms.{name}.guided.sampler")
     if isinstance(arm, TuneArm):

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import plural
 from silo_tune.machine import environment
+from silo_tune.planner.candidates import peak_of
 from silo_tune.planner.chain import Chain
+from silo_tune.planner.layout import require_samplers
 from silo_tune.planner.planner import Counts, Planner
 from silo_tune.planner.points import TunePlan, plan_of
 from silo_tune.planner.samplers import importance
@@ -29,6 +31,7 @@ from silo_tune.store.lease import Lease
 from silo_tune.store.reuse import Reuse
 from silo_tune.store.run_folder import Run
 from silo_tune.study import registry
+from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
@@ -242,6 +245,21 @@ def looking(study: Study, run: Run, look_at: Look, monitor: Monitor) -> Callable
         return standing
 
     return look
+
+
+def problems_of(study: Study, url: str) -> list[tuple[str, str]]:
+    """All that can be found wrong with a study before the training, looked at in this process."""
+    findings = Findings()
+    for name, arm in study.arms.items():
+        with findings.about(f"arms.{name}"):
+            require_samplers(name, arm)
+            if isinstance(arm, ScheduleArm) and not arm.open:
+                schedule = study.schedule_of(arm)
+                for cycle in range(0 if arm.own_dense else 1, study.cycles):
+                    peak_of(schedule, cycle, study.pruned_by(arm), name)
+    with findings.about("data"):
+        look_here(study, url)
+    return findings.problems
 
 
 def look_here(study: Study, url: str) -> list[str]:

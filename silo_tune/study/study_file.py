@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, Tu
 from silo_tune.study.authors import fill_preset
 from silo_tune.study.data import Data, expand
 from silo_tune.study.key_lines import key_lines, line_of
+from silo_tune.study.mending import Problem, all_problems
 from silo_tune.study.model import Study
 from silo_tune.study.parts import (
     FUNCTION,
@@ -34,9 +36,11 @@ from silo_tune.study.preset_filling import expand_presets
 from silo_tune.study.prune import Prune
 from silo_tune.study.task import TaskSpec
 
+Look = Callable[[Study], Iterable[Problem]]
+
 
 def load_study(
-    path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bool = False, outside: bool = False
+    path: str | os.PathLike[str], sets: Sequence[str] = (), smoke: bool = False, look: Look | None = None
 ) -> Study:
     """Read and check one study file; also RUN/study.toml, which a run wrote: the same study, written out.
 
@@ -44,13 +48,45 @@ def load_study(
         path: the TOML file.
         sets: "key.path=value" changes, the value written as in TOML (a bare word is a string).
         smoke: shrink the study to seconds first (see `smoke_table`).
-        outside: of a study that is refused, tell of what it names and is not there too: functions, which are
-            imported for it, a data folder, a checkpoint.
+        look: of a study that is refused, tell of all else that is wrong too: of what it names and is not there
+            (functions, which are imported for it, a data folder, a checkpoint), and of what this finds in the study
+            without its mistakes.
 
     Raises:
         BadInput: no such file, or not TOML.
         StudyError: everything that is wrong with its content, at once.
     """
+    try:
+        table, recorded = _read(path, sets, smoke)
+        return parse_study(table, str(path), recorded)
+    except StudyError as error:
+        raise refused(path, error.problems, sets, smoke, look) from None
+
+
+def refused(
+    path: str | os.PathLike[str],
+    problems: Sequence[Problem],
+    sets: Sequence[str] = (),
+    smoke: bool = False,
+    look: Look | None = None,
+) -> StudyError:
+    """Problems of a study that was read from a file, each with its line, and those that they hid.
+
+    Args:
+        path, sets, smoke, look: as of `load_study`.
+        problems: found so far.
+    """
+    if look is not None:
+        with contextlib.suppress(StudyError):  # an unknown preset: nothing else is known of the study
+            table, recorded = _read(path, sets, smoke)
+            known = {message for _, message in problems}
+            told = [*problems, *(problem for problem in _missing_outside(table) if problem[1] not in known)]
+            problems = all_problems(table, told, lambda left: parse_study(left, "", recorded), look)
+    return located(path, list(dict.fromkeys(problems)), sets)
+
+
+def _read(path: str | os.PathLike[str], sets: Sequence[str], smoke: bool) -> tuple[dict[str, Any], bool]:
+    """The table of a study file, and whether a run wrote it."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8-sig")  # an editor's mark at its start is no mistake
@@ -61,11 +97,13 @@ def load_study(
         ) from None
     except IsADirectoryError:
         raise BadInput(f"{str(file)!r} is a folder; the study of a run is its {file / 'study.toml'}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{file}:{line}: {error.reason} for UTF-8, which TOML is written in: save it as UTF-8") from None
+    except OSError as error:
         raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, tables within thousands of others
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise BadInput(f"{file}: not valid TOML: {why}") from None
+        raise BadInput(_not_toml(file, text, error)) from None
     recorded = is_record(table)
     if recorded:
         table = table["study"]
@@ -73,19 +111,27 @@ def load_study(
     for change in sets:
         if change.startswith(("preset", "model")):  # before what it fills in, or this network, can be shrunk
             _apply_set(table, change)
-    try:
-        if not recorded:
-            table = _whole(table, str(file))
-        if smoke:
-            table = smoke_table(table)
-        for change in sets:  # last: what is asked for by name wins over --smoke
-            _apply_set(table, change)
-        if not recorded:  # the paths of a record are as the run reached them
-            table = _from_folder(table, file.parent)
-        return parse_study(table, str(file), recorded)
-    except StudyError as error:
-        more = _missing_outside(table) if outside else ()
-        raise located(file, [*error.problems, *more], sets) from None
+    if not recorded:
+        table = _whole(table, str(file))
+    if smoke:
+        table = smoke_table(table)
+    for change in sets:  # last: what is asked for by name wins over --smoke
+        _apply_set(table, change)
+    # The paths of a record are as the run reached them.
+    return (table if recorded else _from_folder(table, file.parent)), recorded
+
+
+def _not_toml(file: Path, text: str, error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return f"{file}: not valid TOML: nested too deeply"
+    place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+    if place is None:
+        return f"{file}: not valid TOML: {error}"
+    number, lines = int(place[1]), text.splitlines()
+    shown = f": {_cut(lines[number - 1].strip())}" if number <= len(lines) else ""
+    why = str(error)[: place.start()]
+    twice = " (a key or table that is there twice)" if why.startswith(("Cannot overwrite", "Cannot declare")) else ""
+    return f"{file}:{number}: not valid TOML: {why}{twice}{shown}"
 
 
 def is_record(table: Mapping[str, Any]) -> bool:

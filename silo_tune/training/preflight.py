@@ -88,7 +88,7 @@ def preflight(study: Study, workspace: Workspace, dataset: DataSet | StreamedSet
     with found.about("data"):
         for seed in study.replicates.seeds:
             split_rows(dataset, study.data, seed)
-    if not found.problems:
+    if not any(key.startswith(("data", "dense.checkpoint", "model", "task")) for key, _ in found.problems):
         with found.about("model"), torch.random.fork_rng(devices=[]):
             needs = _Network(study, workspace, dataset, found).look()
     if not found.problems:
@@ -193,7 +193,7 @@ class _Network:
             self._step(trainer)
             self._state(stepped, trainer)
         memory, data = _resident(), pack({"weights": model.state_dict(), "mask": masks})
-        if self.study.cycles > 1 and not self.found.problems:
+        if self.study.cycles > 1 and not any(key.startswith(("model", "prune")) for key, _ in self.found.problems):
             with self.found.about("prune"):
                 self._prune(unpack(data)[0], model)
         return Needs(memory, len(data))
