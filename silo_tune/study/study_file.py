@@ -79,7 +79,7 @@ def refused(
     if look is not None:
         with contextlib.suppress(StudyError):  # an unknown preset: nothing else is known of the study
             table, recorded = _read(path, sets, smoke)
-            known = {message for _, message in problems}
+            known = " ".join(message for _, message in problems)
             told = [*problems, *(problem for problem in _missing_outside(table) if problem[1] not in known)]
             problems = all_problems(table, told, lambda left: parse_study(left, "", recorded), look)
     return located(path, list(dict.fromkeys(problems)), sets)
