@@ -215,7 +215,7 @@ def test_images_are_augmented_for_evaluation_only_where_that_is_asked_for() -> N
 def test_fixed_normalisation_is_used_as_given() -> None:
     made = feed(mean=(0.5,), std=(0.25,))
     images, _ = next(made.batches(made.val))
-    pixels = made.val.images[made.val.rows[: len(images)]]  # type: ignore[index]
+    pixels = made.val.images[made.val.rows[: len(images)]]
     assert torch.allclose(images[:, 0], (pixels[..., 0] / 255 - 0.5) / 0.25, atol=1e-5)
     with pytest.raises(StudyError, match="mean and std are given together"):
         study(data={"name": "cifar10", "std": None})

@@ -17,6 +17,7 @@ import torch
 from silo_analysis.combine.merge import merge
 from silo_tune.api import run_study
 from silo_tune.data import batches
+from silo_tune.data.batches import Feed
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import Unit
@@ -110,6 +111,7 @@ def test_a_unit_keeps_which_examples_its_committed_weights_get_right(
         model = build_model(trained.model, bench.dataset.shape, bench.dataset.classes, 0)
         load_weights(model, bench.weights(trained)["weights"])
         feed = bench.worker.feed(trained)
+        assert isinstance(feed, Feed)
         for name, part in (("val", feed.val), ("test", feed.test)):
             assert isinstance(part.images, torch.Tensor)
             images = torch.stack([feed.normalised(part.images[row][None])[0] for row in part.rows])  # one by one

@@ -490,4 +490,4 @@ def test_real_cifar10_streams_from_its_parquet_files(cifar10: Path) -> None:
     assert torch.equal(memory.mean, streamed.mean)
     ways = [list(feed.epoch(128, stream("order", 0), stream("augment", 0))) for feed in (memory, streamed)]
     assert all(torch.equal(one[0], other[0]) for one, other in zip(*ways, strict=True))
-    assert moments_of(streamed.train.images, streamed.train.rows.numpy()).shape == (2000, 3, 2)  # type: ignore[arg-type]
+    assert moments_of(streamed.train.images, streamed.train.rows.numpy()).shape == (2000, 3, 2)

@@ -49,7 +49,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"arms": {}}, "arms", "at least one arm"),
     ({"arms/..": {"mode": "schedule", "schedule": SILO}}, "arms...", "an arm's name is letters"),
     ({"arms/a b": {"mode": "schedule", "schedule": SILO}}, "arms.a b", "an arm's name is letters"),
-    ({"data.name": "digit"}, "data", "unknown data set 'digit'; choose from cifar10, cifar100, digits"),
+    ({"data.name": "digit"}, "data", "unknown data set 'digit'; choose from arrays, cifar10, cifar100, digits"),
     ({"data.name": None}, "data", "give either name or function"),
     ({"data.function": "m:f"}, "data", "give either name or function"),
     ({"data": {"function": "m:f"}}, "data", "a function needs a version"),
@@ -73,7 +73,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     (
         {"model.name": "resnet9"},
         "model",
-        "unknown model 'resnet9'; choose from densenet40, lenet-300-100, mobilenetv2, resnet20",
+        "unknown model 'resnet9'; choose from densenet40, lenet-300-100, mlp, mobilenetv2, resnet20",
     ),
     ({"model.width": 8}, "model", "takes no 'width'"),
     ({"model": {"name": "vgg19", "head": "big"}}, "model", "unknown head 'big'; choose from linear, imagenet"),

@@ -254,7 +254,7 @@ def test_evaluate_counts() -> None:
     accuracy, loss = found.score, found.loss
     trainer.model.eval()
     part = trainer.feed.val
-    assert isinstance(part.images, torch.Tensor)
+    assert isinstance(trainer.feed, Feed)
     logits = trainer.model(trainer.feed.normalised(part.images[part.rows]))
     labels = part.labels[part.rows]
     assert accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))

@@ -170,7 +170,7 @@ def test_the_test_images_are_never_looked_at(done: Outcome, monkeypatch: pytest.
     result = Run(done.url).result(row_of(done, "silo", 1).key)
     assert result is not None
     unit = unit_of(result)
-    feed = worker.feed(unit)
+    feed: Any = worker.feed(unit)
 
     def batches(part: Any, *how: Any) -> Any:
         seen.append(part)

@@ -29,12 +29,12 @@ class Part:
     """Images and labels of one part, as rows of a shared set.
 
     Attributes:
-        images: uint8 (N, H, W, C) of the whole set, or a stream of them.
-        labels: (N,) int64 of the whole set.
+        images: uint8 (N, H, W, C) of the whole set, or a stream of them; inputs of another kind where they are none.
+        labels: (N,) int64 of the whole set; other targets likewise.
         rows: those that belong to the part.
     """
 
-    images: Tensor | Stream
+    images: Any
     labels: Tensor
     rows: Tensor
 
@@ -43,8 +43,9 @@ class Part:
 
     @property
     def values(self) -> int:
-        """Numbers of one image."""
-        return math.prod(self.images.shape[1:])
+        """Numbers of one example."""
+        parts = self.images.values() if isinstance(self.images, Mapping) else (self.images,)
+        return sum(math.prod(getattr(part, "shape", (1,))[1:]) for part in parts) or 1
 
     def pixels(self, rows: Tensor, chunk: int, seeds: Tensor | None = None) -> Iterator[Tensor]:
         """Images (B, H, W, C) of rows in their order, `chunk` at a time; of a stream, cropped at random by seeds."""
@@ -80,15 +81,15 @@ class Feed:
         cls, dataset: DataSet | StreamedSet, split: Split, augmentation: Mapping[str, Any], device: torch.device
     ) -> Feed:
         """Tensors over the arrays of a data set, without copying them on the CPU; streams as they are."""
-        images, labels = _images(dataset.train, device), _tensor(dataset.train_labels).to(device)
+        images, labels = _images(dataset.train, device), as_tensor(dataset.train_labels).to(device)
 
         def part(images_: Pixels | Stream | None, labels_: Labels | None, rows: Labels, in_train: bool) -> Part:
-            placed = _tensor(rows).to(device)
+            placed = as_tensor(rows).to(device)
             if in_train:
                 return Part(images, labels, placed)
             assert images_ is not None
             assert labels_ is not None
-            return Part(_images(images_, device), _tensor(labels_).to(device), placed)
+            return Part(_images(images_, device), as_tensor(labels_).to(device), placed)
 
         mean, std = _fixed(augmentation, dataset) or channel_statistics(dataset.train, split.train)
         return cls(
@@ -101,9 +102,13 @@ class Feed:
         )
 
     def steps(self, batch: int) -> int:
-        """Optimizer steps of an epoch. A last batch of a single image is left out: batch norm cannot train on it."""
-        full, rest = divmod(len(self.train), batch)
-        return max(1, full + (rest > 1))
+        """Optimizer steps of an epoch."""
+        return steps_of(len(self.train), batch)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.mean.device
 
     def epoch(self, batch: int, order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches (B, C, H, W) and labels (B,), every training image once, in the order of a stream."""
@@ -161,6 +166,12 @@ class Feed:
         return pixels
 
 
+def steps_of(examples: int, batch: int) -> int:
+    """Optimizer steps of an epoch. A last batch of a single example is left out: batch norm cannot train on it."""
+    full, rest = divmod(examples, batch)
+    return max(1, full + (rest > 1))
+
+
 def _fixed(augmentation: Mapping[str, Any], dataset: DataSet | StreamedSet) -> tuple[Any, Any] | None:
     """Mean and standard deviation that the study gives, in grey levels. Raises BadInput for another channel count."""
     if "mean" not in augmentation:
@@ -214,10 +225,11 @@ def _sums(images: Pixels, rows: Labels) -> tuple[Labels, Labels, np.int64]:
 
 
 def _images(images: Pixels | Stream, device: torch.device) -> Tensor | Stream:
-    return images if isinstance(images, Stream) else _tensor(images).to(device)
+    return images if isinstance(images, Stream) else as_tensor(images).to(device)
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+def as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    """The tensor over an array, without a copy."""
     with warnings.catch_warnings():
         # Shared arrays are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", message=".*not writable.*")

@@ -10,47 +10,68 @@ from typing import Any, TypeVar
 import numpy as np
 
 from silo_tune.data.duplicates import Repeated
+from silo_tune.data.example_sets import ExampleSet, arrays_in
+from silo_tune.data.given import of_fields
 from silo_tune.data.listed import Listed
-from silo_tune.data.sets import DataSet, StreamedSet, split_rows
+from silo_tune.data.sets import AnySet, DataSet, StreamedSet, noun_of, split_rows
 from silo_tune.errors import BadInput
 from silo_tune.study import registry
 from silo_tune.study.data import Data
+from silo_tune.study.task import TaskSpec
 
 T = TypeVar("T")
 
 
-def open_data(data: Data) -> DataSet | StreamedSet:
-    """The study's data as it asks for it: decoded into memory, or as streams.
+def open_examples(data: Data, task: TaskSpec | None) -> AnySet:
+    """The study's data as it asks for it: decoded into memory, or as streams, with the targets of its [task].
 
     Raises:
         BadInput: it is not there, or not in the shape that its name promises.
     """
     if not data.streamed:
-        return load_data(data)
-    found = _found(data)
+        return _load(data, task)
+    found = _found(data, task)
     if not isinstance(found, Listed):
         raise BadInput(f"data.stream: {data.name!r} at {data.place()!r} cannot be streamed; set data.stream = false")
     return _reading(data, lambda: _measured(found.streamed(data.workers, data.pool), data))
 
 
+def open_data(data: Data) -> DataSet | StreamedSet:
+    """`open_examples` of images with classes. Raises BadInput for any others."""
+    found = open_examples(data, None)
+    if isinstance(found, ExampleSet):
+        raise BadInput(f"data: {data.title} gives no images")
+    return found
+
+
 def load_data(data: Data) -> DataSet:
-    """Load and decode the study's data into memory, even if it asks for streams.
+    """Load and decode images into memory, even if the study asks for streams.
 
     Raises:
-        BadInput: it is not there, or not in the shape that its name promises.
+        BadInput: they are not there, or not in the shape that their name promises, or no images.
     """
-    found = _of_user(data.function, data.args) if data.function is not None else _found(data)
-    loaded = found if isinstance(found, DataSet) else _reading(data, found.decoded)
+    found = _load(data, None)
+    if isinstance(found, ExampleSet):
+        raise BadInput(f"data: {data.title} gives no images")
+    return found
+
+
+def _load(data: Data, task: TaskSpec | None) -> DataSet | ExampleSet:
+    found = _of_user(data.function, data.args, task) if data.function is not None else _found(data, task)
+    loaded = found if isinstance(found, DataSet | ExampleSet) else _reading(data, found.decoded)
     if data.val == "drawn" and loaded.val is not None:
-        unused = f'a validation part of {len(loaded.val):,} images that is not used; data.val = "given" would take it'
+        assert loaded.val_labels is not None
+        there = f"a validation part of {len(loaded.val_labels):,} {noun_of(loaded)} that is not used"
+        unused = f'{there}; data.val = "given" would take it'
         loaded = replace(loaded, val=None, val_labels=None, notices=(*loaded.notices, unused))
     return loaded.pooled() if data.pool else loaded
 
 
-def _found(data: Data) -> DataSet | Listed:
+def _found(data: Data, task: TaskSpec | None) -> DataSet | ExampleSet | Listed:
     assert data.name is not None
-    make = registry.resolve(registry.DATA[data.name].target)
-    return _reading(data, lambda: make(data))  # type: ignore[no-any-return]
+    entry = registry.DATA[data.name]
+    make = registry.resolve(entry.target)
+    return _reading(data, lambda: make(data) if entry.images else make(data, task))  # type: ignore[no-any-return]
 
 
 def _reading(data: Data, read: Callable[[], T]) -> T:
@@ -82,7 +103,7 @@ def _measured(found: StreamedSet, data: Data) -> StreamedSet:
     return replace(found, train=replace(found.train, moments=moments))
 
 
-def _of_user(function: str, args: Mapping[str, Any]) -> DataSet:
+def _of_user(function: str, args: Mapping[str, Any], task: TaskSpec | None) -> DataSet | ExampleSet:
     """What a user's function gives. Raises BadInput when it raises, saying where, or gives anything but a data set."""
     make = registry.resolve(function)
     try:
@@ -95,7 +116,7 @@ def _of_user(function: str, args: Mapping[str, Any]) -> DataSet:
             f"data: {function} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
         ) from error
     try:
-        return made if isinstance(made, DataSet) else _of_fields(made)
+        return made if isinstance(made, DataSet | ExampleSet) else of_fields(made, task)
     except BadInput as error:
         raise BadInput(f"data: {function}: {error}") from None
     except (TypeError, AttributeError, ValueError, KeyError) as error:
@@ -106,26 +127,18 @@ def _of_user(function: str, args: Mapping[str, Any]) -> DataSet:
         ) from error
 
 
-def _of_fields(made: Any) -> DataSet:
-    """A set from its fields: in order, or by their names."""
-    if isinstance(made, Mapping):
-        fields = {"test": None, "test_labels": None, **{name: made[name] for name in made}}
-        return DataSet(**{**fields, "classes": int(fields["classes"])})
-    if len(made) == 7:
-        train, train_labels, test, test_labels, classes, val, val_labels = made
-        return DataSet(train, train_labels, test, test_labels, classes, val=val, val_labels=val_labels)
-    return DataSet(*made)
-
-
-def facts(dataset: DataSet | StreamedSet, data: Data) -> dict[str, Any]:
+def facts(dataset: AnySet, data: Data) -> dict[str, Any]:
     """What RUN/data.json records."""
     split, content = split_rows(dataset, data, seed=0), dataset.content()
-    repeated = None if isinstance(dataset, StreamedSet) else Repeated.of(dataset, split, content)
-    if repeated is not None and data.duplicates == "refuse":
-        repeated.require_few()
+    one_by_one = isinstance(dataset, ExampleSet) and not arrays_in(dataset.train)
+    repeated = None if isinstance(dataset, StreamedSet) or one_by_one else Repeated.of(dataset, split, content)
+    # Rows of few categories are often alike, and rightly: they are told, and refused nowhere.
+    if repeated is not None and data.duplicates == "refuse" and noun_of(dataset) != "rows":
+        repeated.require_few(noun_of(dataset))
     return {
         "content": content,
-        "notices": [*dataset.notices, *(() if repeated is None else repeated.sentences())],
+        "notices": [*dataset.notices, *(() if repeated is None else repeated.sentences(noun_of(dataset)))],
+        **({} if noun_of(dataset) == "images" else {"noun": noun_of(dataset)}),
         "streamed": isinstance(dataset, StreamedSet),
         "listing": dataset.listing,
         "classes": dataset.classes,

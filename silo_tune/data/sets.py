@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from silo_tune.data.example_sets import Array, ExampleSet, strata_of
 from silo_tune.errors import BadInput
 from silo_tune.study.data import Data
 
@@ -160,38 +163,78 @@ class Split:
     val_in_train: bool = True
 
 
-def split_rows(dataset: DataSet | StreamedSet, data: Data, seed: int) -> Split:
+AnySet = DataSet | StreamedSet | ExampleSet
+
+
+def split_rows(dataset: AnySet, data: Data, seed: int) -> Split:
     """Test by `split_seed` (or official), then train and validation, stratified, by the replicate's seed; or validation
-    as it is given, the same for every seed.
+    as it is given, the same for every seed. Of a table, whole groups, or the latest rows, where it says so.
 
     Raises:
         BadInput: a part would be empty.
     """
-    rows = np.arange(len(dataset.train_labels), dtype=np.int64)
+    labels = strata_of(dataset.train_labels)
+    rows = np.arange(len(labels), dtype=np.int64)
+    parted = _parter(dataset, labels)
     if dataset.test is None:
-        rows, test = _stratified(dataset.train_labels, rows, data.test_share, ("test", data.split_seed))
-        test_labels = dataset.train_labels
+        rows, test = parted(rows, data.test_share, ("test", data.split_seed))
+        test_labels = labels
     else:
         assert dataset.test_labels is not None
-        test, test_labels = np.arange(len(dataset.test_labels), dtype=np.int64), dataset.test_labels
-    train, val, val_labels = rows, rows[:0], dataset.val_labels
+        test, test_labels = np.arange(len(dataset.test_labels), dtype=np.int64), strata_of(dataset.test_labels)
+    train, val, val_labels = rows, rows[:0], None if dataset.val_labels is None else strata_of(dataset.val_labels)
     if data.val == "drawn":
-        train, val = _stratified(dataset.train_labels, rows, data.val_share, ("val", seed))
-        val = _limit(dataset.train_labels, val, data.val_images, ("limit-val", seed))
+        train, val = parted(rows, data.val_share, ("val", seed))
+        val = _limit(labels, val, data.val_images, ("limit-val", seed))
     elif val_labels is None:
         raise BadInput(NO_VAL)
     else:
         val = np.arange(len(val_labels), dtype=np.int64)
         val = _limit(val_labels, val, data.val_images, ("limit-val", data.split_seed))
-    train = _limit(dataset.train_labels, train, data.train_images, ("limit-train", seed))
+    train = _limit(labels, train, data.train_images, ("limit-train", seed))
     test = _limit(test_labels, test, data.test_images, ("limit-test", data.split_seed))
     for name, part in (("training", train), ("validation", val), ("test", test)):
         if not len(part):
             raise BadInput(
-                f"data: the {name} part is empty ({len(dataset.train_labels)} images, val_share {data.val_share}, "
+                f"data: the {name} part is empty ({len(labels)} {noun_of(dataset)}, val_share {data.val_share}, "
                 f"test_share {data.test_share}); change the shares"
             )
     return Split(train, val, test, dataset.test is None, data.val == "drawn")
+
+
+def noun_of(dataset: AnySet) -> str:
+    """What a reader is told that the examples are."""
+    return dataset.noun if isinstance(dataset, ExampleSet) else "images"
+
+
+Drawn = tuple[str, int]
+Parter = Callable[[Labels, float, Drawn], tuple[Labels, Labels]]
+
+
+def _parter(dataset: AnySet, labels: Labels) -> Parter:
+    """How rows are split in two, the second part having a share of them."""
+    if isinstance(dataset, ExampleSet) and dataset.groups is not None:
+        return partial(_by_group, dataset.groups)
+    if isinstance(dataset, ExampleSet) and dataset.times is not None:
+        return partial(_by_time, dataset.times)
+    return partial(_stratified, labels)
+
+
+def _by_group(groups: Labels, rows: Labels, share: float, stream: Drawn) -> tuple[Labels, Labels]:
+    """Whole groups in an order of chance, until they have the share of the rows."""
+    rng = np.random.default_rng(_seed(stream))
+    names, counts = np.unique(groups[rows], return_counts=True)
+    order = rng.permutation(len(names))
+    before = np.cumsum(counts[order]) - counts[order]
+    taken = np.isin(groups[rows], names[order[before < round(share * len(rows))]])
+    return rows[~taken], rows[taken]
+
+
+def _by_time(times: Array, rows: Labels, share: float, stream: Drawn) -> tuple[Labels, Labels]:
+    """The latest rows; those of one time stay together."""
+    border = np.sort(times[rows])[::-1][max(0, round(share * len(rows)) - 1)]
+    late = times[rows] >= border
+    return rows[~late], rows[late]
 
 
 def _stratified(labels: Labels, rows: Labels, share: float, stream: tuple[str, int]) -> tuple[Labels, Labels]:

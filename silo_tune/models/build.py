@@ -16,22 +16,30 @@ from silo_tune.study import registry
 
 
 def build_model(
-    model: Mapping[str, Any], shape: tuple[int, int, int], classes: int, seed: int, pretrained: bool = False
+    model: Mapping[str, Any],
+    shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    pretrained: bool = False,
+    further: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A freshly initialised network.
 
     Args:
         model: the resolved [model] table: {"name": …, arguments} or {"function": …, "version": …, arguments}.
-        shape: (H, W, C) of an image.
+        shape: of an example: (H, W, C) of an image.
         classes: number of outputs.
         seed: stream seed of the initialisation; the caller's random state is left alone.
         pretrained: take timm's pretrained weights (`timm:` models only).
+        further: what the data tells a network beside shape and classes.
 
     Raises:
         BadInput: the network is unknown or cannot be built with these arguments.
     """
     args = {key: value for key, value in model.items() if key not in ("name", "function", "version")}
     init = None if "function" in model else args.pop("init", None)
+    _require_images(model, shape)
+    args |= further or {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "function" in model:
@@ -51,6 +59,15 @@ def build_model(
     return laid_out(built)
 
 
+def _require_images(model: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    name = model.get("name")
+    if name is not None and name not in registry.ANY_SHAPE and len(shape) != 3:
+        raise BadInput(
+            f"model: {name!r} is for images, and these examples are {shape or 'of several parts'}; take "
+            f"{' or '.join(registry.ANY_SHAPE)}, or a function of yours"
+        )
+
+
 def laid_out(model: nn.Module) -> nn.Module:
     """The network with its images' channels last in memory, where it has convolutions over images."""
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
@@ -63,7 +80,7 @@ def init_seed(seed: int, cycle: int = 0, repeat: int = 0) -> int:
     return stream_seed("init", seed, cycle, repeat)
 
 
-def _timm(name: str, shape: tuple[int, int, int], classes: int, args: Mapping[str, Any], pretrained: bool) -> nn.Module:
+def _timm(name: str, shape: tuple[int, ...], classes: int, args: Mapping[str, Any], pretrained: bool) -> nn.Module:
     import timm
 
     import silo_tune.models.timm_models  # noqa: F401  (registers ours)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +23,5 @@ class LeNet300100(nn.Module):
         return logits
 
 
-def lenet_300_100(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    height, width, channels = shape
-    return LeNet300100(height * width * channels, classes)
+def lenet_300_100(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return LeNet300100(math.prod(shape), classes)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from silo_tune.data.batches import Feed
+from silo_tune.data.example_feed import AnyFeed
 from silo_tune.errors import BadInput, Violation
 from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import PruneSpec, Unit, canonical_json
@@ -28,7 +28,7 @@ from silo_tune.tasks.seam import Task
 class FeedExamples:
     """A replicate's training examples as criteria see them: un-augmented, by position in the training part."""
 
-    feed: Feed
+    feed: AnyFeed
     shape: tuple[int, ...]
     task: Task
 
@@ -76,7 +76,7 @@ class Pruner:
         return self.elements(unit, model).counted(masks)
 
     def prune(
-        self, unit: Unit, model: nn.Module, parent: Mapping[str, Mapping[str, Tensor]], feed: Feed, task: Task
+        self, unit: Unit, model: nn.Module, parent: Mapping[str, Mapping[str, Tensor]], feed: AnyFeed, task: Task
     ) -> tuple[Masks, PruneFacts]:
         """Load a parent's state into the model and prune it; weights that go are zero afterwards."""
         assert unit.prune is not None
@@ -97,13 +97,13 @@ class Pruner:
         return after, PruneFacts(norm_before, weight_norm(model), share, unit.epochs)
 
 
-def few(feed: Feed) -> Any:
+def few(feed: AnyFeed) -> Any:
     """A batch of two training examples, or the one there is: enough for a forward pass."""
     part = feed.train
     return next(feed.batches(replace(part, rows=part.rows[:2]), 2))
 
 
-def few_images(feed: Feed) -> Tensor:
+def few_images(feed: AnyFeed) -> Tensor:
     """The images (2, C, H, W) of `few`."""
     images: Tensor = few(feed)[0]
     return images

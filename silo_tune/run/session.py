@@ -343,20 +343,25 @@ def default_run(study: Study) -> str:
 
 def data_lines(facts: Mapping[str, Any]) -> list[str]:
     """What is known of the data, for the start of a run."""
-    sizes = f"{facts['n_train']:,} training, {facts['n_val']:,} validation and {facts['n_test']:,} test images"
-    shape = "×".join(map(str, facts["shape"]))
-    return [f"data: {sizes} {shape} of {plural(facts['classes'], 'class')}", *(f"data: {n}" for n in facts["notices"])]
+    noun, shape = facts.get("noun", "images"), "×".join(map(str, facts["shape"]))
+    sizes = f"{facts['n_train']:,} training, {facts['n_val']:,} validation and {facts['n_test']:,} test {noun}"
+    of = f"{shape} of {plural(facts['classes'], 'class')}"
+    if noun != "images":
+        of = f"with {shape or 'several'} inputs and {plural(facts['classes'], 'output')}"
+    return [f"data: {sizes} {of}", *(f"data: {n}" for n in facts["notices"])]
 
 
 def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:
-    """Refuse a tolerance finer than the validation set can show (two images).
+    """Refuse a tolerance finer than the validation set can show (two examples), where the score counts them.
 
     Raises:
         BadInput: it is finer.
     """
-    if facts is not None and study.report.tolerance < 2 / facts["n_val"]:
+    counted = study.scored.share and study.scored.mean_over_examples
+    if facts is not None and counted and study.report.tolerance < 2 / facts["n_val"]:
         raise BadInput(
-            f"report.tolerance: {study.report.tolerance} is finer than {facts['n_val']} validation images can show; "
+            f"report.tolerance: {study.report.tolerance} is finer than {facts['n_val']} validation "
+            f"{facts.get('noun', 'images')} can show; "
             f"set it to {2 / facts['n_val']:.4g} or more"
             + (", or raise data.val_share" if study.data.val == "drawn" else "")
         )

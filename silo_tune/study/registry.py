@@ -63,6 +63,7 @@ class DataEntry(Entry):
         stream: it is streamed unless the study says otherwise.
         size: side of its images unless the study gives one; None leaves them as they are.
         gives_val: a copy of it can have a validation part of its own beside its test part.
+        images: its examples are images.
     """
 
     needs_path: bool = False
@@ -70,6 +71,7 @@ class DataEntry(Entry):
     stream: bool = False
     size: int | None = None
     gives_val: bool = False
+    images: bool = True
 
 
 _NARROW = {"width": 4}  # ours: enough to see that a study runs
@@ -88,6 +90,12 @@ def _cifar_resnet(name: str, n: int) -> Entry:
 MODELS: dict[str, Entry] = {
     "lenet-300-100": Entry(
         "silo_tune.models.lenet:lenet_300_100", "two hidden layers of 300 and 100 units (any image size)"
+    ),
+    "mlp": Entry(
+        "silo_tune.models.mlp:mlp",
+        "hidden layers of ReLU units for tables and arrays, with embeddings of categories",
+        ("widths", "dropout", "embedding"),
+        {"widths": [16]},
     ),
     "resnet8": _cifar_resnet("resnet8", 1),
     "resnet20": _cifar_resnet("resnet20", 3),
@@ -128,6 +136,8 @@ MODELS: dict[str, Entry] = {
     ),
 }
 TIMM_PREFIX = "timm:"
+# Networks that take examples of any shape; the others take images.
+ANY_SHAPE = ("mlp", "lenet-300-100")
 
 DATA: dict[str, DataEntry] = {
     "digits": DataEntry(
@@ -166,6 +176,21 @@ DATA: dict[str, DataEntry] = {
         needs_path=True,
         streams=True,
         gives_val=True,
+    ),
+    "table": DataEntry(
+        "silo_tune.data.tables:table",
+        "a table in CSV or Parquet, with numeric and categorical columns (path)",
+        ("target", "numeric", "categorical", "ignore", "group", "time", "encode"),
+        needs_path=True,
+        images=False,
+        choices={"encode": ("one-hot", "codes")},
+    ),
+    "arrays": DataEntry(
+        "silo_tune.data.given:arrays",
+        "an .npz or safetensors file with train, train_labels and, if there are such, test and val (path)",
+        needs_path=True,
+        gives_val=True,
+        images=False,
     ),
     "folder": DataEntry(
         "silo_tune.data.folders:folder",

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from silo_tune.data.batches import Feed, Part
+from silo_tune.data.batches import Part
+from silo_tune.data.example_feed import AnyFeed
 from silo_tune.pruning.criteria.scoring import slopes_of_recurrent
 from silo_tune.pruning.layers import CONVOLUTIONS
 from silo_tune.pruning.masks import Masks
@@ -60,7 +61,7 @@ class Moments:
     squares: Tensor
 
 
-def measure(task: Task, model: nn.Module, masks: Masks, feed: Feed, seed: int, batch: int) -> Spreads:
+def measure(task: Task, model: nn.Module, masks: Masks, feed: AnyFeed, seed: int, batch: int) -> Spreads:
     """The spreads of a network in evaluation mode, on the replicate's measured images.
 
     Args:
@@ -75,7 +76,7 @@ def measure(task: Task, model: nn.Module, masks: Masks, feed: Feed, seed: int, b
     return spreads(task, model, masks, feed.batches(measured_images(feed, seed), at_once))
 
 
-def measured_images(feed: Feed, seed: int) -> Part:
+def measured_images(feed: AnyFeed, seed: int) -> Part:
     """Up to `IMAGES` training images, drawn by the seed alone: the same in all cycles and for all candidates."""
     chosen = torch.randperm(len(feed.train), generator=stream("spread", seed))[:IMAGES]
     return replace(feed.train, rows=feed.train.rows[chosen.to(feed.train.rows.device)])

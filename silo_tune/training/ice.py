@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from silo_tune.data.batches import Feed
+from silo_tune.data.example_feed import AnyFeed
 from silo_tune.errors import BadInput, Violation
 from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import Unit
@@ -74,7 +74,7 @@ class IceLoop:
 
     unit: Unit
     model: nn.Module
-    feed: Feed
+    feed: AnyFeed
     elements: PrunableElements
     living: Masks
     declared: Mapping[str, int]
@@ -92,7 +92,7 @@ class IceLoop:
         model: nn.Module,
         parent: Mapping[str, Any],
         pruner: Pruner,
-        feed: Feed,
+        feed: AnyFeed,
         task: Task,
         dense_accuracy: float,
         teacher: nn.Module,

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from silo_tune.data.load import facts, open_data
-from silo_tune.data.sets import DataSet, StreamedSet, split_rows
+from silo_tune.data.load import facts, open_examples
+from silo_tune.data.sets import AnySet, split_rows
 from silo_tune.errors import BadInput, StudyError
 from silo_tune.formats import percent, plural, size
 from silo_tune.machine import VERSION, cache_root
@@ -47,7 +47,7 @@ from silo_tune.training.worker import Worker
 ALMOST_ALL = 0.9
 
 
-def opened(study: Study, workspace: Workspace) -> tuple[dict[str, Any], DataSet | StreamedSet]:
+def opened(study: Study, workspace: Workspace) -> tuple[dict[str, Any], AnySet]:
     """The study's data and what is recorded of it.
 
     Raises:
@@ -57,14 +57,14 @@ def opened(study: Study, workspace: Workspace) -> tuple[dict[str, Any], DataSet 
     enter(workspace)
     found = Findings()
     with found.about("data"):
-        dataset = open_data(workspace.data)
+        dataset = open_examples(workspace.data, workspace.task)
         return facts(dataset, study.data), dataset
     _functions(study, found)
     _checkpoint(study, found)
     raise StudyError("", found.problems)
 
 
-def preflight(study: Study, workspace: Workspace, dataset: DataSet | StreamedSet, slots: int) -> Findings:
+def preflight(study: Study, workspace: Workspace, dataset: AnySet, slots: int) -> Findings:
     """A look at a study whose data is there.
 
     Args:
@@ -133,7 +133,7 @@ def _states(study: Study) -> int:
     return len(study.replicates.seeds) * len(study.arms) * (cycles + widest)
 
 
-def _identity(study: Study, dataset: DataSet | StreamedSet) -> str:
+def _identity(study: Study, dataset: AnySet) -> str:
     """Everything that the outcome of a look depends on, but the machine."""
     table = study.model_dump(mode="json")
     table.pop("name")
@@ -159,7 +159,7 @@ def _checkpoint(study: Study, found: Findings) -> None:
 class _Network:
     """One step, one evaluation, one state and one prune of the study's network at its real shapes."""
 
-    def __init__(self, study: Study, workspace: Workspace, dataset: DataSet | StreamedSet, found: Findings) -> None:
+    def __init__(self, study: Study, workspace: Workspace, dataset: AnySet, found: Findings) -> None:
         self.study, self.found = study, found
         self.worker = Worker(workspace, dataset)
         self.dataset = dataset

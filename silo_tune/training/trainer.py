@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from silo_tune.data.batches import Feed, Part
+from silo_tune.data.batches import Part
+from silo_tune.data.example_feed import AnyFeed
 from silo_tune.errors import BadInput, Violation
 from silo_tune.machine import VERSION
 from silo_tune.models.checkpoint import copy_into, load_weights
@@ -101,7 +102,7 @@ class Trainer:
         unit: Unit,
         model: nn.Module,
         masks: Masks,
-        feed: Feed,
+        feed: AnyFeed,
         max_lr: float,
         task: Task,
         snapshots: frozenset[int] = frozenset(),
@@ -124,7 +125,7 @@ class Trainer:
         self.epoch, self.step, self.seconds, self.peak, self.train_loss = 0, 0, 0.0, 0.0, math.nan
         self.best_test = math.nan  # where a study asks for the greatest test accuracy over epochs
         self.diverged: str | None = None
-        device = feed.mean.device.type
+        device = feed.device.type
         precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
         self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
         self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
@@ -153,7 +154,7 @@ class Trainer:
         # Dropout and the like draw from the global stream: it too is a function of where the epoch stands.
         torch.manual_seed(stream_seed("noise", *where))
         self.model.train()
-        loss_sum = torch.zeros((), device=self.feed.mean.device)
+        loss_sum = torch.zeros((), device=self.feed.device)
         count = 0
         for batch in self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)):
             examples = examples_in(batch)
@@ -321,7 +322,7 @@ class Trainer:
 def evaluate(
     task: Task,
     model: nn.Module,
-    feed: Feed,
+    feed: AnyFeed,
     part: Part,
     augment: torch.Generator | None = None,
     whole_batches: int | None = None,

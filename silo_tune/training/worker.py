@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from silo_tune.data.batches import Feed, Part
-from silo_tune.data.sets import DataSet, Split, StreamedSet, split_rows
+from silo_tune.data.batches import Part
+from silo_tune.data.example_feed import AnyFeed, feed_of
+from silo_tune.data.example_sets import ExampleSet
+from silo_tune.data.sets import AnySet, Split, split_rows
 from silo_tune.errors import BadInput, RunFailed, Violation, one_line
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model, init_seed
@@ -67,15 +69,13 @@ class Worker:
         notice: told of corrupt files and of re-trained weights that differ.
     """
 
-    def __init__(
-        self, workspace: Workspace, dataset: DataSet | StreamedSet, notice: Callable[[str], None] = lambda m: None
-    ) -> None:
+    def __init__(self, workspace: Workspace, dataset: AnySet, notice: Callable[[str], None] = lambda m: None) -> None:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
         self.pruner = Pruner(workspace, dataset.shape)
         self.units = UnitStore(Storage(workspace.run), notice)
-        self._feeds: dict[int, Feed] = {}
+        self._feeds: dict[int, AnyFeed] = {}
         self._tasks: dict[int, Task] = {}
 
     def run(self, unit: Unit) -> Progress:
@@ -190,7 +190,8 @@ class Worker:
     def fresh(self, unit: Unit, seed: int) -> nn.Module:
         """The unit's network, newly initialised."""
         pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
-        model = build_model(unit.model, self.dataset.shape, self.dataset.classes, seed, pretrained)
+        further = self.dataset.further if isinstance(self.dataset, ExampleSet) else {}
+        model = build_model(unit.model, self.dataset.shape, self.outputs, seed, pretrained, further)
         return model.to(self.device)
 
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
@@ -275,7 +276,7 @@ class Worker:
         previous = "previous" in self.workspace.needs
         return Trainer(unit, model, masks, self.feed(unit), max_lr, self.task(unit), snapshots, previous)
 
-    def feed(self, unit: Unit) -> Feed:
+    def feed(self, unit: Unit) -> AnyFeed:
         """The replicate's data; kept for the seeds used last."""
         if unit.seed not in self._feeds:
             while len(self._feeds) >= 8:
@@ -284,7 +285,7 @@ class Worker:
                 self._tasks.pop(oldest, None)
             split = split_rows(self.dataset, self.workspace.data, unit.seed)
             check_apart(split)
-            self._feeds[unit.seed] = Feed.make(self.dataset, split, unit.augmentation, self.device)
+            self._feeds[unit.seed] = feed_of(self.dataset, split, unit.augmentation, self.device)
         return self._feeds[unit.seed]
 
     def task(self, unit: Unit) -> Task:
@@ -292,14 +293,23 @@ class Worker:
         feed = self.feed(unit)
         if unit.seed not in self._tasks:
             targets = None if self.usual else feed.train.labels[feed.train.rows]
-            task = make_task(self.workspace.task, self.dataset.classes, targets)
+            task = make_task(self.workspace.task, self.outputs, targets)
             self._tasks[unit.seed] = self._with_guess(unit, task)
         return self._tasks[unit.seed]
 
     @property
     def usual(self) -> bool:
         """Is it classification of images by accuracy, whose guess is that of balanced classes?"""
-        return self.workspace.task is None
+        return self.workspace.task is None and not isinstance(self.dataset, ExampleSet)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network gives of an example. Raises BadInput for yes or no of more than two classes."""
+        if self.workspace.task is None or self.workspace.task.name != "binary":
+            return self.dataset.classes
+        if self.dataset.classes > 2:
+            raise BadInput(f"task: a binary task has two classes, and the data has {self.dataset.classes}")
+        return 1
 
     def _with_guess(self, unit: Unit, task: Task) -> Task:
         """A user's task that does not say what a guess is worth is measured on the untrained network."""
@@ -430,7 +440,7 @@ def check_apart(split: Split) -> None:
     parts = [split.train, *(rows for rows, in_train in elsewhere if in_train)]
     rows = np.concatenate(parts)
     if len(np.unique(rows)) != len(rows):
-        raise Violation("training, validation and test images overlap")
+        raise Violation("training, validation and test examples overlap")
 
 
 _NO_SCORES: tuple[float | None, ...] = (None, None, None, None)

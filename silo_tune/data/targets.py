@@ -1,0 +1,126 @@
+"""Targets as a task takes them: classes numbered, yes and no as 1 and 0, numbers as float32; what is wrong is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silo_tune.errors import BadInput
+from silo_tune.formats import plural
+
+Array = NDArray[Any]
+# More classes than these in a share of all examples, and a target is more likely a number than a class.
+MANY_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets of the parts that were given, in order.
+
+    Attributes:
+        parts: as `ExampleSet` has them.
+        outputs: numbers that a network gives of an example.
+        notices: what was found out, in sentences.
+    """
+
+    parts: tuple[Array, ...]
+    outputs: int
+    notices: tuple[str, ...] = ()
+
+
+def targets_of(task: str | None, parts: Sequence[Any], classes: int | None = None, named: str = "labels") -> Targets:
+    """The targets of a task.
+
+    Args:
+        task: the task's name; None for a user's own, which takes them as they are.
+        parts: targets of each part: numbers, or texts.
+        classes: number of classes, where the data says it.
+        named: what a message calls them.
+
+    Raises:
+        BadInput: values are missing, of another kind, all one, or out of range.
+    """
+    given = [np.asarray(part) for part in parts]
+    for array in given:
+        _require_known(array, named)
+    if task == "regression":
+        found = tuple(_numbers(array, named) for array in given)
+        if all(bool((array == given[0][0]).all()) for array in given):
+            raise BadInput(f"data: {named} have one value, {given[0][0]}; there is nothing to learn")
+        return Targets(found, _columns(found[0], named))
+    if task == "multilabel":
+        found = tuple(_yes_no(array, named) for array in given)
+        return Targets(found, found[0].shape[1])
+    if task is None and given[0].dtype.kind == "f":
+        return Targets(tuple(array.astype(np.float32) for array in given), _columns(given[0], named))
+    if task is None and given[0].dtype.kind in "biu":
+        most = max(int(array.max(initial=0)) for array in given) + 1
+        return Targets(tuple(array.astype(np.int64) for array in given), classes or most)
+    return _classes(task, given, classes, named)
+
+
+def _classes(task: str | None, given: Sequence[Array], classes: int | None, named: str) -> Targets:
+    for array in given:
+        if array.ndim != 1:
+            raise BadInput(f"data: {named} are {array.shape}; give one for each example (N,)")
+        if array.dtype.kind == "f" and bool((array != np.rint(array)).any()):
+            row = int(np.flatnonzero(array != np.rint(array))[0])
+            raise BadInput(f'data: {named} are numbers, such as {array[row]} in row {row}; set task = "regression"')
+    known = np.unique(np.concatenate([np.unique(array) for array in given]))
+    if len(known) < 2:
+        raise BadInput(f"data: {named} have one value, {known[0]!r}; there is nothing to learn")
+    if task == "binary" and len(known) != 2:
+        shown = ", ".join(map(str, known[:5]))
+        raise BadInput(f"data: {named} have {len(known)} values ({shown}, …); a binary task has two")
+    whole = known.dtype.kind in "iuf"
+    if whole and len(known) > MANY_CLASSES and task is not None:
+        raise BadInput(f'data: {named} have {len(known):,} values; for numbers set task = "regression"')
+    if classes is not None and whole:
+        if not 0 <= known[0] <= known[-1] < classes:
+            raise BadInput(f"data: {named} run from {known[0]} to {known[-1]}, and there are {classes} classes")
+        known = np.arange(classes)
+    found = tuple(np.searchsorted(known, array).astype(np.int64) for array in given)
+    notices = []
+    if task == "binary":
+        notices.append(f"yes is {str(known[1])!r}, no is {str(known[0])!r}")
+    missing = [str(name) for number, name in enumerate(known) if not (found[0] == number).any()]
+    if missing:
+        raise BadInput(f"data: {plural(len(missing), 'class')} without a training example: {', '.join(missing[:5])}")
+    return Targets(found, 1 if task == "binary" else len(known), tuple(notices))
+
+
+def _require_known(array: Array, named: str) -> None:
+    if not array.size:
+        return
+    if array.dtype.kind == "f":
+        wrong = ~np.isfinite(array)
+    elif array.dtype == object:
+        wrong = np.array([value is None or value != value for value in array.ravel()]).reshape(array.shape)
+    else:
+        return
+    if wrong.any():
+        row, count = int(np.argwhere(wrong)[0][0]), int(wrong.sum())
+        what = "not finite" if array.dtype.kind == "f" and not np.isnan(array[wrong]).any() else "missing"
+        raise BadInput(f"data: {named}: {plural(count, 'value')} {what}, the first in row {row}; leave such rows out")
+
+
+def _numbers(array: Array, named: str) -> Array:
+    if array.dtype.kind not in "biuf":
+        raise BadInput(f"data: {named} are texts, such as {str(array.ravel()[0])!r}; a regression needs numbers")
+    return array.astype(np.float32)
+
+
+def _yes_no(array: Array, named: str) -> Array:
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise BadInput(f"data: {named} of several labels are 0 or 1 for each example and label (N, labels)")
+    return array.astype(np.int64)
+
+
+def _columns(array: Array, named: str) -> int:
+    if array.ndim > 2:
+        raise BadInput(f"data: {named} are {array.shape}; give (N,) or (N, numbers)")
+    return 1 if array.ndim == 1 else int(array.shape[1])
