@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -33,6 +34,11 @@ def main() -> None:
             traceback.print_exc()
         message, code = _last_words(error)
         sys.stderr.write(f"silo-tune: {printable(message)}\n")
+        if stops:  # all is closed; Ray's native threads have been seen to abort an interpreter that ends after a signal
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
         sys.exit(code)
 
 
