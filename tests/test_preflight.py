@@ -217,6 +217,11 @@ def test_a_mixed_network_trains_resumes_and_is_scored_by_every_criterion(tmp_pat
         assert (outcome.frame.status != "failed").all()
 
 
+def test_a_softmax_before_the_loss_is_told() -> None:
+    said = [look_here(parse_study(table(function=f"tests.users:{name}")), "none") for name in ("shares", "model")]
+    assert ["its outputs are probabilities" in " ".join(lines) for lines in said] == [True, False]
+
+
 def test_a_look_is_paid_once_and_again_when_a_function_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "theirs.py"
     code = "from tests.users import model\ndef net(shape, classes):\n    return model(shape, classes)\n"

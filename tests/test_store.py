@@ -602,8 +602,9 @@ def test_a_study_file_cut_anywhere_is_bad_input_or_still_the_study(run: Run) -> 
             assert run.study() == study()
 
 
-def test_a_study_file_that_is_not_utf8_is_damaged(run: Run) -> None:
-    run.storage.replace("study.toml", b"\xff\xfe")
+@pytest.mark.parametrize("content", [b"\xff\xfe", b""])
+def test_a_study_file_that_is_not_utf8_or_empty_is_damaged(content: bytes, run: Run) -> None:
+    run.storage.replace("study.toml", content)
     with pytest.raises(BadInput, match=r"study\.toml is damaged .*put back a copy.*move it away"):
         run.study()
 

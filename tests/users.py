@@ -275,3 +275,8 @@ def text_rate(cycle: int, pruned: object) -> str:
 
 def no_criterion(scored: object) -> object:
     raise KeyError("no criterion")
+
+
+def shares(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A network that ends with a softmax."""
+    return nn.Sequential(model(shape, classes), nn.Softmax(1))

@@ -106,7 +106,8 @@ def _opened(name: str, data: bytes) -> Iterator[Image]:
             f"data: {name!r} is too large to be decoded safely ({error}); make it smaller, or leave it out"
         ) from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow calls some broken files a syntax error
-        raise BadInput(f"data: {name!r} is not a readable image: {error}") from error
+        why = str(error).partition(" <_io.")[0]  # Pillow shows the address of our buffer
+        raise BadInput(f"data: {name!r} is not a readable image: {why}; replace it, or leave it out") from error
 
 
 @contextmanager

@@ -186,6 +186,8 @@ class Run:
         """
         try:
             table = tomllib.loads(self.storage.read("study.toml").decode())
+            if not table:
+                raise ValueError("it is empty")
             if not {"study", "run"} & set(table):
                 raise BadInput(
                     f"{self.storage.shown('study.toml')} is a study and not the record of a run; name a run folder, as "

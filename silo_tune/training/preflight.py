@@ -37,6 +37,7 @@ from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.prune import LAYERS
+from silo_tune.study.task import USUAL
 from silo_tune.study.workspace import Workspace
 from silo_tune.tasks.outputs import beside_logits
 from silo_tune.training.process import enter
@@ -242,9 +243,20 @@ class _Network:
     def _step(self, trainer: Trainer) -> None:
         """One batch forward and backward, and one evaluated."""
         seen: list[str] = []
-        hook = trainer.model.register_forward_hook(lambda _, __, output: seen.extend(beside_logits(output)))
+        shares: list[bool] = []
+
+        def heard(_: nn.Module, __: Any, output: Any) -> None:
+            seen.extend(beside_logits(output))
+            shares.append(_are_shares(output))
+
+        hook = trainer.model.register_forward_hook(heard)
         loss = trainer.one_step()
         hook.remove()
+        if all(shares) and (self.study.task or USUAL).name == "classification":
+            self.found.lines.append(
+                "network: its outputs are probabilities, which sum to 1, and the loss takes logits: leave its softmax "
+                "out, or it learns slowly"
+            )
         if seen:
             self.found.lines.append(
                 f"network: in training it gives {', '.join(seen)} beside its logits; only the logits have a loss"
@@ -296,6 +308,13 @@ def _layer_lines(masks: Masks, kinds: Mapping[str, str]) -> list[str]:
     wide = [max(len(row[column]) for row in cells) for column in range(3)]
     rows = (f"  {name:<{wide[0]}}  {kind:<{wide[1]}}  {count:>{wide[2]}}" for name, kind, count in cells)
     return ["prunable weights by layer:", *rows]
+
+
+def _are_shares(output: Any) -> bool:
+    """Are the rows of a network's output probabilities?"""
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
+        return False
+    return bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones(()).to(output), atol=1e-3)
 
 
 def _named(model: nn.Module, masks: Masks) -> dict[str, Tensor]:

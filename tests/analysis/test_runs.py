@@ -116,6 +116,16 @@ def test_runs_that_were_trained_apart_are_the_run_that_was_trained_at_once(tmp_p
     pd.testing.assert_frame_equal(found.frame, read(str(tmp_path / "all")).frame)
 
 
+def test_a_column_that_an_earlier_version_did_not_write_contradicts_nobody() -> None:
+    first, earlier = part([0, 1]), part([1, 2])
+    first.frame["test_loss"] = 0.5
+    earlier.frame["test_loss"] = pd.NA
+    for runs in ({"a": first, "b": earlier}, {"b": earlier, "a": first}):
+        frame = merge(runs).frame
+        assert len(frame) == len(whole().frame) / 2
+        assert set(frame[frame.seed == 1].test_loss) == {0.5}
+
+
 def test_the_same_seed_twice_is_merged_where_its_rows_are_equal() -> None:
     first, second = part([0, 1, 2]), part([2, 3, 4, 5])
     second.frame["train_seconds"] = 999.0

@@ -9,7 +9,7 @@ import pandas as pd
 
 from silo_analysis.combine.same_study import differences, refuse, told
 from silo_tune.errors import BadInput
-from silo_tune.results.columns import COLUMNS, IDENTITY, UNSTABLE
+from silo_tune.results.columns import COLUMNS, IDENTITY, LATER, UNSTABLE
 from silo_tune.results.example_rows import Examples
 from silo_tune.results.records import Recorded
 from silo_tune.results.searches import SearchRecord
@@ -71,8 +71,12 @@ def merge_rows(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame
     Raises:
         BadInput: two runs tell different things of one row.
     """
-    stacked = pd.concat([frame.assign(run=name) for name, frame in frames.items()], ignore_index=True)
-    compared = [name for name in COLUMNS if name not in _MAY_DIFFER]
+    # A run of an earlier version lacks whole columns: they contradict nobody, and the row that has them is kept.
+    lacking = {name: {later for later in LATER if frame[later].isna().all()} for name, frame in frames.items()}
+    fullest = sorted(frames, key=lambda name: len(lacking[name]))
+    stacked = pd.concat([frames[name].assign(run=name) for name in fullest], ignore_index=True)
+    passed = set(_MAY_DIFFER).union(*lacking.values())
+    compared = [name for name in COLUMNS if name not in passed]
     once = stacked.drop_duplicates(compared)
     _refuse_clashes(once[once.duplicated(list(IDENTITY), keep=False)], compared)
     arms, seeds = (dict(zip(names, range(len(names)), strict=True)) for names in (study.arms, study.replicates.seeds))
