@@ -21,6 +21,7 @@ from silo_tune.study.study_file import parse_study, smoke_table
 from tests.conftest import small_study, small_table
 from tests.test_cycle import Bench
 
+OF_IMAGES = sorted(name for name, entry in registry.MODELS.items() if entry.shape is None)
 CIFAR = (32, 32, 3)
 IMAGENET = (224, 224, 3)
 
@@ -111,7 +112,9 @@ def test_the_reference_tells_the_number_of_parameters(name: str) -> None:
     table = runpy.run_path(str(Path(__file__).parent.parent / "docs" / "site_parts.py"))["models"]()
     row = next(line for line in table.splitlines() if line.startswith(f"| `{name}`"))
     with torch.device("meta"):
-        found = count(registry.resolve(registry.MODELS[name].target)(shape=CIFAR, classes=10))
+        found = count(
+            registry.resolve(registry.MODELS[name].target)(shape=registry.MODELS[name].shape or CIFAR, classes=10)
+        )
     assert f"{found:,}" in row
     assert all(f"`{argument} = " in row for argument in registry.MODELS[name].args)
 
@@ -119,7 +122,7 @@ def test_the_reference_tells_the_number_of_parameters(name: str) -> None:
 # --- laws of every entry ---
 
 
-@pytest.mark.parametrize("name", sorted(registry.MODELS))
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_every_model_is_a_function_of_its_seed(name: str) -> None:
     before = torch.get_rng_state()
     table = {"name": name, **registry.MODELS[name].smoke}
@@ -130,7 +133,7 @@ def test_every_model_is_a_function_of_its_seed(name: str) -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize("name", sorted(registry.MODELS))
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_every_model_trains_and_every_prunable_layer_is_found(name: str) -> None:
     model = small(name)
     found = prunable(model)
@@ -146,7 +149,7 @@ def test_every_model_trains_and_every_prunable_layer_is_found(name: str) -> None
     assert all(weight.grad is not None and weight.grad.any() for weight in found.values())
 
 
-@pytest.mark.parametrize("name", sorted(set(registry.MODELS) - {"lenet-300-100"}))  # as small as it is
+@pytest.mark.parametrize("name", sorted({*OF_IMAGES} - {"lenet-300-100"}))  # as small as it is
 def test_every_small_form_is_small_and_of_the_same_layers(name: str) -> None:
     with torch.device("meta"):
         whole = registry.resolve(registry.MODELS[name].target)(shape=CIFAR, classes=10)
@@ -250,7 +253,7 @@ def test_a_vit_is_pruned_and_retrained_on_real_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(registry.MODELS))
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_every_small_form_is_pruned_and_retrained_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
     recipe = RECIPES[name]
     table = small_table(

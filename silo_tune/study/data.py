@@ -70,6 +70,12 @@ class Data(Frozen):
         default=None,
         description='categories as a column each ("one-hot", the usual), or as "codes" that a network embeds',
     )
+    scale: Literal["standard", "quantile"] | None = Field(
+        default=None,
+        description='numbers with mean 0 and deviation 1 ("standard", the usual), or each by its "quantile" as a '
+        "normal number, which tames outliers",
+    )
+    block: int | None = Field(default=None, ge=2, description="tokens of an example of a text; 128 when left out")
     duplicates: Literal["refuse", "allow"] = Field(
         default="refuse",
         description="may more than 1 % of the validation or test images be training images too? They are counted "
@@ -127,7 +133,17 @@ class Data(Frozen):
     )
 
     PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers", "duplicates")
-    TABLE: ClassVar[tuple[str, ...]] = ("target", "numeric", "categorical", "ignore", "group", "time", "encode")
+    TABLE: ClassVar[tuple[str, ...]] = (
+        "target",
+        "numeric",
+        "categorical",
+        "ignore",
+        "group",
+        "time",
+        "encode",
+        "scale",
+        "block",
+    )
     SPLIT: ClassVar[tuple[str, ...]] = (
         "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool", "val",
     )  # fmt: skip

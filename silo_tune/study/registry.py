@@ -26,6 +26,7 @@ class Entry:
         line: one line for `silo-tune list`.
         args: names of the arguments that a study may give.
         smoke: arguments that make it small, for `--smoke`.
+        shape: of a network that takes no images, an example's.
         choices: the values that an argument may have, where they are a few words.
     """
 
@@ -33,6 +34,7 @@ class Entry:
     line: str
     args: tuple[str, ...] = ()
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] | None = None
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -83,7 +85,7 @@ def _cifar_resnet(name: str, n: int) -> Entry:
         f"CIFAR ResNet, n = {n}, 32×32 (shortcut: identity or projection)",
         ("width", "shortcut"),
         _NARROW,
-        {"shortcut": ("identity", "projection")},
+        choices={"shortcut": ("identity", "projection")},
     )
 
 
@@ -97,6 +99,13 @@ MODELS: dict[str, Entry] = {
         ("widths", "dropout", "embedding"),
         {"widths": [16]},
     ),
+    "gpt": Entry(
+        "silo_tune.models.gpt:gpt",
+        "a small decoder for sequences of tokens",
+        ("width", "depth", "heads"),
+        {"width": 16, "depth": 1},
+        shape=(32,),
+    ),
     "resnet8": _cifar_resnet("resnet8", 1),
     "resnet20": _cifar_resnet("resnet20", 3),
     "resnet32": _cifar_resnet("resnet32", 5),
@@ -106,7 +115,7 @@ MODELS: dict[str, Entry] = {
         "VGG-19 with batch norm, 32×32 and up (head: one linear layer, or the three of the ImageNet network)",
         ("width", "head"),
         _NARROW,
-        {"head": ("linear", "imagenet")},
+        choices={"head": ("linear", "imagenet")},
     ),
     "densenet40": Entry(
         "silo_tune.models.densenet:densenet40",
@@ -125,19 +134,19 @@ MODELS: dict[str, Entry] = {
         "ImageNet ResNet-50, any image size (stem: imagenet or small)",
         ("width", "stem"),
         {**_NARROW, "stem": "imagenet"},  # whose first layers halve the image twice
-        {"stem": ("imagenet", "small")},
+        choices={"stem": ("imagenet", "small")},
     ),
     "vit": Entry(
         "silo_tune.models.vit:vit",
         "vision transformer, any image size (patch that divides it; size: tiny, small or base)",
         ("patch", "size", "depth"),
         {"size": "tiny", "depth": 2},
-        {"size": ("tiny", "small", "base")},
+        choices={"size": ("tiny", "small", "base")},
     ),
 }
 TIMM_PREFIX = "timm:"
 # Networks that take examples of any shape; the others take images.
-ANY_SHAPE = ("mlp", "lenet-300-100")
+ANY_SHAPE = ("mlp", "lenet-300-100", "gpt")
 
 DATA: dict[str, DataEntry] = {
     "digits": DataEntry(
@@ -180,16 +189,23 @@ DATA: dict[str, DataEntry] = {
     "table": DataEntry(
         "silo_tune.data.tables:table",
         "a table in CSV or Parquet, with numeric and categorical columns (path)",
-        ("target", "numeric", "categorical", "ignore", "group", "time", "encode"),
+        ("target", "numeric", "categorical", "ignore", "group", "time", "encode", "scale"),
         needs_path=True,
         images=False,
-        choices={"encode": ("one-hot", "codes")},
+        choices={"encode": ("one-hot", "codes"), "scale": ("standard", "quantile")},
     ),
     "arrays": DataEntry(
         "silo_tune.data.given:arrays",
         "an .npz or safetensors file with train, train_labels and, if there are such, test and val (path)",
         needs_path=True,
         gives_val=True,
+        images=False,
+    ),
+    "tokens": DataEntry(
+        "silo_tune.data.tokens:tokens",
+        "the bytes of a text, cut to blocks, for a language model (path: a file, or files as FOLDER/*.txt)",
+        ("block",),
+        needs_path=True,
         images=False,
     ),
     "folder": DataEntry(

@@ -37,9 +37,21 @@ _NUMBERS: dict[str, Measure] = {
     "mse": lambda o, t: _flat((o - t).square()),
     "mae": lambda o, t: _flat((o - t).abs()),
 }
+_TOKENS: dict[str, Measure] = {
+    "accuracy": lambda o, t: _flat((o.argmax(-1) == t).float()),
+    "log-loss": lambda o, t: _flat(F.cross_entropy(o.flatten(0, 1), t.flatten(), reduction="none").view(t.shape)),
+}
 SINGLE: dict[str, dict[str, Measure]] = {
     "classification": _CLASSES, "binary": _YES, "multilabel": _LABELS, "regression": _NUMBERS,
+    "language-model": _TOKENS,
 }  # fmt: skip
+
+
+# Scores that are a function of a mean over examples: of which, and the function. A token is a byte.
+DERIVED: dict[str, tuple[str, Callable[[float], float]]] = {
+    "perplexity": ("log-loss", lambda nats: math.exp(min(nats, 700.0))),
+    "bits-per-byte": ("log-loss", lambda nats: nats / math.log(2)),
+}
 
 
 def _flat(values: Tensor) -> Tensor:

@@ -62,6 +62,17 @@ def classes_objective(loss: Mapping[str, Any], classes: int | None) -> Objective
     return Objective(focal if loss["name"] == "focal" else cross_entropy, constant, weights)
 
 
+def tokens_objective(loss: Mapping[str, Any], tokens: int | None) -> Objective:
+    """Cross-entropy of the next token; targets (n, length) int64, outputs (n, length, tokens)."""
+    smoothing, single = float(loss.get("label_smoothing", 0.0)), classes_objective(loss, tokens)
+
+    def cross_entropy(outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        flat = outputs.flatten(0, 1)
+        return F.cross_entropy(flat, targets.flatten(), reduction=reduction, label_smoothing=smoothing)
+
+    return Objective(cross_entropy, lambda targets: single.constant(targets.flatten()).expand(targets.shape[1], -1))
+
+
 def yes_no_objective(loss: Mapping[str, Any]) -> Objective:
     """Cross-entropy or focal loss of yes or no; targets (n,) or (n, labels) of 0 and 1, outputs alike, as logits."""
     given = loss.get("pos_weight")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,19 +14,26 @@ from torch import Tensor, nn
 from silo_tune.errors import BadInput
 from silo_tune.study.scores import Score
 from silo_tune.study.task import USUAL, TaskSpec
-from silo_tune.tasks.measures import SINGLE, known, whole
-from silo_tune.tasks.objectives import Objective, classes_objective, number_objective, yes_no_objective
+from silo_tune.tasks.measures import DERIVED, SINGLE, known, whole
+from silo_tune.tasks.objectives import (
+    Objective,
+    classes_objective,
+    number_objective,
+    tokens_objective,
+    yes_no_objective,
+)
 from silo_tune.tasks.outputs import call, logits_of
 from silo_tune.tasks.seam import Evaluation, Guess, Losses
 
-# More targets of a training part than these say no more of its best constant prediction.
-MOST_GUESSED = 100_000
+# A guess is scored on so many targets of a training part, times what the network gives of each: more say no more of it.
+MOST_GUESSED = 20_000_000
 
 _ADVICE = {
     "classification": "one number for each class",
     "binary": "one number for each example, the logit of yes",
     "multilabel": "one number for each label, its logit",
     "regression": "one number for each target",
+    "language-model": "one number for each token that may come next",
 }
 
 
@@ -73,7 +80,9 @@ class Supervised:
     def fitted(self, output: Any, targets: Tensor) -> Tensor:
         """The outputs as numbers in the shape that the task has. Raises BadInput when they do not fit."""
         found = logits_of(output)
-        wanted = tuple(targets.shape) if self.kind != "classification" else (len(targets), self.outputs)
+        wanted: tuple[int | None, ...] = tuple(targets.shape)
+        if self.kind in ("classification", "language-model"):
+            wanted = (*wanted, self.outputs)
         if not isinstance(found, Tensor):
             raise BadInput(self._unfit(f"a {type(found).__name__}", wanted))
         if targets.ndim == 1 and self.kind != "classification" and found.shape == (len(targets), 1):
@@ -114,8 +123,9 @@ class Supervised:
 
     def guessed(self, targets: Tensor) -> Guess:
         """Score and loss of the best constant prediction of these targets."""
-        targets = targets[:: -(-len(targets) // MOST_GUESSED)]
         best = self.objective.constant(self.scaled(targets)).to(targets.device)
+        most = max(1, MOST_GUESSED // max(1, best.numel()))
+        targets = targets[:: -(-len(targets) // most)]
         seen = _Seen(self, len(targets))
         seen.add(best.expand(len(targets), *best.shape), targets)
         found = seen.evaluation()
@@ -130,7 +140,9 @@ class _Seen:
         self.loss, self.size = 0.0, 0.0
         single = SINGLE[task.kind]
         self.names = (task.score.name, *task.further)
-        self.single: dict[str, Any] = {name: None for name in self.names if name in single}
+        needed = (DERIVED[name][0] if name in DERIVED else name for name in self.names)
+        self.single: dict[str, Any] = {name: None for name in needed if name in single}
+        self.collects = any(name not in single and name not in DERIVED for name in self.names)
         self.outputs: list[Tensor] = []
         self.targets: list[Tensor] = []
 
@@ -144,7 +156,7 @@ class _Seen:
             if kept is None:
                 kept = self.single[name] = np.zeros(self.count, dtype=values.dtype)
             kept[self.done : stop] = values
-        if len(self.single) < len(self.names):
+        if self.collects:
             self.outputs.append(judged.cpu())
             self.targets.append(targets.cpu())
         self.done = stop
@@ -157,6 +169,9 @@ class _Seen:
         return Evaluation(scores[self.task.score.name], self.loss / (self.size + left_out), examples, also)
 
     def _score(self, name: str) -> float:
+        if name in DERIVED:
+            of, function = DERIVED[name]
+            return function(self._score(of))
         values = self.single.get(name)
         if values is not None:
             total = int(values.sum()) if values.dtype == bool else float(values.sum(dtype=np.float64))
@@ -171,10 +186,12 @@ def _shape(wanted: tuple[int | None, ...]) -> str:
 def supervised(spec: TaskSpec, outputs: int | None) -> Supervised:
     """A named task of a [task], not yet fitted to a training part."""
     kind, loss = str(spec.name), spec.minimised
-    if kind == "classification":
-        objective = classes_objective(loss, outputs)
-    else:
-        objective = number_objective(loss) if kind == "regression" else yes_no_objective(loss)
+    objectives: dict[str, Callable[[], Objective]] = {
+        "classification": lambda: classes_objective(loss, outputs),
+        "language-model": lambda: tokens_objective(loss, outputs),
+        "regression": lambda: number_objective(loss),
+    }
+    objective = objectives.get(kind, lambda: yes_no_objective(loss))()
     return Supervised(kind, objective, spec.scored, spec.also, outputs)
 
 

@@ -261,8 +261,11 @@ class _Network:
             self.found.lines.append(
                 f"network: in training it gives {', '.join(seen)} beside its logits; only the logits have a loss"
             )
+        idle = [n for n in trainer.masks if (p := trainer.parameters[n]).requires_grad and p.grad is None]
+        if idle and len(idle) == len(trainer.masks):
+            raise BadInput("task: the loss depends on none of the prunable weights; nothing would be learnt")
         if not math.isfinite(loss):
-            raise BadInput(f"model: the loss of its first batch is {loss}; a loss must be finite before training")
+            raise BadInput(f"model: the loss of its first batch is {loss}; it must be finite before training")
         feed = trainer.feed
         evaluate(trainer.task, trainer.model, feed, replace(feed.val, rows=feed.val.rows[: trainer.unit.batch]))
 

@@ -1,0 +1,99 @@
+"""Studies of other tasks from end to end: the examples, a table, and what is told before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from silo_tune import run_study
+from silo_tune.errors import SiloTuneError
+from silo_tune.study.study_file import parse_study
+from tests.conftest import example, small_table
+from tests.test_tables import columns
+
+EXAMPLES = Path(__file__).parent.parent / "experiments" / "examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("segments", 0.5), ("two_heads", 0.8)])
+def test_the_examples_of_own_tasks_learn(
+    name: str, least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    out = str(tmp_path / "run")
+    assert example(name).main(out) > least
+
+
+def table_study(place: Path, changes: dict[str, Any] | None = None, **of_table: Any) -> dict[str, Any]:
+    parquet.write_table(pa.table(columns(**of_table)), place / "table.parquet")
+    study = small_table(cycles=2)
+    study["data"] = {
+        "name": "table",
+        "path": str(place / "table.parquet"),
+        "target": "answer",
+        "ignore": ["price"],
+        "time": "day",
+    }
+    study |= {"task": {"name": "binary", "score": "auroc", "also": ["log-loss"]}, "model": {"name": "mlp"}}
+    study["arms"] = {"silo": study["arms"]["silo"], "greedy": study["arms"]["greedy"]}
+    return {**study, **(changes or {})}
+
+
+def test_a_table_is_studied_and_random_test_targets_change_test_columns_alone(tmp_path: Path) -> None:
+    frame = run_study(parse_study(table_study(tmp_path)), str(tmp_path / "run"), local=True).frame
+    assert (frame.score == "auroc").all()
+    assert (frame.status == "ok").all()
+    assert (frame.guess_score == 0.5).all()
+    assert frame[frame.cycle == 0].test_score.min() > 0.7
+    other = tmp_path / "other"
+    other.mkdir()
+    changed = columns()["answer"].copy()
+    changed[-48:] = np.random.default_rng(7).permutation(changed[-48:])  # the latest fifth of 240 rows
+    again = run_study(parse_study(table_study(other, answer=changed)), str(tmp_path / "again"), local=True).frame
+    same = [name for name in frame.columns if not name.startswith("test_") and name != "train_seconds"]
+    assert frame[same].equals(again[same])
+    assert not frame.test_score.equals(again.test_score)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": {"name": "resnet8"}}, r"'resnet8' is for images, and these examples are \(\d+,\)"),
+        ({"task": {"name": "regression"}}, "column 'answer' are texts"),
+        (
+            {"model": {"function": "tests.test_own_tasks:wide", "version": "1"}},
+            r"must give a tensor \(32,\)",
+        ),
+        (
+            {"task": {"function": "tests.test_own_tasks:Free", "version": "1", "score": "mae"}},
+            "depends on none",
+        ),
+    ],
+    ids=["network", "target", "outputs", "loss"],
+)
+def test_what_cannot_work_is_told_before_anything_is_trained(
+    changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SiloTuneError, match=told):
+        run_study(parse_study(table_study(tmp_path, changes)), str(tmp_path / "run"), local=True)
+
+
+def wide(shape: tuple[int, ...], classes: int) -> Any:
+    from torch import nn
+
+    return nn.Linear(shape[0], 3)
+
+
+class Free:
+    """A task whose loss looks at biases alone."""
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        return sum(parameter.square().sum() for name, parameter in model.named_parameters() if "bias" in name)
+
+    def evaluate(self, model: Any, batches: Any) -> Any:
+        return {"mae": 1.0, "loss": 1.0}
