@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -21,15 +24,122 @@ def known(value: Any) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Words:
+    """How the score of a study is called and written.
+
+    Attributes:
+        title: of the score, as "accuracy" or "RMSE".
+        share: it is written in percent, and a difference in percentage points.
+        unit: of a difference where it is no share; "" for a plain number.
+        bounded: its range ends at 1, so that three decimals say enough.
+        sign: +1 where more is better, -1 where less is.
+        example: what the network sees one of, as "image".
+    """
+
+    title: str = "accuracy"
+    share: bool = True
+    unit: str = ""
+    bounded: bool = True
+    sign: int = 1
+    example: str = "image"
+
+    @property
+    def pp(self) -> str:
+        """Follows a difference: " pp", " nats", or nothing."""
+        return " pp" if self.share else f" {self.unit}" if self.unit else ""
+
+    @property
+    def in_points(self) -> str:
+        """What differences are in, for legends: "percentage points (pp)"."""
+        return "percentage points (pp)" if self.share else self.unit or f"units of {self.title}"
+
+    @property
+    def plain_points(self) -> str:
+        """The same without the sign for it: "percentage points"."""
+        return self.in_points.removesuffix(" (pp)")
+
+    @property
+    def start(self) -> str:
+        """The title at the start of a sentence."""
+        return f"{self.title[0].upper()}{self.title[1:]}"
+
+    @property
+    def scale(self) -> float:
+        """What a figure multiplies by."""
+        return 100.0 if self.share else 1.0
+
+    @property
+    def axis(self) -> str:
+        """The score with its unit: "accuracy, %", "RMSE"."""
+        unit = "%" if self.share else self.unit
+        return f"{self.title}, {unit}" if unit else self.title
+
+    def head(self, text: str) -> str:
+        """A head of differences with their unit: "Difference, pp"."""
+        return f"{text},{self.pp}" if self.pp else text
+
+
+_ACCURACY = Words()
+_WORDS: ContextVar[Words] = ContextVar("words", default=_ACCURACY)
+
+
+def words() -> Words:
+    """The words of the study that is told of."""
+    return _WORDS.get()
+
+
+@contextlib.contextmanager
+def telling(of: Words) -> Iterator[Words]:
+    """Within it scores and their differences are written in these words, as numbers are by `decimal.localcontext`."""
+    token = _WORDS.set(of)
+    try:
+        yield of
+    finally:
+        _WORDS.reset(token)
+
+
 def points(value: Any, signed: bool = True) -> str:
-    """A difference of accuracies in points (0.0123 → "+1.23"), a dash where there is none.
+    """A difference of scores: in points where they are shares (0.0123 → "+1.23"); a dash where there is none.
 
     What is rounded to 0 keeps its sign: on which side of 0 an end of an interval lies is what it is looked at for.
     """
     if not known(value):
         return DASH
-    text = f"{100 * float(value):{'+' if signed else ''}.2f}"
-    return "0.00" if abs(float(value)) < _NOTHING or (text == "-0.00" and not signed) else text.replace("-", MINUS)
+    found = float(value)
+    text = f"{'+' if signed and not str(found).startswith('-') else ''}{_number(found)}"
+    if abs(found) < _NOTHING or (not signed and text.strip("-0.") == ""):
+        return _number(0.0)
+    return text.replace("-", MINUS)
+
+
+def difference(value: Any, signed: bool = True) -> str:
+    """`points` with their unit: "+1.23 pp", "−0.41 nats"; a dash where there is none."""
+    return f"{points(value, signed)}{words().pp}"
+
+
+def level(value: Any, digits: int = 1) -> str:
+    """A score: a share in percent without the sign (0.682 → "68.2"), else as 0.913 or 3.41; a dash without one."""
+    if not known(value):
+        return DASH
+    return percent(value, digits) if words().share else _number(float(value)).replace("-", MINUS)
+
+
+def level_sign(value: Any, digits: int = 2) -> str:
+    """A score with its unit (0.6823 → "68.23 %"); a dash where there is none."""
+    unit = "%" if words().share else words().unit
+    return f"{level(value, digits)} {unit}" if known(value) and unit else level(value, digits)
+
+
+def _number(value: float) -> str:
+    """A score or a difference by its range: hundredths of a point, three decimals, or three significant digits."""
+    if words().share:
+        return f"{100 * value:.2f}"
+    if words().bounded and abs(value) < 10:
+        return f"{value:.3f}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".") if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
 
 
 def percent(value: Any, digits: int = 1) -> str:

@@ -202,7 +202,7 @@ def test_failed_units_are_named_with_their_reasons_until_they_succeed() -> None:
     assert resumed.failure_count == found.failure_count  # a later session tells them too
     for chain in session.planner.chains.values():
         for told in chain.told.values():
-            told["status"] = "ok"
+            told.update(status="ok", val_score=0.5)
         session.progress.changed(chain)
     later = session.progress.snapshot()
     assert later.failure_count < found.failure_count

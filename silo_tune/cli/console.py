@@ -26,7 +26,7 @@ from silo_tune.cli.view import (
     tail_lines,
 )
 from silo_tune.errors import RunFailed
-from silo_tune.formats import clock, moment, percent_sign, printable, rate
+from silo_tune.formats import Words, clock, level_sign, moment, printable, rate, telling
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Planner
 from silo_tune.run.monitor import Monitor
@@ -34,6 +34,7 @@ from silo_tune.run.status import Status
 from silo_tune.store.snapshot import CHAINS, ChainView
 from silo_tune.store.storage import StorageError
 from silo_tune.study.model import Study
+from silo_tune.study.wording import words_of
 
 LEAST_WIDTH = 80
 
@@ -73,8 +74,8 @@ class _Closings:
         """Say nothing of what was closed before."""
         self._seen[chain.label] = chain.closed
 
-    def line(self, chain: ChainView, cycles: int) -> str | None:
-        """What to say of a chain, if anything."""
+    def line(self, chain: ChainView, cycles: int, of: Words) -> str | None:
+        """What to say of a chain, if anything, in these words."""
         if chain.trial is not None and chain.state != "done":
             return None  # of a search's many chains the end is enough
         if chain.closed <= self._seen.get(chain.label, 0):
@@ -83,10 +84,11 @@ class _Closings:
         if chain.closed == 1 and chain.seed in self._dense:
             return None
         self._dense.add(chain.seed)
-        return (
-            f"{chain.label} cycle {chain.closed - 1}/{cycles - 1}: "
-            f"max_lr {rate(chain.max_lr)}, validation {percent_sign(chain.val_score)}"
-        )
+        with telling(of):
+            score = level_sign(chain.val_score)
+        named = "" if of.title == "accuracy" else f" {of.title}"
+        where = f"{chain.label} cycle {chain.closed - 1}/{cycles - 1}"
+        return f"{where}: max_lr {rate(chain.max_lr)}, validation{named} {score}"
 
 
 class _Watch(Monitor):
@@ -133,7 +135,9 @@ class PlainWatch(_Watch):
             return
         if chain.ended is not None:
             self._line(f"{chain.label} ended early: {chain.ended}")
-        elif line := self._closings.line(self.progress.view(chain), self.progress.study.cycles):
+        elif line := self._closings.line(
+            self.progress.view(chain), self.progress.study.cycles, words_of(self.progress.study)
+        ):
             self._line(f"{line}; {pace_line(self.progress.snapshot(chains=0))}")
 
     def notice(self, message: str) -> None:
@@ -232,7 +236,7 @@ class _Changes:
         """Lines for what was not said yet."""
         snapshot = status.snapshot
         if snapshot is not None:
-            closed = [self._closings.line(chain, snapshot.cycles) for chain in snapshot.chains]
+            closed = [self._closings.line(chain, snapshot.cycles, snapshot.words) for chain in snapshot.chains]
             yield from filter(None, closed)
             if any(closed):
                 yield pace_line(as_it_is(status))

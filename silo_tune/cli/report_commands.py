@@ -57,13 +57,16 @@ def fit(
     from silo_analysis.curve_fit.fit_tables import fit_tables
     from silo_analysis.curve_fit.fitted_response import response_of
     from silo_analysis.figures.draw_fit import save_fit
+    from silo_tune.formats import telling
     from silo_tune.results.records import load_run
     from silo_tune.store.run_folder import Run
+    from silo_tune.study.wording import words_of
 
     frame, study, ledger = load_run(run)
     tell_notes(ledger)
     compared = compare(response_of(frame, study, oracle))
-    files = {f"fit.{kind}": content for kind, content in save_fit(compared, study.report.tolerance).items()}
+    with telling(words_of(study)):
+        files = {f"fit.{kind}": content for kind, content in save_fit(compared, study.report.tolerance).items()}
     files |= {f"{name}.csv": table.to_csv(index=False).encode() for name, table in fit_tables(compared).items()}
     storage = Run(run).storage
     for name, content in files.items():
@@ -94,8 +97,10 @@ def replay(
     from silo_analysis import replay as replays
     from silo_analysis.estimates.oracle import describe
     from silo_analysis.figures.draw_replay import save_replay
+    from silo_tune.formats import telling
     from silo_tune.results.records import load_run
     from silo_tune.store.run_folder import Run
+    from silo_tune.study.wording import words_of
 
     frame, study, ledger = load_run(run)
     tell_notes(ledger)
@@ -105,12 +110,13 @@ def replay(
     count = replays.REPETITIONS if repetitions is None else repetitions
     tolerance = study.report.tolerance
     compared = replays.replay(recorded, competing, tolerance, count, seed)
-    files = {f"replay.{kind}": content for kind, content in save_replay(compared, recorded, tolerance).items()}
+    with telling(words_of(study)):
+        files = {f"replay.{kind}": content for kind, content in save_replay(compared, recorded, tolerance).items()}
+        lines = replays.replay_lines(recorded, compared, tolerance)
     files["replay.csv"] = compared.to_csv(index=False).encode()
     storage = Run(run).storage
     for name, content in files.items():
         storage.replace(f"report/replay/{name}", content)
-    lines = replays.replay_lines(recorded, compared, tolerance)
     say(replays.title(recorded, describe(study, recorded.oracle)), "", *lines, "")
     say(f"replay: {storage.shown('report/replay')} ({', '.join(sorted(files))})")
 

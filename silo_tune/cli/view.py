@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from silo_tune.formats import ago, clock, hourly, moment, percent_sign, plural, rate, seconds
+from silo_tune.formats import ago, clock, hourly, level_sign, moment, percent_sign, plural, rate, seconds, telling
 from silo_tune.run.status import Status
 from silo_tune.store.snapshot import ChainView, Failure, RunningView, SearchView, Snapshot, Units, foremost
 
@@ -95,12 +95,22 @@ def chain_table(snapshot: Snapshot, room: int, width: int) -> Table:
     """As many chains as there is room for. A session that is over has no ETA."""
     running = snapshot.state == "running"
     gap = 2 if width >= 95 else 1
-    heads = ["arm", "seed", "cycle", "weights\nleft", "rates\ntried", "best\nmax_lr", "best\nvalidation", "elapsed"]
+    heads = [
+        "arm",
+        "seed",
+        "cycle",
+        "weights\nleft",
+        "rates\ntried",
+        "best\nmax_lr",
+        f"best\n{snapshot.words.title}",
+        "elapsed",
+    ]
     heads += ["ETA"] * running
     hidden = sum(snapshot.more.values())
     whole = len(snapshot.chains) + (hidden > 0) <= room
     shown = foremost(snapshot.chains, room if whole else room - 1)
-    rows = [list(_cells(chain, snapshot.cycles, running)) for chain in shown]
+    with telling(snapshot.words):
+        rows = [list(_cells(chain, snapshot.cycles, running)) for chain in shown]
     table = Table(box=None, pad_edge=False, padding=(0, gap), collapse_padding=True)
     for head in heads:
         table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=True, vertical="bottom")
@@ -129,7 +139,7 @@ def _cells(chain: ChainView, cycles: int, running: bool) -> Iterator[str]:
     yield percent_sign(chain.remaining)
     yield f"{chain.told}/{chain.asked}" if chain.asked else chain.state
     yield rate(chain.best_max_lr)
-    yield percent_sign(chain.best_val_score)
+    yield level_sign(chain.best_val_score)
     yield "-" if chain.elapsed is None else clock(chain.elapsed)
     if running:
         yield "unknown" if chain.active and chain.eta is None else "-" if chain.eta is None else clock(chain.eta)

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from silo_tune.errors import BadInput
 from silo_tune.planner.journal import decisions
+from silo_tune.planner.winner import gain, guess_told
 from silo_tune.results.records import load_run
 from silo_tune.results.searches import SearchRecord, searches
 from silo_tune.store.run_folder import Run
@@ -46,13 +47,15 @@ class OptunaStudy:
 
     Attributes:
         name: unique in its file.
-        trials: in order; their values are accuracies on validation.
+        trials: in order; their values are scores on validation.
+        sign: +1 where more is better, -1 where less is.
         attributes: JSON values by name, None where there is nothing to say.
     """
 
     name: str
     trials: list[FrozenTrial]
     attributes: dict[str, Any]
+    sign: int = 1
 
 
 def export(url: str, file: str, notice: Callable[[str], None] = lambda note: None) -> list[str]:
@@ -73,7 +76,10 @@ def export(url: str, file: str, notice: Callable[[str], None] = lambda note: Non
     for note in ledger.get("notes", ()):
         notice(note)
     run = Run(url, notice)
-    studies = [*oracle_studies(frame, study, run), *map(study_of_search, searches(run, study).values())]
+    studies = [
+        *oracle_studies(frame, study, run),
+        *(study_of_search(found, study.scored.sign) for found in searches(run, study).values()),
+    ]
     if not studies:
         raise BadInput(
             f"nothing to export from {url!r}: no Oracle of it has closed a cycle, and no search a round; "
@@ -102,8 +108,12 @@ def oracle_studies(frame: pd.DataFrame, study: Study, run: Run) -> Iterator[Optu
         trials = []
         for (seed, cycle), group in groups:
             rounds = rounds_of(run, name, seed, cycle)
-            trials += [oracle_trial(row, bounds, rounds.get(row["key"])) for row in group.to_dict("records")]
-        yield OptunaStudy(f"{name} / oracle", trials, {"study": study.name, "arm": name, "prefix": arm.prefix})
+            trials += [
+                oracle_trial(row, bounds, rounds.get(row["key"]), study.scored.sign) for row in group.to_dict("records")
+            ]
+        yield OptunaStudy(
+            f"{name} / oracle", trials, {"study": study.name, "arm": name, "prefix": arm.prefix}, study.scored.sign
+        )
 
 
 def rounds_of(run: Run, arm: str, seed: int, cycle: int) -> dict[str, int]:
@@ -111,13 +121,13 @@ def rounds_of(run: Run, arm: str, seed: int, cycle: int) -> dict[str, int]:
     return {asked["key"]: found["round"] for found in decisions(run, arm, seed, cycle) for asked in found["asked"]}
 
 
-def oracle_trial(row: Row, bounds: FloatDistribution, number: int | None) -> FrozenTrial:
+def oracle_trial(row: Row, bounds: FloatDistribution, number: int | None, sign: int = 1) -> FrozenTrial:
     """One candidate of round `number`, which is not known of a record.
 
-    A diverged one is told as guessing, 1/classes; a failed one has no value.
+    A diverged one is told as guessing; a failed one has no value.
     """
     diverged = row["status"] == "diverged"
-    value = 1.0 / row["classes"] if diverged else row["val_score"]
+    value = gain(guess_told({**row, "sign": sign}), sign) if diverged else row["val_score"]
     return make_trial(
         {"max_lr": row["max_lr"]},
         {"max_lr": bounds},
@@ -130,13 +140,19 @@ def oracle_trial(row: Row, bounds: FloatDistribution, number: int | None) -> Fro
 # --- searches over whole chains ---
 
 
-def study_of_search(record: SearchRecord) -> OptunaStudy:
+def study_of_search(record: SearchRecord, sign: int = 1) -> OptunaStudy:
     """The study of one search: a trial per point. A stopped one is pruned, and shows what it reached at its rungs."""
     points = sorted(record.points, key=lambda point: point["trial"])
     bounds = {name: range_of([p["params"][name] for p in points]) for name in (points[0]["params"] if points else ())}
     attributes = {"arm": record.arm, "kind": record.kind, "best": record.best, "importance": record.importance}
-    trials = [search_trial(point, bounds, point["trial"] == record.best) for point in points]
-    return OptunaStudy(f"{record.arm} / {record.kind}", trials, attributes)
+    trials = [search_trial(_as_scores(point, sign), bounds, point["trial"] == record.best) for point in points]
+    return OptunaStudy(f"{record.arm} / {record.kind}", trials, attributes, sign)
+
+
+def _as_scores(point: Mapping[str, Any], sign: int) -> dict[str, Any]:
+    """The point with scores where the search had gains."""
+    values = {name: None if point[name] is None else gain(point[name], sign) for name in ("told", "objective")}
+    return {**point, **values, "rungs": {rung: gain(value, sign) for rung, value in point.get("rungs", {}).items()}}
 
 
 def search_trial(point: Mapping[str, Any], bounds: Mapping[str, BaseDistribution], best: bool) -> FrozenTrial:
@@ -219,7 +235,9 @@ def logs_of(studies: Iterable[OptunaStudy]) -> list[dict[str, Any]]:
     storage = JournalStorage(backend)
     with _quiet():
         for study in studies:
-            made = optuna.create_study(storage=storage, study_name=study.name, direction="maximize")
+            made = optuna.create_study(
+                storage=storage, study_name=study.name, direction="minimize" if study.sign < 0 else "maximize"
+            )
             made.set_metric_names(["val_score"])
             for name, value in study.attributes.items():
                 if value is not None:

@@ -35,8 +35,8 @@ class Chain:
         told: outcomes of the open cycle by candidate.
         closed: for each closed cycle, the key that the arm continues with.
         rates: for each closed cycle, the winner's max_lr.
-        accuracies: for each closed cycle, the winner's validation accuracy.
-        guessing: accuracy of guessing, as far as an outcome told it.
+        gains: for each closed cycle, the winner's validation score, signed so that more is better.
+        guessing: the same of guessing, as far as an outcome told it.
         best: winner of the last closed cycle, for display.
         ended: why the chain ended before its last cycle, or None.
         stopped: the cycle after which a search stopped this trial, or None.
@@ -58,7 +58,7 @@ class Chain:
     told: dict[int, dict[str, Any]] = field(default_factory=dict)
     closed: list[str | None] = field(default_factory=list)
     rates: list[float | None] = field(default_factory=list)
-    accuracies: list[float | None] = field(default_factory=list)
+    gains: list[float | None] = field(default_factory=list)
     guessing: float = 0.0
     best: dict[str, Any] | None = None
     ended: str | None = None

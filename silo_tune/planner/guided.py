@@ -73,7 +73,7 @@ class GuidedSource:
         return rates
 
     def _told(self, heard: Sequence[Heard]) -> list[Told]:
-        """Rates within the bounds with their accuracy; a diverged one is as good as guessing."""
+        """Rates within the bounds with their gain; a diverged one is as good as guessing."""
         return [
             Told({"max_lr": rate}, value_told(outcome))
             for proposal, outcome in heard
@@ -123,7 +123,7 @@ def best_of(heard: Sequence[Heard], count: int) -> list[Heard]:
 
 
 def expected_improvement(told: Sequence[Told], settings: Settings) -> float:
-    """Largest expected improvement over the best mean so far, in accuracy, over a fine lattice of rates.
+    """Largest expected improvement over the best mean so far, in the score, over a fine lattice of rates.
 
     A Gaussian process in log max_lr with a noise term (scikit-learn); the criterion is that of Jones et al. (1998).
     """

@@ -20,7 +20,7 @@ from silo_tune.planner.outcome import TOLD, measured
 from silo_tune.planner.retention import Weights, floor_of
 from silo_tune.planner.search import Search
 from silo_tune.planner.unit import Unit
-from silo_tune.planner.winner import best_training, winner_of
+from silo_tune.planner.winner import best_training, guess_told, value_told, winner_of
 from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.model import Study
 from silo_tune.study.pipelines import Ice
@@ -200,8 +200,8 @@ class Planner:
         chain.told[candidate.index] = {
             "candidate": candidate.index, "repeat": candidate.unit.repeat, "key": candidate.unit.key, **told,
         }  # fmt: skip
-        if told["classes"]:
-            chain.guessing = 1.0 / told["classes"]
+        if told["classes"] or told["guess_score"] is not None:
+            chain.guessing = guess_told(told)
         self.listen(chain)
 
     def _advance(self, chain: Chain) -> None:
@@ -405,7 +405,7 @@ class Planner:
             chain.best = best
         chain.closed.append(key)
         chain.rates.append(best["max_lr"] if best else None)
-        chain.accuracies.append(best["val_score"] if best else None)
+        chain.gains.append(value_told(best) if best else None)
         chain.cycle += 1
         if leader is None:
             chain.parent = key

@@ -41,7 +41,7 @@ class Plan(Protocol):
 
     @property
     def counted(self) -> Sequence[int]:
-        """Cycles whose accuracy makes the objective."""
+        """Cycles whose score makes the objective."""
         ...
 
     @property

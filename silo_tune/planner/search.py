@@ -113,10 +113,10 @@ class Search:
         }
 
     def _value(self, chains: Iterable[Chain], upto: int) -> float:
-        """Mean validation accuracy over counted cycles up to one, and over seeds; a cycle that a chain did not reach
+        """Mean validation gain over counted cycles up to one, and over seeds; a cycle that a chain did not reach
         counts as guessing. Where none of the cycles so far counts, all do."""
         counted = [cycle for cycle in self.plan.counted if cycle <= upto] or range(1, upto + 1)
-        return fmean(fmean(_accuracy(chain, cycle) for cycle in counted) for chain in chains)
+        return fmean(fmean(_gain(chain, cycle) for cycle in counted) for chain in chains)
 
     def _expected(self, point: Mapping[str, Any], complete: Sequence[Mapping[str, Any]]) -> float:
         """What a stopped trial is told: its objective so far and the median of what complete ones gained after."""
@@ -125,6 +125,6 @@ class Search:
         return float(point["rungs"][rung] + (median(gains) if gains else 0.0))
 
 
-def _accuracy(chain: Chain, cycle: int) -> float:
-    known = chain.accuracies[cycle] if cycle < len(chain.accuracies) else None
+def _gain(chain: Chain, cycle: int) -> float:
+    known = chain.gains[cycle] if cycle < len(chain.gains) else None
     return chain.guessing if known is None else known

@@ -150,7 +150,7 @@ def _adds_up(entry: Mapping[str, Any], row: Mapping[Any, Any]) -> bool:
 
     from silo_tune.store.example_file import unpack_bits
 
-    accuracy, count = (row[name] for name in _COUNTS[entry["part"]])
+    score, count = (row[name] for name in _COUNTS[entry["part"]])
     n, bits = entry["n"], entry["bits"]
     if (
         pd.isna(count)
@@ -160,7 +160,7 @@ def _adds_up(entry: Mapping[str, Any], row: Mapping[Any, Any]) -> bool:
         or len(bits) != (n + 7) // 8
     ):
         return False
-    return bool(unpack_bits(bits, n).sum() == round(accuracy * n))
+    return bool(unpack_bits(bits, n).sum() == round(score * n))
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from silo_tune.formats import known
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.points import plan_of
 from silo_tune.planner.search import Search
+from silo_tune.planner.winner import gain, guess_told
 from silo_tune.store.run_folder import Run
 from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.model import Study
@@ -26,9 +28,9 @@ class SearchRecord:
     Attributes:
         arm: whose constants it searches.
         kind: "pilot" | "tune".
-        points: in order; each has trial, round, params, objective (mean validation accuracy over the counted cycles and
-            the seeds; None when it was stopped), told (what the sampler heard), stopped (cycle, or None), seeds and,
-            but in runs of earlier versions, by_seed (the objective's part of each seed).
+        points: in order; each has trial, round, params, objective (mean validation score over the counted cycles and
+            the seeds, signed so that more is better; None when it was stopped), told (what the sampler heard), stopped
+            (cycle, or None), seeds and, but in runs of earlier versions, by_seed (the objective's part of each seed).
         best: trial of the best point, None before a first round is closed.
         args: the schedule that the best point stands for, as a table of a study.
         importance: share of the objective's variance that each parameter explains, None where it was not computed.
@@ -105,7 +107,7 @@ def doubtful_rounds(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str
         for number, group in itertools.groupby(search_points(run, arm), lambda point: point["round"]):
             points = list(group)
             search.trials = {
-                (point["trial"], seed): _chain(arm, seed, point, rows[arm, seed, point["trial"]])
+                (point["trial"], seed): _chain(arm, seed, point, rows[arm, seed, point["trial"]], study.scored.sign)
                 for point in points
                 for seed in search.seeds
             }
@@ -118,19 +120,25 @@ def doubtful_rounds(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str
 
 
 # What of its rows a chain's place in a search rests on.
-_HEARD = ["arm", "seed", "trial", "cycle", "candidate", "status", "winner", "val_score", "classes"]
+_HEARD = ["arm", "seed", "trial", "cycle", "candidate", "status", "winner", "val_score", "classes", "guess_score"]
 
 
 def _said(point: Mapping[str, Any]) -> list[Any]:
     return [point[name] for name in ("trial", "objective", "told", "rungs")]
 
 
-def _chain(arm: str, seed: int, point: Mapping[str, Any], rows: list[dict[str, Any]]) -> Chain:
+def _chain(arm: str, seed: int, point: Mapping[str, Any], rows: list[dict[str, Any]], sign: int) -> Chain:
     """A chain of a point, as its rows in the table tell it."""
     chain = Chain(arm, seed, point["trial"], point["params"])
-    chain.accuracies = [row["val_score"] for row in sorted(rows, key=lambda row: row["cycle"]) if row["winner"]]
+    chain.gains = [gain(row["val_score"], sign) for row in sorted(rows, key=lambda row: row["cycle"]) if row["winner"]]
     last = max((row["cycle"] for row in rows), default=0)
     chain.told = {row["candidate"]: {"status": row["status"]} for row in rows if row["cycle"] == last}
-    chain.guessing = next((1.0 / row["classes"] for row in rows if row["classes"]), 0.0)
+    told = ({**row, "sign": sign, "guess_score": _known(row["guess_score"])} for row in rows)
+    chain.guessing = next((guess_told(row) for row in told if row["classes"] or row["guess_score"] is not None), 0.0)
     chain.stopped, chain.ended = point["stopped"], point["ended"].get(str(seed))
     return chain
+
+
+def _known(cell: Any) -> float | None:
+    """The number of a cell; None where it is null."""
+    return float(cell) if known(cell) else None

@@ -18,6 +18,7 @@ from silo_tune.planner.forecast import Pace, Spent, forecast
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.search import Search
 from silo_tune.planner.unit import Unit
+from silo_tune.planner.winner import value_told
 from silo_tune.store.lease import Lease
 from silo_tune.store.snapshot import (
     CHAINS,
@@ -37,6 +38,7 @@ from silo_tune.store.snapshot import (
     shortened,
 )
 from silo_tune.study.model import Study
+from silo_tune.study.wording import words_of
 
 # Counting what is left reads many files of a large run: it takes at most this share of the time.
 COUNTING_SHARE = 1 / 200
@@ -341,7 +343,7 @@ class Progress:
         told = list(chain.told.values())  # the driver may add to it meanwhile
         good = [outcome for outcome in told if outcome["status"] == "ok"]
         winner = chain.best or {}
-        best = max(good, key=lambda outcome: outcome["val_score"], default=winner)
+        best = max(good, key=value_told, default=winner)
         cycle = min(chain.cycle, self.study.cycles - 1)
         elapsed, eta = self._chain_times(chain)
         return ChainView(
@@ -381,6 +383,7 @@ class Progress:
         with self._lock:
             failures, notices = list(self._failures.values()), tuple(self._notices)
         return Snapshot(
+            words=words_of(self.study),
             study=self.study.name,
             cycles=self.study.cycles,
             state=self._state,

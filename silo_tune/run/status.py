@@ -27,6 +27,7 @@ from silo_tune.store.storage import Corrupt, Storage, StorageError, seal, unseal
 from silo_tune.store.unit_store import UnitStore
 from silo_tune.study.arms import OracleArm, TuneArm
 from silo_tune.study.model import Study
+from silo_tune.study.wording import words_of
 
 WRITE_SECONDS = 10.0
 # How often the recording thread looks whether something is due.
@@ -218,6 +219,7 @@ def from_decisions(storage: Storage, study: Study) -> Snapshot:
     finished = searched and len(every) <= LOOKED_UP and not any(chain.active for chain in chains.values())
     finished = finished and (not study.looks or (len(looks) > 0 and looks[-1]["over"]))
     return Snapshot(
+        words=words_of(study),
         study=study.name,
         cycles=study.cycles,
         state="finished" if finished else None,
@@ -267,7 +269,7 @@ def _winner(storage: Storage, body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _view(study: Study, arm: str, seed: int, closed: int, state: State, winner: Mapping[str, Any]) -> ChainView:
     cycle = min(closed, study.cycles - 1)
-    rate, accuracy = winner.get("max_lr"), winner.get("val_score")
+    rate, score = winner.get("max_lr"), winner.get("val_score")
     return ChainView(
         arm=arm,
         seed=seed,
@@ -276,9 +278,9 @@ def _view(study: Study, arm: str, seed: int, closed: int, state: State, winner: 
         closed=closed,
         remaining=study.remaining[cycle],
         max_lr=rate,
-        val_score=accuracy,
+        val_score=score,
         best_max_lr=rate,
-        best_val_score=accuracy,
+        best_val_score=score,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from silo_tune.formats import Words
 from silo_tune.store.storage import Corrupt, Storage, unseal
 
 STATUS = "status.json"
@@ -175,6 +176,7 @@ class Snapshot(_Part):
         chains: at most `CHAINS`, those that still move first.
         more: the number of other chains by state.
         ended, failures, notices: the last `REASONS` of each; `ended_count` and `failure_count` count them all.
+        words: how its scores are called and written.
         look: what came of the last look, in one line; None before the first, and in a study without.
     """
 
@@ -206,6 +208,7 @@ class Snapshot(_Part):
     failure_count: int = 0
     notices: tuple[Note, ...] = ()
     look: str | None = None
+    words: Words = Words()
 
     @property
     def clock(self) -> float | None:

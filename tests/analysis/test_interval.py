@@ -16,7 +16,7 @@ def test_ends_are_interpolated_in_log_max_lr() -> None:
     assert found.low == pytest.approx(10**-1.25)  # a quarter of the way from 0.1 to 0.01
     assert found.high == pytest.approx(10**-0.5)  # half of the way from 0.1 to 1
     assert found.width_decades == pytest.approx(0.75)
-    assert (found.best, found.best_accuracy) == (0.1, 0.92)
+    assert (found.best, found.best_score) == (0.1, 0.92)
     assert (found.unbounded_low, found.unbounded_high, found.clipped) == (False, False, False)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from silo_analysis.answers.effort import STANDINGS, savings_sentence
-from silo_analysis.answers.missing import NO_EXAMPLES, notes
+from silo_analysis.answers.missing import no_examples, notes
 from silo_analysis.answers.text_tables import search_table, trouble_table
 from silo_analysis.estimates import frames as columns
 from silo_analysis.estimates.cost import STUDY, cost_table
@@ -129,7 +129,7 @@ def test_no_table_but_cost_and_failures_sees_the_rows_of_searches() -> None:
     assert without.reached == summary().reached
     assert without.seeds == summary().seeds == (0, 1, 2, 3, 4)
     assert notes(without) == notes(summary())
-    assert NO_EXAMPLES in notes(summary())
+    assert no_examples() in notes(summary())
     assert not without.cost["units"].equals(summary().cost["units"])
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from silo_analysis.answers.missing import NO_EXAMPLES, notes
+from silo_analysis.answers.missing import no_examples, notes
 from silo_analysis.estimates.examples import (
     both_interval,
     chain_scores,
@@ -214,7 +214,7 @@ LACKING: dict[str, Callable[[Examples], Examples | None]] = {
 def test_a_run_without_examples_says_so_once_and_all_else_stays(case: str, summary: Summary) -> None:
     found = summarise(FRAME, STUDY, examples=LACKING[case](EXAMPLES))
     said = [note for note in notes(found) if "examples" in note]
-    assert said == [NO_EXAMPLES]
+    assert said == [no_examples()]
     assert set(tables(summary)) - set(tables(found)) == {"mcnemar"}
     for name, table in tables(found).items():
         whole = tables(summary)[name]

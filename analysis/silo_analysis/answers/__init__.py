@@ -9,8 +9,10 @@ from silo_analysis.answers import baselines, curve, effort, gradients, inside, l
 from silo_analysis.answers.answer import Answer
 from silo_analysis.answers.curve import Fitted
 from silo_analysis.estimates.summary import Summary
+from silo_tune.study.wording import worded
 
 
+@worded(lambda summary, *_, **__: summary.study)
 def answers_of(summary: Summary, fit: Fitted) -> tuple[Answer, ...]:
     """All answers, in the order in which they are shown; one that the run cannot give says what is missing.
 

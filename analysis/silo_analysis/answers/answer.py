@@ -9,7 +9,7 @@ import pandas as pd
 
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import DASH, known, points
+from silo_tune.formats import DASH, known, points, words
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Number:
 
     Attributes:
         name: what it is of.
-        value: as it is; accuracies, their differences and shares are in [0, 1].
+        value: as it is; shares and their differences are in [0, 1].
         low, high: ends of its 95 % interval over seeds; None without one.
         seeds: that it rests on; None where it is a count.
         p: of its test, corrected where `name` says so; None without one.
@@ -50,8 +50,9 @@ def number(
     return Number(name, mid, least, most, int(seeds) if known(seeds) else None, p_, low_, high_)
 
 
-# Heads the column of the second interval.
-SECOND = "over test images too"
+def second_head() -> str:
+    """Heads the column of the second interval."""
+    return f"over test {words().example}s too"
 
 
 def second_text(row: Any) -> str:
@@ -68,7 +69,7 @@ def over_both(row: Any, level: str = "") -> str:
     """
     if not known(row.get("low_examples")):
         return ""
-    return f" over seeds; {level}{second_text(row)} over seeds and test images"
+    return f" over seeds; {level}{second_text(row)} over seeds and test {words().example}s"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Answer:
         cycles: that the answer is about.
         figure: name of a figure of `figures.save_figures`, whether or not the run has it; no two answers share one.
         table: the numbers as text.
-        data: the same as numbers, for CSV: accuracies and their differences in [0, 1].
+        data: the same as numbers, for CSV: shares and their differences in [0, 1].
         missing: what the run lacks for an answer, or for a part of it, and what to add; None where nothing is.
     """
 

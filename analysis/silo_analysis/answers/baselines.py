@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from silo_analysis.answers.answer import (
-    SECOND,
     Answer,
     Number,
     absent,
@@ -16,6 +15,7 @@ from silo_analysis.answers.answer import (
     joined,
     number,
     over_both,
+    second_head,
     second_text,
     sentence,
 )
@@ -24,7 +24,19 @@ from silo_analysis.estimates.against import SIGNIFICANCE, others
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import DASH, MINUS, cycle_list, known, p_value, percent, plural, points, seed_range
+from silo_tune.formats import (
+    DASH,
+    MINUS,
+    cycle_list,
+    difference,
+    known,
+    p_value,
+    percent,
+    plural,
+    points,
+    seed_range,
+    words,
+)
 
 ID = "baselines"
 # More arms of one outcome than these are counted, not named: the table has them all.
@@ -89,7 +101,7 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
     small = within_tolerance(rows[rows["outcome"].isin(["better", "worse"])])
     if len(small):
         yield (
-            f"Significant but within the equivalence margin of {points(summary.tolerance, signed=False)} pp "
+            f"Significant but within the equivalence margin of {difference(summary.tolerance, signed=False)} "
             f"(TOST, Holm): {joined(list(small['arm']))}."
         )
 
@@ -103,20 +115,20 @@ def _group(summary: Summary, rows: pd.DataFrame, outcome: str) -> str:
     ordered = rows.assign(size=rows["difference"].abs()).sort_values("size", ascending=False, kind="stable")
     named = [f"{row['arm']} ({bare(row)})" for row in ordered.head(MOST_NAMED).to_dict("records")]
     more = len(rows) - len(named)
-    within = f" within {points(summary.tolerance, signed=False)} pp" if outcome == "equivalent" else ""
+    within = f" within {difference(summary.tolerance, signed=False)}" if outcome == "equivalent" else ""
     return f"{OUTCOMES[outcome]} {joined([*named, *([f'{more} more'] if more else [])])}{within}"
 
 
 def bare(row: Any) -> str:
     """ "+1.20 pp, +0.90 to +1.50", or the 90 % interval that TOST tests of what is equivalent.
 
-    The interval over test images too follows where it is known.
+    The interval over test examples too follows where it is known.
     """
     if row["outcome"] == "equivalent":
         within = f"90 % {points(row['within_low'])} to {points(row['within_high'])}"
-        return f"{points(row['difference'])} pp, {within}{over_both(row, '95 % ')}"
+        return f"{difference(row['difference'])}, {within}{over_both(row, '95 % ')}"
     ends = f"{points(row['low'])} to {points(row['high'])}" if known(row["low"]) else "1 seed, no interval"
-    return f"{points(row['difference'])} pp, {ends}{over_both(row)}"
+    return f"{difference(row['difference'])}, {ends}{over_both(row)}"
 
 
 def _by_cycle(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
@@ -189,7 +201,7 @@ def _verdict(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> s
     row = largest(rows)
     # A difference that is shown may still be too small to matter, and one line must not hide that.
     small = len(within_tolerance(rows)) == len(rows) and bool((rows["outcome"] != "equivalent").any())
-    within = f", all within {points(summary.tolerance, signed=False)} pp" if small else ""
+    within = f", all within {difference(summary.tolerance, signed=False)}" if small else ""
     return f"{', '.join(counts)} of {plural(len(rows), 'arm')}{within}; largest {bare(row)}, against {row['arm']}"
 
 
@@ -200,9 +212,9 @@ def _table(summary: Summary, overall: pd.DataFrame, per_cycle: pd.DataFrame) -> 
     told, second = f"{summary.schedule} is", bool(overall["low_examples"].notna().any())
     head = (
         "Schedule − arm, on test",
-        "Difference, pp",
+        words().head("Difference"),
         "95 % interval",
-        *([SECOND] if second else []),
+        *([second_head()] if second else []),
         "90 % (TOST)",
         told,
         "Holm p",

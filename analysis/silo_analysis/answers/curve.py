@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from silo_analysis.answers.answer import Answer, Number, joined, number, oracle_to_add, sentence
-from silo_analysis.answers.fit_words import CALLED, FAMILY_HEAD, conclusion, family_rows, limits, title
+from silo_analysis.answers.fit_words import CALLED, conclusion, family_head, family_rows, limits, title
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.curve_fit.comparison import Comparison, compare
 from silo_analysis.curve_fit.families import RIVALS
@@ -49,7 +49,7 @@ def ask(summary: Summary, fit: Fitted) -> Answer:
         return Answer(ID, question, figure="fit", missing=_missing(summary, fit))
     said = [line.strip() for line in conclusion(fit, summary.study)]
     details = (f"Fitted to the responses of {title(fit, summary.study)}.", *said, *limits(fit))
-    table = Table(FAMILY_HEAD, family_rows(fit), frozenset({"constants"}))
+    table = Table(family_head(), family_rows(fit), frozenset({"constants"}))
     return Answer(
         ID, question, sentence(_verdict(fit)), details, tuple(_numbers(fit)), tuple(map(int, fit.response.cycles)),
         "fit", table, fit_tables(fit)["fit"],

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from silo_analysis.answers.answer import Answer, number, sentence
 from silo_analysis.estimates.tuning import PILOT, Savings, at_edge, best_point
-from silo_tune.formats import known, percent, percent_sign, plural, points, rate
+from silo_tune.formats import difference, known, level_sign, percent, plural, points, rate, words
+from silo_tune.planner.winner import gain
 from silo_tune.results.searches import SearchRecord
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def pilot_sentences(summary: Summary) -> Iterator[str]:
         yield (
             f"The pilot of {arm} tried {plural(len(search.points), 'point')} ({pilot.proposals}, {pilot.low:g} to "
             f"{pilot.high:g}{', and beyond' if search.extended else ''}) and found {found}, "
-            f"{percent_sign(best['objective'])} on validation{'' if search.finished else ' so far'}{beyond}."
+            f"{level_sign(gain(best['objective'], words().sign))} on validation"
+            f"{'' if search.finished else ' so far'}{beyond}."
             f"{climb_words(summary, search)}"
         )
 
@@ -132,7 +134,7 @@ def climb_words(summary: Summary, search: SearchRecord) -> str:
     if climb is None:
         return ""
     checked = "" if climb.elsewhere is None else f" ({points(climb.elsewhere)} on a seed that did not choose)"
-    told = f" {_last_part(climb).capitalize()} of its chains brought {points(climb.gain)} pp{checked}"
+    told = f" {_last_part(climb).capitalize()} of its chains brought {difference(climb.gain)}{checked}"
     return f"{told}: it was still climbing, more chains may find better." if climb.climbing else f"{told}."
 
 
@@ -171,8 +173,9 @@ def tuned_sentences(summary: Summary) -> Iterator[str]:
         params = ", ".join(f"{name} {value:.4g}" for name, value in best["params"].items())
         yield (
             f"{arm}: the best of {plural(len(search.points), 'point')} ({stopped} stopped early"
-            f"{'' if search.finished else ', more to come'}) is {params}, with a mean validation accuracy of "
-            f"{percent(best['objective'])} % over {plural(len(search.counted), 'cycle')} on {seed_list(best['seeds'])}."
+            f"{'' if search.finished else ', more to come'}) is {params}, with a mean validation {words().title} of "
+            f"{level_sign(gain(best['objective'], words().sign), 1)} over {plural(len(search.counted), 'cycle')} on "
+            f"{seed_list(best['seeds'])}."
         )
 
 

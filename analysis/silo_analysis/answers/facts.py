@@ -10,7 +10,7 @@ import pandas as pd
 from silo_analysis.answers.effort import STANDINGS
 from silo_analysis.answers.headline import AFTER, after_prune
 from silo_analysis.estimates.cost import STUDY
-from silo_tune.formats import DASH, percent, plural, points, seconds
+from silo_tune.formats import DASH, difference, percent, plural, seconds, words
 from silo_tune.study.model import Study
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def _what_was_run(summary: Summary, ledger: Mapping[str, Any]) -> list[tuple[str
         ("Cycles", f"0 to {study.cycles - 1}, {_pruning(study)}"),
         ("After a prune", AFTER[after_prune(study)]),
         ("Seeds", _seeds(summary.seeds)),
-        ("Tolerance", f"{points(summary.tolerance, signed=False)} pp"),
+        ("Tolerance", f"{difference(summary.tolerance, signed=False)}"),
         ("Model and data", f"{study.model.title}, {study.data.title}"),
-        ("Validation images", str(summary.n_val) if summary.n_val else DASH),
+        (f"Validation {words().example}s", str(summary.n_val) if summary.n_val else DASH),
         ("Tuning", STANDINGS[summary.tuning.standing]),
     ]
     versions = ", ".join(f"{name} {version}" for name, version in (ledger.get("environment") or {}).items())

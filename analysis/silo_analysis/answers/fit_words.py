@@ -12,8 +12,10 @@ from silo_analysis.curve_fit.families import NOMINAL_BETA, RIVALS
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.stats import Estimate, FloatArray
 from silo_analysis.estimates.typical import paired_interval
-from silo_tune.formats import DASH, percent, plural, points, rate
+from silo_tune.formats import DASH, difference, level, plural, points, rate, words
+from silo_tune.planner.winner import gain
 from silo_tune.study.model import Study
+from silo_tune.study.wording import worded
 
 CALLED = {
     "silo": "the S",
@@ -24,6 +26,7 @@ CALLED = {
 }
 
 
+@worded(lambda comparison, study: study)
 def fit_lines(comparison: Comparison, study: Study) -> list[str]:
     """The table of families, the conclusion, and what limits it."""
     return [*_table(comparison), "", *conclusion(comparison, study), "", *limits(comparison)]
@@ -32,17 +35,20 @@ def fit_lines(comparison: Comparison, study: Study) -> list[str]:
 # --- the table ---
 
 
-FAMILY_HEAD = ("curve", "constants", "fitted", "new cycle", "95 % interval", "new seed", "95 % interval", "test %")
+def family_head() -> tuple[str, ...]:
+    """Heads the columns of `family_rows`."""
+    test = "test %" if words().share else "test"
+    return ("curve", "constants", "fitted", "new cycle", "95 % interval", "new seed", "95 % interval", test)
 
 
 def family_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """One row of text per family, under `FAMILY_HEAD`: its constants, regrets in percentage points, test accuracy."""
+    """One row of text per family, under `family_head`: its constants, regrets, test score."""
     return [_row(fit) for fit in comparison.fits.values()]
 
 
 def _table(comparison: Comparison) -> Iterator[str]:
-    rows = [FAMILY_HEAD, *family_rows(comparison)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(FAMILY_HEAD))]
+    rows = [family_head(), *family_rows(comparison)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         left = "  ".join(cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True))
         right = "  ".join(cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))
@@ -60,8 +66,13 @@ def _row(fit: Fit) -> tuple[str, ...]:
         _ends(cycle),
         points(seed.median),
         _ends(seed),
-        percent(_mean(fit.test), 2),
+        _level(fit.test),
     )
+
+
+def _level(gains: FloatArray) -> str:
+    mean = _mean(gains)
+    return DASH if mean is None else level(gain(mean, words().sign), 2)
 
 
 def _short(value: float) -> str:
@@ -129,7 +140,7 @@ def _rivals(comparison: Comparison, study: Study) -> Iterator[str]:
             continue
         seed, cycle = comparison.gain(rival), comparison.gain(rival, "new_cycle")
         yield (
-            f"  against {CALLED[rival]}: {verdict}; gain {points(seed.median)} pp on new seeds ({_ends(seed)}), "
+            f"  against {CALLED[rival]}: {verdict}; gain {difference(seed.median)} on new seeds ({_ends(seed)}), "
             f"{points(cycle.median)} on new cycles ({_ends(cycle)}){_small((seed, cycle), study.report.tolerance)}."
         )
 
@@ -138,7 +149,7 @@ def _small(gains: tuple[Estimate, ...], tolerance: float) -> str:
     """Whatever the sign: is the difference surely below the tolerance?"""
     ends = [end for gain in gains for end in (gain.low, gain.high) if end is not None]
     within = ends and max(map(abs, ends)) < tolerance
-    return f"; in any case less than the tolerance of {points(tolerance, signed=False)} pp" if within else ""
+    return f"; in any case less than the tolerance of {difference(tolerance, signed=False)}" if within else ""
 
 
 def _steepness(comparison: Comparison) -> str:
@@ -183,12 +194,14 @@ def _spans(fit: Fit) -> Iterator[str]:
 
 def limits(comparison: Comparison) -> Iterator[str]:
     """What the numbers are, and what limits them."""
+    scores = "accuracies" if words().title == "accuracy" else "scores"
     yield (
-        "Regret: percentage points on validation below the best rate of each cycle in hindsight; of the fit to all, on "
+        f"Regret: {words().plain_points} on validation below the best rate of each cycle in hindsight; of the fit to "
+        "all, on "
         "each cycle of the fit without it, on each seed of the fit without it. Test: of the fit without the seed."
     )
     yield (
-        "All accuracies are read off the Oracle's responses, from the weights that its cycles started from: no network "
+        f"All {scores} are read off the Oracle's responses, from the weights that its cycles started from: no network "
         "was trained along a fitted curve. Judge a fitted schedule on seeds that it was not fitted to."
     )
     yield from comparison.response.left_out

@@ -7,7 +7,7 @@ from typing import Any
 
 from silo_analysis.answers.answer import joined
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import cycle_list, plural, points, seed_range
+from silo_tune.formats import cycle_list, difference, plural, seed_range
 from silo_tune.study.model import Study
 
 AFTER = {
@@ -68,13 +68,11 @@ def _arms(summary: Summary) -> Iterator[str]:
     rows = summary.against[summary.against["cycle"].isna() & (summary.against["outcome"] == "undetermined")]
     known = rows.dropna(subset=["needed_low"]).sort_values("needed_low")
     named = [
-        f"{row['arm']} ({points(row['difference'])} pp; {_seeds(row)} would)"
+        f"{row['arm']} ({difference(row['difference'])}; {_seeds(row)} would)"
         for row in known.head(MOST_NAMED).to_dict("records")
     ]
     if more := len(known) - len(named):
         named.append(f"{more} more")
     if named:
-        tolerance = points(summary.tolerance, signed=False)
-        yield (
-            f"Whether {summary.schedule} is better than, worse than or within {tolerance} pp of {joined(named, 'or')}."
-        )
+        near = difference(summary.tolerance, signed=False)
+        yield (f"Whether {summary.schedule} is better than, worse than or within {near} of {joined(named, 'or')}.")

@@ -14,7 +14,7 @@ from silo_analysis.estimates.against import SIGNIFICANCE
 from silo_analysis.estimates.containment import FEWEST_SEEDS
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import DASH, cycle_list, p_value, percent, plural, points, rate, seed_range
+from silo_tune.formats import DASH, cycle_list, difference, p_value, percent, plural, rate, seed_range
 
 ID = "inside"
 
@@ -50,7 +50,7 @@ def _containment(summary: Summary) -> Iterator[str]:
         f"{name} is inside in {inside} of {plural(len(informative), 'informative cycle')} "
         f"(a cycle is informative when a control is outside); over all {len(tested)} tested: {counts}. "
         f"{_collapses(summary)}"
-        f"Interval {_widths(tested)}. Oracle: {oracle}; tolerance {points(summary.tolerance, signed=False)} pp."
+        f"Interval {_widths(tested)}. Oracle: {oracle}; tolerance {difference(summary.tolerance, signed=False)}."
     )
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 from silo_analysis.answers.answer import (
-    SECOND,
     Answer,
     Number,
     absent,
     number,
     oracle_to_add,
     over_both,
+    second_head,
     second_text,
     sentence,
 )
@@ -26,7 +26,7 @@ from silo_analysis.estimates.regret import Endpoint
 from silo_analysis.estimates.stats import Estimate
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.typical import paired_interval, tost
-from silo_tune.formats import DASH, MINUS, known, p_value, percent, plural, points, seconds
+from silo_tune.formats import DASH, MINUS, difference, known, p_value, percent, plural, points, seconds, words
 
 ID = "loses-and-saves"
 _ENDPOINT, _REGRET, _CROSSFIT = "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret"
@@ -114,7 +114,7 @@ def _regret(summary: Summary) -> Iterator[str]:
         return
     over = "the cycles that each seed has" if own.groupby("seed").size().nunique() > 1 else "cycles"
     yield (
-        f"Cycle regret, mean over {over}, on test: {points(estimate.median)} pp ({interval_text(estimate)}); on "
+        f"Cycle regret, mean over {over}, on test: {difference(estimate.median)} ({interval_text(estimate)}); on "
         f"validation, where the best rate was chosen: {points(per_seed['regret_val'].median())}. "
         f"Oracle: {describe(summary.study, summary.verdict_oracle)}."
     )
@@ -127,7 +127,7 @@ def interval_text(estimate: Estimate, second: str = "") -> str:
         return f"{seeds}, so no interval"
     ends = f"{points(estimate.low)} to {points(estimate.high)}"
     if second:
-        return f"95 % intervals {ends} over {seeds}, {second} over seeds and test images"
+        return f"95 % intervals {ends} over {seeds}, {second} over seeds and test {words().example}s"
     return f"95 % interval {ends}, {seeds}"
 
 
@@ -139,10 +139,10 @@ def _endpoint(summary: Summary) -> Iterator[str]:
     tolerance = points(summary.tolerance, signed=False)
     yes = "equivalent" if end.equivalence.equivalent else "equivalence not shown"
     p_text = p_value(end.equivalence.p) if end.equivalence.p < 0.001 else f"= {p_value(end.equivalence.p)}"
-    test = f"{yes} within {tolerance} pp (TOST p {p_text})" if end.estimate.n > 1 else ""
+    test = f"{yes} within {tolerance}{words().pp} (TOST p {p_text})" if end.estimate.n > 1 else ""
     yield (
         f"Primary endpoint, chain gap {end.oracle} {MINUS} {end.schedule} on test, mean over cycles "
-        f"{end.cycles[0]} to {end.cycles[-1]}: {points(end.estimate.median)} pp "
+        f"{end.cycles[0]} to {end.cycles[-1]}: {difference(end.estimate.median)} "
         f"({interval_text(end.estimate, _second(end))})"
         + (f"; {test}" if test else "")
         + f".{_needed(end, tolerance)} Oracle: {describe(summary.study, end.oracle)}."
@@ -161,7 +161,9 @@ def _luck(summary: Summary) -> Iterator[str]:
             "a cycle, or an Oracle with retrain_winner = true."
         )
     for oracle, split in splits.items():
-        luck, rate = (f"{points(split[part]['difference'])} pp ({_interval(split[part])})" for part in ("luck", "rate"))
+        luck, rate = (
+            f"{difference(split[part]['difference'])} ({_interval(split[part])})" for part in ("luck", "rate")
+        )
         if split["luck"]["way"] == RETRAINED:
             yield (
                 f"Luck: the winners of {oracle} were better than a second training of their rates by {luck}. Rates: "
@@ -196,7 +198,7 @@ def _needed(end: Endpoint, tolerance: str) -> str:
         return ""
     low, high = end.needed
     seeds = plural(low, "seed") if low == high else f"{low} to {high} seeds"
-    return f" Were there no gap, about {seeds} in all would resolve {tolerance} pp."
+    return f" Were there no gap, about {seeds} in all would resolve {tolerance}{words().pp}."
 
 
 def _cost(summary: Summary) -> Iterator[str]:
@@ -226,7 +228,7 @@ def _crossfit(summary: Summary, data: pd.DataFrame) -> Iterator[str]:
         estimate = Estimate(row["n_seeds"], median=row["difference"], low=low, high=high)
         yield (
             f"Cross-fitted cycle regret on test, each seed at the rate that is best in the others: "
-            f"{points(estimate.median)} pp ({interval_text(estimate)}); an estimate, not a verdict."
+            f"{difference(estimate.median)} ({interval_text(estimate)}); an estimate, not a verdict."
         )
 
 
@@ -236,7 +238,7 @@ def _ends(row: Any) -> tuple[float | None, float | None]:
 
 def _verdict(summary: Summary, data: pd.DataFrame) -> str:
     parts = [
-        f"{row['quantity'].split(' (')[0].lower()} {points(row['difference'])} pp ({_interval(row)}{over_both(row)})"
+        f"{row['quantity'].split(' (')[0].lower()} {difference(row['difference'])} ({_interval(row)}{over_both(row)})"
         + (_of_which(summary) if row["quantity"] == _ENDPOINT else "")
         for row in data.to_dict("records")
         if row["quantity"] in (_ENDPOINT, _REGRET)
@@ -301,8 +303,8 @@ def _interval(row: Any) -> str:
 def _table(summary: Summary, data: pd.DataFrame) -> Table:
     second = bool(data["low_examples"].notna().any())
     head = (
-        "Oracle − schedule, on test", "Oracle", "Cycles", "Difference, pp", "95 % interval",
-        *([SECOND] if second else []), "Seeds", "TOST p",
+        "Oracle − schedule, on test", "Oracle", "Cycles", words().head("Difference"), "95 % interval",
+        *([second_head()] if second else []), "Seeds", "TOST p",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = [
         (

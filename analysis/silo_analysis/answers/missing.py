@@ -10,16 +10,23 @@ from silo_analysis.estimates.containment import FEWEST_SEEDS
 from silo_analysis.estimates.oracle import conditioned_oracle, greedy_oracle, is_guided, prefix_of
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.tuning import has_chains
-from silo_tune.formats import plural, points
+from silo_tune.formats import difference, plural, words
 from silo_tune.results.remembered import may_be_remembered
+from silo_tune.study.wording import counts_examples, worded
 
 if TYPE_CHECKING:
     from silo_analysis.estimates.summary import Summary
 
 _MOST_DAMAGED = 3
-NO_EXAMPLES = "The run has no examples (which test images each trial got right): no interval over test images."
 
 
+def no_examples() -> str:
+    """Why there is no second interval, in words."""
+    one = words().example
+    return f"The run has no examples (which test {one}s each trial got right): no interval over test {one}s."
+
+
+@worded(lambda summary, *_, **__: summary.study)
 def notes(summary: Summary) -> tuple[str, ...]:
     """What is missing or limits the numbers, one sentence each; empty for a full study."""
     return (
@@ -35,7 +42,7 @@ def notes(summary: Summary) -> tuple[str, ...]:
 
 
 def _checkpoint(summary: Summary) -> Iterator[str]:
-    """What a checkpoint may have seen of the validation images."""
+    """What a checkpoint may have seen of validation."""
     if summary.remembered is not None:
         yield f"{summary.remembered}."
     if (doubt := may_be_remembered(summary.study)) is not None:
@@ -140,8 +147,8 @@ def _short_chains(summary: Summary) -> dict[tuple[tuple[int, ...], int], list[st
 def _weak_tests(summary: Summary) -> Iterator[str]:
     if summary.n_val and summary.tolerance < 2 / summary.n_val:
         yield (
-            f"The tolerance of {points(summary.tolerance, signed=False)} pp is below 2 of {summary.n_val} "
-            "validation images: a difference that small is not resolved."
+            f"The tolerance of {difference(summary.tolerance, signed=False)} is below 2 of {summary.n_val} "
+            f"validation {words().example}s: a difference that small is not resolved."
         )
     edges = summary.cycles["unbounded_low"].fillna(False) | summary.cycles["unbounded_high"].fillna(False)
     if edge := int(edges.sum()):
@@ -149,7 +156,7 @@ def _weak_tests(summary: Summary) -> Iterator[str]:
 
 
 def _missing_examples(summary: Summary) -> Iterator[str]:
-    """Why an interval over seeds and test images is missing, and which files of examples are damaged."""
+    """Why an interval over seeds and test examples is missing, and which files of examples are damaged."""
     end, scores = summary.endpoint, summary.scores
     damaged = scores.examples.damaged if scores.examples is not None else ()
     yield from (f"Damaged: {told}." for told in damaged[:_MOST_DAMAGED])
@@ -158,12 +165,18 @@ def _missing_examples(summary: Summary) -> Iterator[str]:
     compared = (end is not None and end.estimate.low is not None) or summary.against["low"].notna().any()
     if not compared or not scores.lacking:
         return
+    if not counts_examples(summary.study.scored):
+        yield (
+            f"{words().start} is no share of {words().example}s that are right: intervals are over seeds, for "
+            f"these test {words().example}s."
+        )
+        return
     if scores.lacking == scores.trials:
-        yield NO_EXAMPLES
+        yield no_examples()
     else:
         yield (
-            f"No examples (which test images were right) of {plural(scores.lacking, 'trial')} of {scores.trials} in "
-            "the chains: no interval over test images where they count."
+            f"No examples (which test {words().example}s were right) of {plural(scores.lacking, 'trial')} of "
+            f"{scores.trials} in the chains: no interval over test {words().example}s where they count."
         )
 
 

@@ -18,7 +18,7 @@ from silo_analysis.estimates.oracle import controls, describe
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.stats import holm
 from silo_analysis.estimates.summary import Summary
-from silo_tune.formats import DASH, MINUS, cycle_list, known, p_value, plural, points, rate
+from silo_tune.formats import DASH, MINUS, cycle_list, difference, known, p_value, plural, points, rate, words
 from silo_tune.schedules.peaks import rounded
 from silo_tune.study.arms import ScheduleArm
 
@@ -182,7 +182,7 @@ def _conclusion(summary: Summary, data: pd.DataFrame) -> str:
     rows = data[data["difference"].notna()]
     if not rows["p"].notna().any():
         return f"Too few seeds to tell: a test takes {FEWEST_TOLD_APART}."
-    tolerance = f"{points(summary.tolerance, signed=False)} pp"
+    tolerance = f"{difference(summary.tolerance, signed=False)}"
     lost, within = rows[rows["outcome"] == "worse"], rows[rows["within"]]
     if len(lost):
         beyond = (lost["high"] < -summary.tolerance).fillna(False).all()
@@ -258,7 +258,7 @@ def _table(data: pd.DataFrame) -> Table:
         "Control",
         "Arm",
         "Its max_lr",
-        "S − control, pp",
+        words().head("S − control"),
         "95 % interval",
         "The S is",
         "Holm p",

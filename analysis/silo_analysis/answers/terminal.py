@@ -9,13 +9,15 @@ from silo_analysis.answers.cells import interval_text, width_text
 from silo_analysis.answers.headline import headline, unsettled
 from silo_analysis.answers.missing import notes
 from silo_analysis.estimates.tuning import PILOT, fragment
-from silo_tune.formats import percent, points, rate
+from silo_tune.formats import percent, points, rate, words
+from silo_tune.study.wording import worded
 
 if TYPE_CHECKING:
     from silo_analysis.answers.answer import Answer
     from silo_analysis.estimates.summary import Summary
 
 
+@worded(lambda summary, *_, **__: summary.study)
 def summary_lines(summary: Summary, answers: Sequence[Answer]) -> list[str]:
     """A plain-text table per cycle, the answers in one line each, and what is missing.
 
@@ -48,7 +50,7 @@ def summary_lines(summary: Summary, answers: Sequence[Answer]) -> list[str]:
     ]
     legend = (
         f"left: weights remaining; max_lr: that of {summary.schedule}; * informative cycle",
-        "regret (cycle) and gap (chain): percentage points (pp) on test, median over seeds",
+        f"regret (cycle) and gap (chain): {words().in_points} on test, median over seeds",
     )
     table = [*_aligned([header, *body]), *legend] if body else []
     table = [headline(summary), "", *table]

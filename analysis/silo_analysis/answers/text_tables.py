@@ -1,4 +1,4 @@
-"""The report's tables as text: numbers in percentage points and percent, a dash where there is none."""
+"""The report's tables as text: scores and differences in the words of their study, a dash where there is none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from silo_analysis.estimates.oracle import numbers
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.tuning import PILOT, by_merit, parameters
 from silo_analysis.estimates.typical import paired_interval
-from silo_tune.formats import DASH, MINUS, known, p_value, percent, plural, points, rate, seconds
+from silo_tune.formats import DASH, MINUS, known, level, p_value, percent, plural, points, rate, seconds, words
+from silo_tune.planner.winner import gain
 from silo_tune.results.searches import SearchRecord
 
 # With more arms than this areas of one standard deviation hide each other in a figure: only some are drawn (ours).
@@ -57,7 +58,7 @@ def cycle_table(summary: Summary) -> Table:
 
 
 def score_table(summary: Summary) -> Table:
-    """Test accuracy in % of every arm (rows) at every share of weights left (columns), the dense network first.
+    """Test score of every arm (rows) at every share of weights left (columns), the dense network first.
 
     Mean over seeds, in brackets the 95 % interval of the median; k/n where only k of n trainings succeeded.
     """
@@ -72,9 +73,9 @@ def score_table(summary: Summary) -> Table:
 
 def published_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Numbers that others published, as the study's file has them."""
-    head = ("Published arm", "Weights, %", "Score, %", "Source")
+    head = ("Published arm", "Weights, %", "Score, %" if words().share else "Score", "Source")
     body: list[tuple[str, ...]] = [
-        (row["arm"], percent(row["weights_remaining"]), percent(row["score"], 2), row["source"]) for row in rows
+        (row["arm"], percent(row["weights_remaining"]), level(row["score"], 2), row["source"]) for row in rows
     ]
     return Table(head, body, frozenset({"Source"}))
 
@@ -82,13 +83,13 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _score(row: Any) -> str:
     if row is None or not known(row["test_mean"]):
         return DASH
-    ends = f" ({percent(row['test_low'])}–{percent(row['test_high'])})" if known(row["test_low"]) else ""
+    ends = f" ({level(row['test_low'])}–{level(row['test_high'])})" if known(row["test_low"]) else ""
     lost = "" if row["trained"] == row["n_seeds"] else f" {row['trained']}/{row['n_seeds']}"
-    return f"{percent(row['test_mean'])}{ends}{lost}"
+    return f"{level(row['test_mean'])}{ends}{lost}"
 
 
 def regret_table(summary: Summary) -> Table:
-    """Per cycle: means over seeds with 95 % intervals of regret and gap, in percentage points."""
+    """Per cycle: means over seeds with 95 % intervals of regret and gap."""
     head = (
         "Cycle", "Regret, test", "95 % interval", "Regret, validation", "Cross-fitted, test", "Chain gap, test",
         "95 % interval of the gap", "Seeds of the gap",
@@ -272,14 +273,19 @@ def search_table(search: SearchRecord, most: int) -> Table:
         "Trial": lambda point: str(point["trial"]),
         "Round": lambda point: str(point["round"]),
         **{name: partial(_parameter, name) for name in parameters(search)},
-        "Mean validation accuracy, %": lambda point: percent(point["objective"], 2),
+        f"Mean validation {words().axis}": lambda point: level_of(point["objective"]),
     }
     if any(known(point["stopped"]) for point in search.points):
-        columns["Sampler told, %"] = lambda point: percent(point["told"], 2)
+        columns["Sampler told, %" if words().share else "Sampler told"] = lambda point: level_of(point["told"])
         columns["Stopped after"] = lambda point: f"cycle {point['stopped']}" if known(point["stopped"]) else DASH
     columns["Standing"] = partial(_point_standing, search.best)
     rows = [tuple(text(point) for text in columns.values()) for point in by_merit(search)[:most]]
     return Table(tuple(columns), rows, frozenset({"Standing"}))
+
+
+def level_of(objective: Any) -> str:
+    """The score that an objective stands for; a dash without one."""
+    return level(gain(objective, words().sign), 2) if known(objective) else DASH
 
 
 def _parameter(name: str, point: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.typical import paired_interval
 from silo_tune.formats import DASH, MINUS, percent, points
 from silo_tune.study.model import Study
+from silo_tune.study.wording import worded, words_of
 
 NO_MEAN = (
     "Every row is a study of its own, with its own tolerance and noise. No mean over rows is shown: their number is "
@@ -152,34 +153,38 @@ def _numbers(row: Row) -> dict[str, Any]:
 
 
 def overview_table(rows: Sequence[Row]) -> Table:
-    """Verdicts, endpoint and cost as text, differences in percentage points with 95 % intervals over seeds."""
+    """Verdicts, endpoint and cost as text, differences in the words of each study with 95 % intervals over seeds."""
     head = ("Study", "Model", "Data", "Seeds", "Tolerance", "Inside", "Chain gap", "TOST", "Cycle regret", "Saved, %")
-    body: list[tuple[str, ...]] = [
-        (
-            row.group,
-            row.study.model.title,
-            row.study.data.title,
-            str(row.seeds),
-            points(row.study.report.tolerance, signed=False),
-            DASH if row.inside is None else f"{row.inside} of {row.informative}",
-            _estimate(row.endpoint),
-            DASH if row.equivalent is None else "equivalent" if row.equivalent else "not shown",
-            _estimate(row.regret),
-            percent(row.saved, 0),
-        )
-        for row in rows
-    ]
-    return Table(head, body, frozenset({"Study", "Model", "Data", "TOST"}))
+    return Table(head, [_cells(row) for row in rows], frozenset({"Study", "Model", "Data", "TOST"}))
+
+
+@worded(lambda row: row.study)
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.group,
+        row.study.model.title,
+        row.study.data.title,
+        str(row.seeds),
+        points(row.study.report.tolerance, signed=False),
+        DASH if row.inside is None else f"{row.inside} of {row.informative}",
+        _estimate(row.endpoint),
+        DASH if row.equivalent is None else "equivalent" if row.equivalent else "not shown",
+        _estimate(row.regret),
+        percent(row.saved, 0),
+    )
 
 
 def against_table(rows: Sequence[Row]) -> Table:
     """The judged schedule minus each control, likewise."""
     arms = list(dict.fromkeys(arm for row in rows for arm in row.against))
     head = ("Study", *(f"{row_schedule(rows)} {MINUS} {arm}" for arm in arms))
-    body: list[tuple[str, ...]] = [
-        (row.group, *(_estimate(row.against.get(arm, Estimate(0))) for arm in arms)) for row in rows
-    ]
+    body = [_against_cells(row, arms) for row in rows]
     return Table(head, body if arms else [], frozenset({"Study"}))
+
+
+@worded(lambda row, arms: row.study)
+def _against_cells(row: Row, arms: Sequence[str]) -> tuple[str, ...]:
+    return (row.group, *(_estimate(row.against.get(arm, Estimate(0))) for arm in arms))
 
 
 def row_schedule(rows: Sequence[Row]) -> str:
@@ -200,8 +205,13 @@ def _legend(rows: Sequence[Row]) -> str:
         f"endpoint, greedy Oracle {MINUS} {judged} on test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; TOST: "
         f"equivalence within the tolerance. Cycle regret: on test, mean over cycles. {judged} {MINUS} a control: on "
         f"test, mean over cycles ≥ {regret.FIRST_ENDPOINT_CYCLE}; above 0 {judged} is better. Differences are in "
-        f"percentage points (pp), with 95 % intervals over seeds, not corrected for their number."
+        f"{_units(rows)}, with 95 % intervals over seeds, not corrected for their number."
     )
+
+
+def _units(rows: Sequence[Row]) -> str:
+    """What differences are in; several where the studies have several scores."""
+    return " and ".join(dict.fromkeys(words_of(row.study).in_points for row in rows))
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from silo_analysis.curve_fit.families import RIVALS
 from silo_analysis.estimates.frames import typed
 from silo_analysis.estimates.stats import FloatArray
 from silo_analysis.estimates.typical import paired_interval
+from silo_tune.planner import winner
 
 CONSTANTS = ("max_lr", "start", "end", "eps", "delta", "beta", "q")
 REGRETS = ("seen", "new_cycle", "new_seed")
@@ -31,10 +32,10 @@ BETAS = {
 
 
 def fit_tables(comparison: Comparison) -> dict[str, pd.DataFrame]:
-    """Tables by file name. Accuracies and regrets are in [0, 1]; a missing cell is null.
+    """Tables by file name. Shares and their regrets are in [0, 1]; a missing cell is null.
 
     fit: one row per family: constants (with the range over fits that leave out one seed), regrets with 95 % paired t
-    intervals, test accuracy, and what the S gains against it. peaks: max_lr per family and cycle. beta: the profile.
+    intervals, test score, and what the S gains against it. peaks: max_lr per family and cycle. beta: the profile.
     """
     return {
         "fit": typed([_family(comparison, fit) for fit in comparison.fits.values()], FAMILIES),
@@ -49,7 +50,7 @@ def _family(comparison: Comparison, fit: Fit) -> dict[str, object]:
         row |= {key: value, f"{key}_low": fit.ranges[key][0], f"{key}_high": fit.ranges[key][1]}
     for kind in REGRETS:
         row |= _interval(f"regret_{kind}", getattr(fit, kind))
-    row["test_score"] = paired_interval(fit.test).mean
+    row["test_score"] = paired_interval(winner.gain(fit.test, comparison.response.sign)).mean
     if fit.name in RIVALS:
         for kind in REGRETS[1:]:
             gain = comparison.gain(fit.name, kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,10 +31,11 @@ class Response:
         pruned: planned cumulative pruned fraction of every cycle from 0 on, up to the last of `cycles`.
         rates: per cycle (R,) max_lr, rising; asked and tested ones alike.
         asked: per cycle (R,) True for a rate of the Oracle's own grid.
-        val, test: per cycle (S, R) accuracy in [0, 1]; a rate that collapsed has the accuracy of guessing. Rows of a
-            seed without the cycle are NaN.
+        val, test: per cycle (S, R) score, signed so that more is better; a rate that collapsed has that of guessing.
+            Rows of a seed without the cycle are NaN.
         low, high: the rates between which every cycle has a response.
         left_out: what was not used, in words.
+        sign: +1, or -1 where less of the score is better.
     """
 
     oracle: str
@@ -48,6 +49,7 @@ class Response:
     low: float
     high: float
     left_out: tuple[str, ...] = ()
+    sign: int = 1
 
     @property
     def present(self) -> BoolArray:
@@ -63,7 +65,8 @@ def response_of(frame: pd.DataFrame, study: Study, oracle: str | None = None) ->
     """
     groups = oracle_cycles(frame, study)
     name = _choose(study, {name for name, _ in groups}, oracle)
-    return response_from([group for (own, _), group in groups.items() if own == name], study.pruned, name)
+    found = response_from([group for (own, _), group in groups.items() if own == name], study.pruned, name)
+    return replace(found, sign=study.scored.sign)
 
 
 def _choose(study: Study, present: set[str], wanted: str | None) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from silo_analysis.estimates.frames import TUNING_CURVE, typed
 from silo_analysis.estimates.stats import FloatArray
+from silo_tune.planner.winner import gain
 from silo_tune.results.searches import SearchRecord
 
 # Fewer points than this have no part to compare with.
@@ -23,7 +24,7 @@ ANY_PART, FIRST_PART = 1 / 2, 3 / 4
 
 @dataclass(frozen=True)
 class Climb:
-    """What the last part of an arm's chains brought, in accuracy.
+    """What the last part of an arm's chains brought, as a gain.
 
     Attributes:
         points: chains per seed.
@@ -107,11 +108,11 @@ def _cross_fitted(seeds: FloatArray, before: int, in_order: bool) -> float:
     return float(np.mean(gains))
 
 
-def tuning_curves(searches: Mapping[str, SearchRecord]) -> pd.DataFrame:
+def tuning_curves(searches: Mapping[str, SearchRecord], sign: int = 1) -> pd.DataFrame:
     """Per search and number of chains, the best that is expected of so many (`TUNING_CURVE`).
 
     `low` and `high` are the least and the greatest over the seeds of what the point that is chosen on all of them
-    scores on one.
+    scores on one. Scores are as they are, not as gains; `sign` is that of the study's.
     """
     rows = []
     for search in searches.values():
@@ -119,9 +120,10 @@ def tuning_curves(searches: Mapping[str, SearchRecord]) -> pd.DataFrame:
         for drawn in range(1, len(values) + 1):
             share = weights(values, drawn, search.adaptive)
             row = {"arm": search.arm, "kind": search.kind, "chains": drawn, "in_order": search.adaptive,
-                   "best": float(share @ values)}  # fmt: skip
+                   "best": gain(float(share @ values), sign)}  # fmt: skip
             if seeds is not None:
                 each = seeds @ share
-                row |= {"low": float(each.min()), "high": float(each.max())}
+                low, high = sorted((gain(float(each.min()), sign), gain(float(each.max()), sign)))
+                row |= {"low": low, "high": high}
             rows.append(row)
     return typed(rows, TUNING_CURVE)

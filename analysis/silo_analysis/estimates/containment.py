@@ -23,6 +23,7 @@ import numpy as np
 from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.stats import ROUNDING, FloatArray
 from silo_analysis.estimates.typical import lower_bound, order_p, p_below, t_below, upper_bound
+from silo_tune.formats import difference
 
 Name = Literal["inside", "outside", "undetermined", "not tested"]
 
@@ -176,13 +177,13 @@ def _flipped_p(excess: FloatArray) -> float:
 def decide(rivals: tuple[Rival, ...], p_inside: float, p_out: float, tolerance: float) -> tuple[Name, str]:
     """The verdict and why, in a few words."""
     if p_inside < 1 - LEVEL:
-        return "inside", f"no other rate is better by {100 * tolerance:.2f} pp"
+        return "inside", f"no other rate is better by {difference(tolerance, signed=False)}"
     if p_out < 1 - LEVEL:
         best = max((r for r in rivals if r.n >= FEWEST_SEEDS), key=lambda rival: rival.lower)
-        return "outside", f"max_lr {best.max_lr:.3g} is better by {100 * best.gain:.2f} pp"
+        return "outside", f"max_lr {best.max_lr:.3g} is better by {difference(best.gain, signed=False)}"
     worst = max(rivals, key=lambda rival: rival.upper)
     if worst.n < FEWEST_SEEDS:
         return "undetermined", f"max_lr {worst.max_lr:.3g} has {worst.n} of at least {FEWEST_SEEDS} seeds"
     if not np.isfinite(worst.upper):
         return "undetermined", f"max_lr {worst.max_lr:.3g} trained where this one collapsed"
-    return "undetermined", f"max_lr {worst.max_lr:.3g} may be better by {100 * worst.upper:.2f} pp"
+    return "undetermined", f"max_lr {worst.max_lr:.3g} may be better by {difference(worst.upper, signed=False)}"

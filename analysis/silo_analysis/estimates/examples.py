@@ -107,8 +107,8 @@ def chain_scores(chains: pd.DataFrame, examples: Examples | None) -> ChainScores
         examples: of the run.
     """
     known = chains[(chains["cycle"] >= 1) & chains["test_score"].notna() & chains["n_test"].notna()]
-    guesses = np.where(collapsed_rows(known), 1 / numbers(known, "classes"), np.nan)
-    columns = (known["arm"], known["seed"], known["cycle"], known["key"], guesses, known["n_test"])
+    guessed = np.where(collapsed_rows(known), numbers(known, "test_score"), np.nan)
+    columns = (known["arm"], known["seed"], known["cycle"], known["key"], guessed, known["n_test"])
     links = {
         (str(arm), int(seed), int(cycle)): _Link(
             None if pd.isna(key) else str(key), None if math.isnan(guess) else float(guess), int(images)

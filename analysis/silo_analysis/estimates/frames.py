@@ -10,7 +10,7 @@ import pandas as pd
 INTERVALS = {
     "oracle": "string", "cycle": "Int64", "interval_low": "Float64", "interval_high": "Float64",
     "unbounded_low": "boolean", "unbounded_high": "boolean", "clipped": "boolean", "segments": "string",
-    "best_max_lr": "Float64", "best_accuracy": "Float64", "width_decades": "Float64", "n_seeds": "Int64",
+    "best_max_lr": "Float64", "best_score": "Float64", "width_decades": "Float64", "n_seeds": "Int64",
 }  # fmt: skip
 VERDICTS = {
     "oracle": "string", "cycle": "Int64", "arm": "string", "control": "boolean", "max_lr": "Float64",

@@ -1,4 +1,4 @@
-"""The point interval: the rates whose mean accuracy, interpolated in log max_lr, is within the tolerance of the best.
+"""The point interval: the rates whose mean score, interpolated in log max_lr, is within the tolerance of the best.
 
 It is shown beside the verdict of `containment`, never instead of it: it knows no noise. The definition is ours.
 """
@@ -21,7 +21,7 @@ class Interval:
     Attributes:
         low, high: ends of the segment that holds the best rate.
         best: the best asked rate (the smallest of equals).
-        best_accuracy: mean accuracy there.
+        best_score: mean score there.
         segments: every (low, high), rising, of which (low, high) is one.
         unbounded_low, unbounded_high: the best rate is the grid's edge on that side, so that no end was seen.
         grid_low, grid_high: the grid's edges.
@@ -30,7 +30,7 @@ class Interval:
     low: float
     high: float
     best: float
-    best_accuracy: float
+    best_score: float
     segments: tuple[tuple[float, float], ...]
     unbounded_low: bool
     unbounded_high: bool
@@ -55,22 +55,22 @@ class Interval:
 
 
 def point_interval(
-    rates: Sequence[float] | FloatArray, accuracy: Sequence[float] | FloatArray, tolerance: float
+    rates: Sequence[float] | FloatArray, scores: Sequence[float] | FloatArray, tolerance: float
 ) -> Interval:
     """The interval of a mean response curve.
 
     Args:
         rates: (R,) asked max_lr, above 0, in any order.
-        accuracy: (R,) mean accuracy in [0, 1]; a rate that is not finite here is left out.
-        tolerance: difference of accuracies in [0, 1].
+        scores: (R,) mean score, signed so that more is better; a rate that is not finite here is left out.
+        tolerance: difference of scores.
 
     Raises:
-        ValueError: no rate has an accuracy.
+        ValueError: no rate has a score.
     """
-    x, y = np.asarray(rates, dtype=float), np.asarray(accuracy, dtype=float)
+    x, y = np.asarray(rates, dtype=float), np.asarray(scores, dtype=float)
     known = np.flatnonzero(np.isfinite(y))
     if len(known) == 0:
-        raise ValueError("no rate has an accuracy")
+        raise ValueError("no rate has a score")
     order = known[np.argsort(x[known], kind="stable")]
     x, y = x[order], y[order]
     best = int(y.argmax())
@@ -80,7 +80,7 @@ def point_interval(
         low=low,
         high=high,
         best=float(x[best]),
-        best_accuracy=float(y[best]),
+        best_score=float(y[best]),
         segments=segments,
         unbounded_low=best == 0,
         unbounded_high=best == len(x) - 1,
@@ -108,7 +108,7 @@ def _crossing(x: FloatArray, y: FloatArray, inner: int, outer: int, line: float)
 
 
 def mean_curve(cycle: OracleCycle) -> tuple[FloatArray, FloatArray]:
-    """Asked rates and their mean validation accuracy over the same seeds; (R,) each.
+    """Asked rates and their mean validation score over the same seeds; (R,) each.
 
     A rate without any result is left out; a seed that misses one of the others is too, unless every seed does.
     """
@@ -123,6 +123,6 @@ def mean_curve(cycle: OracleCycle) -> tuple[FloatArray, FloatArray]:
 
 def interval_of(cycle: OracleCycle, tolerance: float) -> Interval | None:
     """The point interval of one Oracle's cycle; None when no asked rate trained without collapsing in any seed."""
-    rates, accuracy = mean_curve(cycle)
+    rates, scores = mean_curve(cycle)
     alive = ~cycle.collapsed & np.isfinite(cycle.val) & cycle.asked
-    return point_interval(rates, accuracy, tolerance) if alive.any() else None
+    return point_interval(rates, scores, tolerance) if alive.any() else None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from silo_analysis.estimates.stats import BoolArray, FloatArray
+from silo_tune.planner.winner import gain
 from silo_tune.study.arms import OracleArm, ScheduleArm
 from silo_tune.study.model import Study
 
@@ -30,13 +31,13 @@ class OracleCycle:
         seeds: (S,) replicates that closed the cycle, rising.
         rates: (R,) max_lr, rising; rates of tested arms included.
         asked: (R,) True for a rate of the Oracle's own grid.
-        val, val_loss, test: (S, R) accuracy in [0, 1], nats, accuracy in [0, 1]. A training that collapsed has the
-            accuracy of guessing.
+        val, val_loss, test: (S, R) score signed so that more is better, loss, such a score. A training that collapsed
+            has the score of guessing.
         ok: (S, R) the rate may win its seed: it trained, and so did its repeats. Where rates were trained again only
             those may.
-        collapsed: (S, R) diverged, or a last-epoch training loss of at least 0.95 ln(classes).
+        collapsed: (S, R) diverged, or a last-epoch training loss of at least 0.95 of that of guessing.
         tested: arm → its own max_lr at this cycle.
-        chance: accuracy of guessing.
+        chance: score of guessing, signed alike; 0 where it is not known.
         parents: seed → key of the unit that its candidates start from; a seed without one is left out.
     """
 
@@ -82,19 +83,41 @@ def flags(frame: pd.DataFrame, column: str) -> BoolArray:
 
 
 def collapsed_rows(frame: pd.DataFrame) -> BoolArray:
-    """Rows whose training collapsed: diverged, or a last-epoch loss of at least 0.95 ln(classes)."""
-    with np.errstate(invalid="ignore"):
-        lost = numbers(frame, "train_loss") >= COLLAPSED_LOSS * np.log(numbers(frame, "classes"))
+    """Rows whose training collapsed: diverged, or a last-epoch loss of at least 0.95 of that of guessing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        loss = numbers(frame, "guess_loss")
+        guess = np.where(np.isnan(loss), np.log(numbers(frame, "classes")), loss)
+        lost = numbers(frame, "train_loss") >= np.where(guess > 0, COLLAPSED_LOSS, 2 - COLLAPSED_LOSS) * guess
     return lost | (frame["status"] == "diverged").to_numpy(dtype=bool, na_value=False)
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows, with the accuracy of guessing where a training collapsed: it counts in every mean and rank."""
-    lost = collapsed_rows(frame)
-    guess = 1 / numbers(frame, "classes")
+    """The rows, with the score of guessing where a training collapsed: it counts in every mean and rank."""
+    lost, guess = collapsed_rows(frame), guesses(frame)
     return frame.assign(
         **{name: frame[name].mask(lost, pd.Series(guess, frame.index)) for name in ("val_score", "test_score")}
     )
+
+
+def guesses(frame: pd.DataFrame) -> FloatArray:
+    """(rows,) score of guessing: that of the best constant prediction where a row or its seed has one, else 1/classes.
+
+    A trial that was lost early may not have told it: the training part of its seed has one.
+    """
+    told = pd.Series(numbers(frame, "guess_score"), frame.index)
+    of_seed = told.groupby(frame["seed"].to_numpy(dtype=float, na_value=np.nan)).transform("first")
+    with np.errstate(divide="ignore"):
+        even = 1 / numbers(frame, "classes")
+    found = told.fillna(of_seed).to_numpy(dtype=float)
+    return np.where(np.isnan(found), np.where(np.isfinite(even), even, np.nan), found)
+
+
+def as_gains(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The rows with every score signed so that more is better: all that compares looks at these alone."""
+    sign = study.scored.sign
+    if sign == 1:
+        return frame
+    return frame.assign(**{name: gain(frame[name], sign) for name in ("val_score", "test_score", "guess_score")})
 
 
 def first_cycle(study: Study, arm: str) -> int:
@@ -104,7 +127,7 @@ def first_cycle(study: Study, arm: str) -> int:
 
 def oracle_cycles(frame: pd.DataFrame, study: Study) -> dict[tuple[str, int], OracleCycle]:
     """Every (Oracle arm, cycle) that has rows, in study order."""
-    found = {}
+    found, frame = {}, as_gains(frame, study)
     for name in oracles(study):
         own = frame[(frame["arm"] == name) & (frame["cycle"] >= first_cycle(study, name)) & frame["max_lr"].notna()]
         own = without_second(own, study, name)
@@ -152,7 +175,7 @@ def _may_win(shape: tuple[int, int], at: tuple[IndexArray, IndexArray], rows: pd
     """Rates that may win their seed, as in the engine (`planner.winner.winner_of`).
 
     There a repeat that diverged counts as guessing. Here such a rate wins only where every repeated one has such a
-    repeat: a mean of an accuracy and a guess is below any accuracy of worth.
+    repeat: a mean of a score and a guess is below any score of worth.
     """
     first = ~(numbers(rows, "repeat") > 0)
     status = rows["status"].to_numpy(dtype=object)
@@ -193,9 +216,9 @@ def _parents(rows: pd.DataFrame) -> dict[int, str]:
 
 
 def _chance(rows: pd.DataFrame) -> float:
-    classes = numbers(rows, "classes")
-    known = classes[np.isfinite(classes)]
-    return 1.0 / float(known[0]) if len(known) else 0.0
+    found = guesses(rows)
+    known = found[np.isfinite(found)]
+    return float(known[0]) if len(known) else 0.0
 
 
 # --- which Oracle ---

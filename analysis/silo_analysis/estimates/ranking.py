@@ -1,6 +1,6 @@
 """All arms that have chains, ranked by test accuracy, each with what its place is worth.
 
-The score of an arm is its mean test accuracy over cycles ≥ 2, one number per seed, over the seeds that are complete in
+The score of an arm is its mean test score over cycles ≥ 2, one number per seed, over the seeds that are complete in
 every compared arm. A rank alone says nothing about noise, so each comes with a *rank interval*: the ranks that
 simultaneous pairwise paired tests (`typical`) leave open. With a probability of at least 95 % no arm is called better
 that is not, so that all intervals hold the true ranks at once. Ranks are read off pairwise tests as by Al Mohamad,
@@ -24,6 +24,7 @@ from silo_analysis.estimates.oracle import collapsed_rows, numbers, prefix_of
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.stats import ROUNDING, FloatArray, holm
 from silo_analysis.estimates.typical import p_above, paired_interval
+from silo_tune.planner.winner import gain
 from silo_tune.study.arms import OracleArm, ScheduleArm
 from silo_tune.study.model import Study
 
@@ -64,7 +65,7 @@ def rank_arms(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     compared = [arm for arm, found in scores.items() if most and 2 * len(found) >= most]
     seeds = sorted(set.intersection(*(set(scores[arm]) for arm in compared))) if compared else []
     matrix = np.array([[scores[arm][seed] for arm in compared] for seed in seeds]).reshape(len(seeds), len(compared))
-    found = _compared(matrix, compared)
+    found = _compared(matrix, compared, study.scored.sign)
     same, trained = _same_units(chains, compared, seeds), _trained(chains)
     rows: list[dict[str, Any]] = [
         {"arm": arm, "kind": kinds[arm], "judged": arm == study.report.schedule, "n_seeds": len(seeds),
@@ -77,7 +78,7 @@ def rank_arms(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def chain_scores(rows: pd.DataFrame, cycles: int) -> dict[int, float]:
-    """Seed → mean test accuracy over cycles ≥ 2 of one arm, for each seed that has them all.
+    """Seed → mean test score over cycles ≥ 2 of one arm, for each seed that has them all.
 
     Args:
         rows: the arm's, from `regret.chain_rows`.
@@ -90,21 +91,21 @@ def chain_scores(rows: pd.DataFrame, cycles: int) -> dict[int, float]:
 
 
 def _trained(chains: pd.DataFrame) -> dict[str, int]:
-    """Arm → seeds with an accuracy in which none of its trainings collapsed."""
+    """Arm → seeds with a score in which none of its trainings collapsed."""
     late = chains[(chains["cycle"] >= FIRST_ENDPOINT_CYCLE) & chains["test_score"].notna()]
     lost = late.assign(lost=collapsed_rows(late)).groupby(["arm", "seed"])["lost"].any()
     return {str(arm): int((~own).sum()) for arm, own in lost.groupby("arm")}
 
 
-def _compared(scores: FloatArray, arms: list[str]) -> dict[str, dict[str, Any]]:
-    """Arm → the cells of its place; `scores` is (seeds, arms)."""
+def _compared(scores: FloatArray, arms: list[str], sign: int) -> dict[str, dict[str, Any]]:
+    """Arm → the cells of its place, with its scores as they are; `scores` is (seeds, arms) of gains."""
     if not len(scores):
         return {}
     means = scores.mean(axis=0)
     best, worst = rank_intervals(scores)
     found: dict[str, dict[str, Any]] = {}
     for i, arm in enumerate(arms):
-        own = paired_interval(scores[:, i])
+        own = paired_interval(gain(scores[:, i], sign))
         found[arm] = {
             "rank": 1 + int((means > means[i] + ROUNDING).sum()),
             "rank_best": best[i],

@@ -3,7 +3,7 @@
 *Cycle regret* compares two candidates of the same Oracle at the same cycle, from the same parent. *Chain gap* compares
 the Oracle arm's continuation with the schedule arm's own unit, from different parents. The two are never mixed. The
 rate is chosen on validation and measured on test as well; positive means that the Oracle is better, and negative values
-stay as they are. All values are accuracies in [0, 1] (0.01 is one point).
+stay as they are. All values are gains: signed so that more is better (of accuracies 0.01 is one point).
 
 What each estimates: regret on *validation*, where the best was chosen, is too large (the winner's curse; Cawley and
 Talbot 2010, "On over-fitting in model selection"). Regret on *test* is without bias for what the Oracle gains by
@@ -35,7 +35,7 @@ FIRST_ENDPOINT_CYCLE = 2
 def cycle_regret(cycle: OracleCycle, arm: str) -> list[dict[str, Any]]:
     """Per seed: the best asked candidate on validation minus the schedule's own (`columns.REGRET`).
 
-    The best follows the Oracle's winner rule among asked rates: highest validation accuracy, then lower validation
+    The best follows the Oracle's winner rule among asked rates: best validation score, then lower validation
     loss, then smaller max_lr. Where every one collapsed the best is a guess, the smallest rate's. A seed without either
     is left out.
     """
@@ -66,7 +66,7 @@ def best_asked(cycle: OracleCycle, s: int) -> int | None:
 
 
 def crossfit_regret(cycle: OracleCycle, arm: str) -> list[dict[str, Any]]:
-    """Per held-out seed: the rate with the best mean validation accuracy in the other seeds, measured in this one.
+    """Per held-out seed: the rate with the best mean validation score in the other seeds, measured in this one.
 
     Leave one seed out (`columns.CROSSFIT`); needs two seeds. A rate that is missing in one of the others is not chosen.
     An estimate, not a verdict.
@@ -123,10 +123,16 @@ def chain_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return counted(pd.concat([chosen, _guessed(frame, chosen)], ignore_index=True))
 
 
+# What a row keeps that was lost with an earlier one: whose it is, and what is known of guessing.
+_KEPT = (
+    "arm", "mode", "seed", "classes", "n_val", "n_test", "status", "score", "guess_score", "guess_loss",
+)  # fmt: skip
+
+
 def _guessed(frame: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     """Rows for the cycles that chains lack because in an earlier one all candidates, or what continues, diverged."""
     cycles = sorted(frame["cycle"].dropna().unique())
-    blank = [str(name) for name in frame if name not in ("arm", "mode", "seed", "classes", "n_val", "n_test", "status")]
+    blank = [str(name) for name in frame if name not in _KEPT]
     have = set(zip(chosen["arm"], chosen["seed"], chosen["cycle"], strict=True))
     rows = []
     for (arm, seed), own in frame.groupby(["arm", "seed"], sort=False):
@@ -167,7 +173,7 @@ class Endpoint:
         oracle, schedule: the arms.
         cycles: the cycles that each seed's mean is over.
         per_seed: seed → mean gap.
-        incomplete: seeds left out because a cycle of either chain is missing or has no accuracy.
+        incomplete: seeds left out because a cycle of either chain is missing or has no score.
         estimate: over seeds, a chain that collapsed counting as guessing.
         equivalence: TOST at the tolerance.
         needed: range of seeds, in all, that would resolve the tolerance if there were no gap; None below two seeds.
@@ -203,7 +209,7 @@ def primary_endpoint(
         oracle, schedule: the arms.
         cycles: number of cycles of the study, the dense one included.
         seeds: replicates of the study.
-        tolerance: difference of accuracies in [0, 1].
+        tolerance: difference of scores.
         scores: of the same chains, for the interval over seeds and test images; None leaves it out.
     """
     wanted = tuple(range(FIRST_ENDPOINT_CYCLE, cycles))

@@ -9,10 +9,11 @@ import numpy as np
 
 from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.stats import FloatArray
+from silo_tune.formats import words
 
 
 def live_means(group: OracleCycle) -> FloatArray:
-    """(R,) mean validation accuracy over the seeds that have one; NaN for a rate that collapsed in all of them."""
+    """(R,) mean validation score over the seeds that have one; NaN for a rate that collapsed in all of them."""
     known = np.isfinite(group.val)
     count = known.sum(axis=0)
     live = (known & ~group.collapsed).any(axis=0)
@@ -34,7 +35,7 @@ def rate_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def panel_room(groups: Sequence[OracleCycle], tolerance: float) -> tuple[float, float]:
-    """Points below and above the best mean, the same in every panel, so that the tolerance looks the same.
+    """Room below and above the best mean, the same in every panel, so that the tolerance looks the same.
 
     Below there is room for most rates (those far below are marked at the floor), above for every seed's dot.
     """
@@ -49,4 +50,4 @@ def panel_room(groups: Sequence[OracleCycle], tolerance: float) -> tuple[float, 
             rises.append(float(np.nanmax(group.val[:, live])) - best)
     below = max(5 * tolerance, 1.25 * float(np.quantile(drops, 0.8)) if drops else 0.0)
     above = min(0.6 * below, max(rises) + 0.06 * below)
-    return 100 * below, 100 * above
+    return words().scale * below, words().scale * above

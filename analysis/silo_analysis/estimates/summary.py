@@ -35,16 +35,18 @@ from silo_analysis.estimates.regret import Endpoint
 from silo_analysis.estimates.stats import Estimate, holm, share_interval
 from silo_analysis.estimates.tuning import Savings, Tuning
 from silo_analysis.estimates.typical import paired_interval
+from silo_tune.planner.winner import gain
 from silo_tune.results.example_rows import Examples
 from silo_tune.results.remembered import remembered
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.arms import OracleArm
 from silo_tune.study.model import Study
+from silo_tune.study.wording import counts_examples, worded
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Tables of one run. Accuracies and their differences are in [0, 1].
+    """Tables of one run. Scores are as they are (an accuracy in [0, 1]); differences are gains: more is better.
 
     Attributes:
         study: the study.
@@ -60,9 +62,9 @@ class Summary:
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
         luck: what of a greedy Oracle's chain gap is luck and what its rates, where the run can tell (`LUCK`).
         against: the judged schedule against every other schedule arm, overall and per cycle (`AGAINST`).
-        mcnemar: per arm and cycle, images that only one of two chains gets right (`MCNEMAR`): the judged schedule
+        mcnemar: per arm and cycle, examples that only one of two chains gets right (`MCNEMAR`): the judged schedule
             against every other schedule arm and the chain Oracle. Without rows where the run has no examples.
-        scores: what each chain does on each test image, as far as it is known.
+        scores: what each chain does on each test example, as far as it is known.
         endpoint: the primary endpoint, None without a greedy Oracle or the schedule.
         ranking: arms with chains, the best first, each with its rank interval (`RANKING`).
         budgets: what schedule arms trained per retrained cycle (`BUDGETS`).
@@ -79,7 +81,7 @@ class Summary:
         mixed: seed → kinds of device, for each seed whose units were trained on several.
         reached: (arm, seed) → last cycle that the chain has closed with something to go on with.
         seeds: replicates that have any ordinary row.
-        n_val: validation images, None without results.
+        n_val: validation examples, None without results.
         remembered: a warning where a checkpoint seems to know validation images, else None.
         looks: that were made, in a study of seeds until decided: its verdicts are `sequential.judge_looks`.
     """
@@ -127,10 +129,11 @@ class Summary:
 
     @property
     def tolerance(self) -> float:
-        """Difference of accuracies in [0, 1] that counts as none."""
+        """Difference of scores that counts as none; of accuracies in [0, 1]."""
         return self.study.report.tolerance
 
 
+@worded(lambda frame, study, *_, **__: study)
 def summarise(
     frame: pd.DataFrame,
     study: Study,
@@ -146,7 +149,7 @@ def summarise(
         study: its study.
         searches: arm → its pilot or tune search.
         examples: which examples its chains got right, as of `results.records.read`; without them there is no interval
-            over seeds and test images.
+            over seeds and test examples.
         looks: that were made, in a study of seeds until decided; left out, those whose seeds all have rows.
     """
     plan = _look_plan(frame, study, looks)
@@ -157,14 +160,15 @@ def summarise(
     present = {name for name, _ in groups}
     schedule, tolerance = study.report.schedule, study.report.tolerance
     judge_by, chain_by = oracle.verdict_oracle(study, present), oracle.greedy_oracle(study, present)
-    chains = regret.chain_rows(rows)
-    scores = chain_scores(chains, examples)
+    gains = oracle.as_gains(rows, study)
+    chains = regret.chain_rows(gains)
+    scores = chain_scores(chains, examples if counts_examples(study.scored) else None)
     regrets = typed([row for g in groups.values() for row in regret.cycle_regret(g, schedule)], REGRET)
     crossfit = typed([row for g in groups.values() for row in regret.crossfit_regret(g, schedule)], CROSSFIT)
     gaps = _gaps(chains, study)
-    intervals = typed([_interval(group, tolerance) for group in groups.values()], INTERVALS)
+    intervals = typed([_interval(group, tolerance, study) for group in groups.values()], INTERVALS)
     verdicts = _verdicts(groups, study, plan)
-    arms = _arms(regret.chain_rows(_with_winners(rows, study)))
+    arms = _arms(regret.chain_rows(_with_winners(gains, study)), study)
     parts = CycleParts(intervals, verdicts, arms, regrets, crossfit, gaps)
     n_val = rows["n_val"].dropna()
     cycles = _cycles(study, judge_by, chain_by, parts)
@@ -178,12 +182,12 @@ def summarise(
         cycles=cycles,
         intervals=intervals,
         verdicts=verdicts,
-        curves=typed([row for group in groups.values() for row in _curve(group)], CURVES),
+        curves=typed([row for group in groups.values() for row in _curve(group, study)], CURVES),
         arms=arms,
         regret=regrets,
         crossfit=crossfit,
         gaps=gaps,
-        luck=luck.luck_table(rows, chains, study),
+        luck=luck.luck_table(gains, chains, study),
         against=against.against_table(chains, study, scores),
         mcnemar=mcnemar_table(scores, schedule, [*against.others(study), *([chain_by] if chain_by else [])], study),
         scores=scores,
@@ -197,7 +201,7 @@ def summarise(
         compared=oracles_compared.compare(groups, pair, schedule, tolerance, weights),
         searches=searches,
         savings={name: tuning.savings(found, frame, study.cycles) for name, found in searches.items()},
-        tuning_curves=climbing.tuning_curves(searches),
+        tuning_curves=climbing.tuning_curves(searches, study.scored.sign),
         climbs={
             name: climb
             for name, found in searches.items()
@@ -235,7 +239,7 @@ def _as_trained(frame: pd.DataFrame, study: Study) -> Study:
 # --- per Oracle and cycle ---
 
 
-def _interval(group: OracleCycle, tolerance: float) -> dict[str, Any]:
+def _interval(group: OracleCycle, tolerance: float, study: Study) -> dict[str, Any]:
     row: dict[str, Any] = {"oracle": group.oracle, "cycle": group.cycle, "n_seeds": len(group.seeds)}
     if (found := interval_of(group, tolerance)) is None:
         return row
@@ -247,7 +251,7 @@ def _interval(group: OracleCycle, tolerance: float) -> dict[str, Any]:
         "clipped": found.clipped,
         "segments": "; ".join(f"{low:.4g} to {high:.4g}" for low, high in found.segments),
         "best_max_lr": found.best,
-        "best_accuracy": found.best_accuracy,
+        "best_score": gain(found.best_score, study.scored.sign),
         "width_decades": found.width_decades,
     }
 
@@ -309,7 +313,7 @@ def _point_verdict(group: OracleCycle, rate: float | None, tolerance: float) -> 
     return "inside" if interval.contains(rate) else "outside"
 
 
-def _curve(group: OracleCycle) -> list[dict[str, Any]]:
+def _curve(group: OracleCycle, study: Study) -> list[dict[str, Any]]:
     names: dict[float, list[str]] = {}
     for arm, rate in group.tested.items():
         names.setdefault(rate, []).append(arm)
@@ -320,8 +324,8 @@ def _curve(group: OracleCycle) -> list[dict[str, Any]]:
             "max_lr": rate,
             "asked": bool(group.asked[i]),
             "tests": ",".join(names.get(rate, [])) or None,
-            **_mean_and_spread("val", group.val[:, i]),
-            **_mean_and_spread("test", group.test[:, i]),
+            **_level("val", group.val[:, i], study),
+            **_level("test", group.test[:, i], study),
             "n": int(np.isfinite(group.val[:, i]).sum()),
             "collapsed": int(group.collapsed[:, i].sum()),
         }
@@ -329,8 +333,9 @@ def _curve(group: OracleCycle) -> list[dict[str, Any]]:
     ]
 
 
-def _mean_and_spread(name: str, values: Any) -> dict[str, float | None]:
-    estimate = paired_interval(np.asarray(values, dtype=float))
+def _level(name: str, gains: Any, study: Study) -> dict[str, float | None]:
+    """Mean and spread of a score, as it is and not as a gain."""
+    estimate = paired_interval(gain(np.asarray(gains, dtype=float), study.scored.sign))
     return {f"{name}_mean": estimate.mean, f"{name}_spread": estimate.spread}
 
 
@@ -343,27 +348,29 @@ def _with_winners(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     return rows.assign(continued=rows["continued"] & ~rows["arm"].isin(others))
 
 
-def _arms(chains: pd.DataFrame) -> pd.DataFrame:
-    return typed([_arm(str(arm), int(cycle), rows) for (arm, cycle), rows in _grouped(chains, ["arm", "cycle"])], ARMS)
+def _arms(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
+    return typed(
+        [_arm(str(arm), int(cycle), rows, study) for (arm, cycle), rows in _grouped(chains, ["arm", "cycle"])], ARMS
+    )
 
 
 def _grouped(frame: pd.DataFrame, by: list[str]) -> Any:
     return frame.groupby(by, sort=False)
 
 
-def _arm(arm: str, cycle: int, rows: pd.DataFrame) -> dict[str, Any]:
+def _arm(arm: str, cycle: int, rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     rates = oracle.numbers(rows, "max_lr")
     rates = rates[np.isfinite(rates)]
     remaining = oracle.numbers(rows, "weights_remaining")
     remaining = remaining[np.isfinite(remaining)]
-    test = paired_interval(oracle.numbers(rows, "test_score"))
+    test = paired_interval(gain(oracle.numbers(rows, "test_score"), study.scored.sign))
     return {
         "arm": arm,
         "cycle": cycle,
         "weights_remaining": float(remaining.mean()) if len(remaining) else None,
         "max_lr": float(np.median(rates)) if len(rates) else None,
-        **_mean_and_spread("test", oracle.numbers(rows, "test_score")),
-        **_mean_and_spread("val", oracle.numbers(rows, "val_score")),
+        **_level("test", oracle.numbers(rows, "test_score"), study),
+        **_level("val", oracle.numbers(rows, "val_score"), study),
         "test_low": test.low,
         "test_high": test.high,
         "n_seeds": test.n,

@@ -16,6 +16,7 @@ import tomli_w
 
 from silo_analysis.estimates.frames import POINTS, typed
 from silo_analysis.estimates.oracle import rivals
+from silo_tune.planner.winner import gain
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.arms import ArmBase, TuneArm
 from silo_tune.study.model import Study
@@ -70,14 +71,18 @@ def by_merit(search: SearchRecord) -> list[Mapping[str, Any]]:
     return sorted(search.points, key=rank)
 
 
-def points_table(searches: Mapping[str, SearchRecord]) -> pd.DataFrame:
-    """Every point of every search (`columns.POINTS`), with a column param_NAME for each parameter."""
+def points_table(searches: Mapping[str, SearchRecord], sign: int = 1) -> pd.DataFrame:
+    """Every point of every search (`columns.POINTS`), with a column param_NAME for each parameter.
+
+    `sign` is that of the score: values are scores here, not gains.
+    """
     rows, names = [], dict[str, None]()
     for search in searches.values():
         for point in search.points:
             names |= dict.fromkeys(f"param_{name}" for name in point["params"])
             rows.append(
-                {name: point.get(name) for name in ("trial", "round", "objective", "told", "stopped")}
+                {name: point.get(name) for name in ("trial", "round", "stopped")}
+                | {name: None if point.get(name) is None else gain(point[name], sign) for name in ("objective", "told")}
                 | {f"param_{name}": value for name, value in point["params"].items()}
                 | {
                     "arm": search.arm,

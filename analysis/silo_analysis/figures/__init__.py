@@ -1,6 +1,6 @@
 """Figures of a run. Each function returns a Figure, or None where the run has nothing to show.
 
-Accuracies are shown in %, differences in percentage points (pp), weights remaining in % on a
+Scores and differences are shown in the words of their study, weights remaining in % on a
 log axis that falls from 100. Figures are
 made without pyplot, so that there is no global state, and the same run gives the same bytes.
 """
@@ -19,7 +19,7 @@ from silo_analysis.curve_fit.comparison import Comparison
 from silo_analysis.estimates.oracle import OracleCycle, oracle_cycles
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.figures.axes import save_figure
-from silo_analysis.figures.draw_accuracy import accuracy_figure, regret_figure
+from silo_analysis.figures.draw_accuracy import regret_figure, score_figure, score_figure_name
 from silo_analysis.figures.draw_against import against_figure, controls_figure
 from silo_analysis.figures.draw_cost import cost_figure
 from silo_analysis.figures.draw_fit import fit_figure
@@ -30,10 +30,12 @@ from silo_analysis.figures.draw_response import response_figure
 from silo_analysis.figures.draw_search import search_figures, tuning_curve_figure
 from silo_analysis.figures.figure_data import figure_data
 from silo_analysis.figures.palette import our_style
+from silo_tune.study.wording import worded
 
 __all__ = ["draw_figures", "save_figures"]
 
 
+@worded(lambda frame, summary, *_, **__: summary.study)
 def save_figures(
     frame: pd.DataFrame, summary: Summary, fit: Comparison | None = None, published: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, dict[str, bytes]]:
@@ -51,6 +53,7 @@ def save_figures(
         }
 
 
+@worded(lambda frame, summary, *_, **__: summary.study)
 def draw_figures(
     frame: pd.DataFrame, summary: Summary, fit: Comparison | None = None, published: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Figure]:
@@ -60,7 +63,7 @@ def draw_figures(
         frame: the table of a run.
         summary: of the same run.
         fit: curves fitted to its responses, from `fit_of`.
-        published: numbers of others, drawn beside the accuracies (`silo_tune.study.published`).
+        published: numbers of others, drawn beside the scores (`silo_tune.study.published`).
     """
     with our_style():
         return _drawn(oracle_cycles(frame, summary.study), summary, fit, published)
@@ -76,7 +79,7 @@ def _drawn(
         "max-lr": max_lr_figure(summary),
         "oracles": oracles_figure(summary),
         "response": response_figure(groups, summary),
-        "accuracy": accuracy_figure(summary, published),
+        score_figure_name(): score_figure(summary, published),
         "regret": regret_figure(summary),
         "against": against_figure(summary),
         "controls": controls_figure(summary, controls_shown(summary)),

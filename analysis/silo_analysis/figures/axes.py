@@ -20,6 +20,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from silo_analysis.estimates.response import rate_ticks
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.figures.palette import our_style
+from silo_tune.formats import words
+from silo_tune.planner.winner import gain
 
 WIDTH = 7.6  # inches: the width of the report's column
 DPI = 110
@@ -69,6 +71,17 @@ def floats(column: pd.Series[Any]) -> Any:
 def percent(column: pd.Series[Any]) -> Any:
     """A column of shares in [0, 1] as an array in %."""
     return 100 * floats(column)
+
+
+def scores(column: pd.Series[Any]) -> Any:
+    """A column of scores, or of their differences, as they are shown: shares in %."""
+    return words().scale * floats(column)
+
+
+def as_scores(axis: Any) -> None:
+    """Label an axis of gains with the scores that they stand for; call it after its limits are set."""
+    if words().sign < 0:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{gain(value, -1) + 0.0:g}"))
 
 
 def ints(column: pd.Series[Any]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What comes out on test: accuracy of every arm, and what the schedule loses against the Oracle."""
+"""What comes out on test: the score of every arm, and what the schedule loses against the Oracle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from matplotlib.figure import Figure
 from silo_analysis.estimates import oracle
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.typical import paired_interval
-from silo_analysis.figures.axes import MOST_DOTS, WIDTH, ints, new_figure, percent, weights_axis
+from silo_analysis.figures.axes import MOST_DOTS, WIDTH, ints, new_figure, percent, scores, weights_axis
 from silo_analysis.figures.palette import FAINT, INK, looks, shaded
+from silo_tune.formats import words
 
 
-def accuracy_figure(summary: Summary, published: Sequence[Mapping[str, Any]] = ()) -> Figure | None:
-    """Test accuracy against weights remaining for every arm: mean, and one standard deviation over seeds.
+def score_figure_name() -> str:
+    """Name of the figure of every arm's score, and of its files."""
+    return "accuracy" if words().title == "accuracy" else "scores"
+
+
+def score_figure(summary: Summary, published: Sequence[Mapping[str, Any]] = ()) -> Figure | None:
+    """Test score against weights remaining for every arm: mean, and one standard deviation over seeds.
 
     Args:
         summary: of the run.
@@ -37,14 +43,14 @@ def accuracy_figure(summary: Summary, published: Sequence[Mapping[str, Any]] = (
             continue
         x, mean, spread = (
             percent(rows["weights_remaining"]),
-            percent(rows["test_mean"]),
-            percent(rows["test_spread"]),
+            scores(rows["test_mean"]),
+            scores(rows["test_spread"]),
         )
         look = style[name]
         if name in shaded(summary.study):
             axes.fill_between(x, mean - spread, mean + spread, color=look.color, alpha=0.08, linewidth=0)
         handles += axes.plot(x, mean, look.dash, marker=look.marker, ms=3.5, color=look.color, label=name)
-    axes.set_ylabel("test accuracy, %")
+    axes.set_ylabel(f"test {words().axis}")
     weights_axis(axes, summary)
     handles.sort(key=lambda line: list(summary.study.arms).index(str(line.get_label())))
     handles += _published(axes, published)
@@ -59,12 +65,12 @@ def _published(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         groups.setdefault(f"{row['arm']}, {row['source']}", []).append(row)
     for mark, (label, own) in zip(cycle("osD^v<>ph"), groups.items()):
         own = sorted(own, key=lambda row: -row["weights_remaining"])
-        x, y = ([100 * row[name] for row in own] for name in ("weights_remaining", "score"))
+        x, y = ([by * row[name] for row in own] for name, by in (("weights_remaining", 100), ("score", words().scale)))
         yield from axes.plot(x, y, ":", marker=mark, ms=5, mfc="white", color=INK, lw=0.8, label=f"published: {label}")
 
 
 def regret_figure(summary: Summary) -> Figure | None:
-    """Cycle regret and chain gap per cycle, in percentage points (pp) on test: seeds, median, 95 % interval."""
+    """Cycle regret and chain gap per cycle on test: seeds, median, 95 % interval."""
     judged = (summary.regret, "regret_test", summary.verdict_oracle, "Cycle regret")
     chained = (summary.gaps, "gap_test", summary.chain_oracle, "Chain gap")
     shown = [
@@ -79,10 +85,12 @@ def regret_figure(summary: Summary) -> Figure | None:
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for panel, (table, column, name, title) in zip(panels, shown, strict=True):
         color = looks(summary.study)[str(name)].color
-        _differences_panel(panel, table.assign(left=_left(table, summary)), column, color, 100 * summary.tolerance)
+        _differences_panel(
+            panel, table.assign(left=_left(table, summary)), column, color, words().scale * summary.tolerance
+        )
         weights_axis(panel, summary, most=12 // len(shown))
         panel.set_title(f"{title}: {oracle.describe(summary.study, str(name))}", fontsize=8.5)
-    panels[0].set_ylabel("pp on test (Oracle − schedule)")
+    panels[0].set_ylabel(f"{words().pp.strip() or words().title} on test (Oracle − schedule)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
@@ -100,10 +108,10 @@ def _differences_panel(axes: Axes, table: pd.DataFrame, column: str, color: str,
     axes.axhline(0, color=INK, lw=0.8)
     if len(table) <= MOST_DOTS // 2:  # two panels
         aside = 1.03 * table["left"]  # to the left of the mean
-        axes.plot(aside, percent(table[column]), "o", color=FAINT, ms=2.6, mew=0, label="one seed")
+        axes.plot(aside, scores(table[column]), "o", color=FAINT, ms=2.6, mew=0, label="one seed")
     places, means, below, above = [], [], [], []
     for left, rows in table.groupby("left"):
-        estimate = paired_interval(percent(rows[column]))
+        estimate = paired_interval(scores(rows[column]))
         if estimate.median is not None:
             places.append(float(str(left)))
             means.append(estimate.median)

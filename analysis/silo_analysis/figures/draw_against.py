@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from silo_analysis.estimates.against import SIGNIFICANCE
 from silo_analysis.estimates.stats import FloatArray
 from silo_analysis.estimates.summary import Summary
-from silo_analysis.figures.axes import WIDTH, floats, ints, percent, weights_axis
+from silo_analysis.figures.axes import WIDTH, floats, ints, percent, scores, weights_axis
 from silo_analysis.figures.palette import FAINT, INK, Look, looks
+from silo_tune.formats import words
 
 _LONGEST = 24  # letters of a name beside a row
 _MOST_CELLS = 10  # cycles whose differences are also written as numbers
@@ -62,11 +63,11 @@ def _overall(summary: Summary, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _forest(axes: Axes, rows: pd.DataFrame, style: dict[str, Look], summary: Summary) -> None:
-    tolerance = 100 * summary.tolerance
+    tolerance = words().scale * summary.tolerance
     axes.axvspan(-tolerance, tolerance, color=FAINT, alpha=0.16, lw=0)
     axes.axvline(0, color=INK, lw=0.8)
     middle, low, high, *within = (
-        percent(rows[name]) for name in ("difference", "low", "high", "within_low", "within_high")
+        scores(rows[name]) for name in ("difference", "low", "high", "within_low", "within_high")
     )
     edges = _edges(middle, low, high, tolerance)
     for place, arm in enumerate(rows["arm"]):
@@ -76,7 +77,7 @@ def _forest(axes: Axes, rows: pd.DataFrame, style: dict[str, Look], summary: Sum
                 axes.plot([end[place] for end in within], [place, place], color=style[arm].color, lw=3.2)
     axes.set_xlim(*edges)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(f"{shortened(summary.schedule)} − arm, pp on test")
+    axes.set_xlabel(f"{shortened(summary.schedule)} − arm{_unit()} on test")
     axes.set_title("cycles ≥ 2; thin: 95 % interval, thick: 90 % (TOST)", fontsize=8.5)
 
 
@@ -109,6 +110,10 @@ def _estimate(
     axes.plot(middle, place, look.marker, color=look.color, mfc=face, ms=5.5)
 
 
+def _unit() -> str:
+    return f",{words().pp}" if words().pp else ""
+
+
 def signed(value: float) -> str:
     """Points with their sign, to three digits at most: "+0.12", "+1.2", "−12", "0.0"."""
     size = abs(value)
@@ -123,7 +128,7 @@ def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]
     cycles = sorted(set(ints(cells["cycle"])))
     grid, shown = (np.full((len(arms), len(cycles)), np.nan) for _ in range(2))
     at = [arms.index(arm) for arm in cells["arm"]], [cycles.index(cycle) for cycle in ints(cells["cycle"])]
-    grid[at] = percent(cells["difference"])
+    grid[at] = scores(cells["difference"])
     with np.errstate(invalid="ignore"):
         shown[at] = floats(cells["p_holm"]) < SIGNIFICANCE
     limit = _limit(grid)
@@ -145,7 +150,7 @@ def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]
     axes.spines[["left", "bottom"]].set_visible(False)
     bar = figure.colorbar(mesh, ax=axes, extend="both", aspect=30, pad=0.02)
     bar.outline.set_visible(False)
-    bar.set_label("pp")
+    bar.set_label(words().pp.strip() or words().title)
     bar.locator = MaxNLocator(5)
     bar.update_ticks()
 
@@ -186,13 +191,13 @@ def controls_figure(summary: Summary, arms: dict[str, str]) -> Figure | None:
     figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     panels = figure.subplots(1, len(present), sharey=True, squeeze=False)[0]
     for panel, arm in zip(panels, present, strict=True):
-        _control(panel, cells[cells["arm"] == arm], style[arm], 100 * summary.tolerance)
+        _control(panel, cells[cells["arm"] == arm], style[arm], words().scale * summary.tolerance)
         weights_axis(panel, summary, most=max(3, 11 // len(present)))
         panel.set_title(f"{arms[arm]}\n({shortened(arm)})", fontsize=8.5)
         label = panel.get_xlabel()
         panel.set_xlabel("")  # one for all panels: there is no room for each
     figure.supxlabel(label, fontsize="medium")
-    panels[0].set_ylabel(f"{shortened(summary.schedule)} − control, pp")
+    panels[0].set_ylabel(f"{shortened(summary.schedule)} − control{_unit()}")
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles[:1], labels[:1], loc="outside upper right")
     return figure
@@ -201,8 +206,8 @@ def controls_figure(summary: Summary, arms: dict[str, str]) -> Figure | None:
 def _control(axes: Axes, rows: pd.DataFrame, look: Look, tolerance: float) -> None:
     axes.axhspan(-tolerance, tolerance, color=FAINT, alpha=0.16, lw=0, label="± tolerance")
     axes.axhline(0, color=INK, lw=0.8)
-    x, middle = percent(rows["weights_remaining"]), percent(rows["difference"])
-    error: Any = np.stack([middle - percent(rows["low"]), percent(rows["high"]) - middle])
+    x, middle = percent(rows["weights_remaining"]), scores(rows["difference"])
+    error: Any = np.stack([middle - scores(rows["low"]), scores(rows["high"]) - middle])
     ends = np.isfinite(error).all(axis=0)
     axes.errorbar(x[ends], middle[ends], yerr=error[:, ends], fmt="o", color=look.color, capsize=2.5, lw=1.3, ms=5)
     axes.plot(x[~ends], middle[~ends], "o", color=look.color, mfc="white", ms=5)

@@ -18,6 +18,7 @@ from silo_analysis.estimates.stats import FloatArray
 from silo_analysis.estimates.typical import paired_interval
 from silo_analysis.figures.axes import WIDTH, mark_weights, rate_axis, save_figure
 from silo_analysis.figures.palette import CURVES, FAINT, GRID, INK, our_style
+from silo_tune.formats import words
 
 # How far below the cycle's best, in tolerances, and how dark.
 BANDS = ((4.0, "#eef1f5"), (2.0, "#d5dce6"), (1.0, "#b3bfcf"))
@@ -35,7 +36,7 @@ def fit_figure(comparison: Comparison, tolerance: float) -> Figure:
 
     Args:
         comparison: what was fitted.
-        tolerance: difference of accuracies in [0, 1], the unit of the shades.
+        tolerance: difference of scores, the unit of the shades.
     """
     figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(3.5, 3.1))
@@ -67,8 +68,8 @@ def _curves(figure: Any, axes: Axes, comparison: Comparison, tolerance: float) -
     silo = comparison.fits["silo"]
     axes.fill_between(left, silo.peaks_low, silo.peaks_high, color=CURVES["silo"].color, alpha=0.18, lw=0)
     handles.append(Patch(color=CURVES["silo"].color, alpha=0.18, lw=0, label="silo without one seed"))
-    edge = f"{100 * tolerance:.2g}"
-    labels = (f"within {4 * 100 * tolerance:.2g}", f"within {2 * 100 * tolerance:.2g}", f"within {edge} pp")
+    shown = words().scale * tolerance
+    labels = (f"within {4 * shown:.2g}", f"within {2 * shown:.2g}", f"within {shown:.2g}{words().pp}")
     shades = [Patch(color=color, lw=0, label=label) for (_, color), label in zip(BANDS, labels, strict=True)]
     axes.set_yscale("log")
     axes.set_ylim(response.low / 1.12, response.high * 1.12)
@@ -82,7 +83,7 @@ def _curves(figure: Any, axes: Axes, comparison: Comparison, tolerance: float) -
 
 
 def bands(response: Response, best: FloatArray, depth: float) -> Iterator[list[tuple[float, float]]]:
-    """Per cycle the stretches of rates whose mean accuracy is at most `depth` below that of the best rate."""
+    """Per cycle the stretches of rates whose mean score is at most `depth` below that of the best rate."""
     mesh = np.geomspace(response.low, response.high, 400)
     for rates, val, top in zip(response.rates, response.val, best, strict=True):
         means = np.nanmean(val, axis=0)[None]
@@ -104,7 +105,7 @@ def _regrets(axes: Axes, comparison: Comparison) -> None:
     names = list(comparison.fits)
     for kind, label, mark, shift in KINDS:
         for row, name in enumerate(names):
-            estimate = paired_interval(100 * getattr(comparison.fits[name], kind))
+            estimate = paired_interval(words().scale * getattr(comparison.fits[name], kind))
             if estimate.median is None:
                 continue
             color = CURVES[name].color if name in CURVES else FAINT
@@ -119,15 +120,15 @@ def _regrets(axes: Axes, comparison: Comparison) -> None:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("regret, pp on validation")
+    axes.set_xlabel(f"{words().head('regret')} on validation")
     axes.set_title("regret, 95 % interval over seeds")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, handletextpad=0.1, columnspacing=0.9)
 
 
 def _profile(axes: Axes, comparison: Comparison) -> None:
     betas = [fit.beta for fit in comparison.betas]
-    unseen = [100 * float(np.mean(fit.new_seed)) for fit in comparison.betas]
-    seen = [100 * float(np.mean(fit.seen)) for fit in comparison.betas]
+    unseen = [words().scale * float(np.mean(fit.new_seed)) for fit in comparison.betas]
+    seen = [words().scale * float(np.mean(fit.seen)) for fit in comparison.betas]
     color = CURVES["silo"].color
     axes.axvline(NOMINAL_BETA, color=GRID, lw=5, zorder=0.5)
     axes.plot(betas, seen, "-o", color=color, mfc="white", ms=4.5, lw=1.1, label="fitted")
@@ -140,10 +141,10 @@ def _profile(axes: Axes, comparison: Comparison) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(MaxNLocator(5))
     low, high = axes.get_ylim()
-    if high - low < 0.05:  # a flat profile must look flat
+    if words().share and high - low < 0.05:  # a flat profile must look flat
         axes.set_ylim((low + high) / 2 - 0.025, (low + high) / 2 + 0.025)
     axes.set_xlabel("beta of the S")
-    axes.set_ylabel("regret, pp")
+    axes.set_ylabel(words().head("regret"))
     axes.set_title("the S with each beta")
     axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3, handletextpad=0.3, columnspacing=0.9)
 

@@ -11,7 +11,7 @@ from silo_analysis.figures.axes import floats, new_figure, save_figure
 from silo_analysis.figures.palette import FAINT, INK, Look, our_style
 from silo_analysis.replay.landscape import RecordedGrid
 from silo_analysis.replay.strategies import GRID
-from silo_tune.formats import plural
+from silo_tune.formats import difference, plural, words
 
 LOOKS = {
     "gp": (Look("#D55E00", "-"), "o"),
@@ -35,7 +35,7 @@ def replay_figure(table: pd.DataFrame, recorded: RecordedGrid, tolerance: float)
     Args:
         table: of `silo_analysis.replay.replay_tables.replay`.
         recorded: the grid, for the caption.
-        tolerance: difference of accuracies in [0, 1].
+        tolerance: difference of scores.
     """
     figure, axes = new_figure(3.6)
     names = [GRID, *(name for name in LOOKS if (table["strategy"] == name).any())]
@@ -45,15 +45,17 @@ def replay_figure(table: pd.DataFrame, recorded: RecordedGrid, tolerance: float)
         )
     axes.set_xscale("log")
     tops = floats(table["regret"]) + floats(table["regret_se"].fillna(0.0))
-    _show_tolerance(axes, 100 * tolerance, drawn=100 * max(float(tops.max()), 1e-4))
+    _show_tolerance(axes, words().scale * tolerance, drawn=words().scale * max(float(tops.max()), 1e-4))
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= high]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("trials per cycle: rates suggested, values of tested arms, repeats")
-    axes.set_ylabel("regret, pp on validation")
+    axes.set_ylabel(f"{words().head('regret')} on validation")
     cycles = plural(len(recorded.landscapes), "cycle")
-    noise = "noise unknown, none drawn" if recorded.noise is None else f"noise {100 * recorded.noise:.2f} pp"
+    noise = (
+        "noise unknown, none drawn" if recorded.noise is None else f"noise {difference(recorded.noise, signed=False)}"
+    )
     axes.set_title(f"replayed on {recorded.oracle}: {recorded.points} rates, {cycles}, {noise}")
     figure.legend(loc="outside right upper")
     figure.supxlabel(
@@ -64,8 +66,8 @@ def replay_figure(table: pd.DataFrame, recorded: RecordedGrid, tolerance: float)
 
 def _line(axes: Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
     look, mark = LOOKS.get(name, (Look(INK, "-"), "X"))
-    units, regret = shift * floats(rows["units"]), 100 * floats(rows["regret"])
-    bars = 100 * floats(rows["regret_se"])
+    units, regret = shift * floats(rows["units"]), words().scale * floats(rows["regret"])
+    bars = words().scale * floats(rows["regret_se"])
     axes.errorbar(
         units, regret, yerr=bars, color=look.color, ls=look.dash, marker=mark, ms=4.5, lw=1.4, elinewidth=0.8,
         label=name, ecolor=look.color, capsize=0, alpha=0.95,

@@ -1,4 +1,4 @@
-"""Response curves: validation accuracy against max_lr, a panel per cycle."""
+"""Response curves: validation score against max_lr, a panel per cycle."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.response import live_means, panel_room
 from silo_analysis.estimates.stats import BoolArray
 from silo_analysis.estimates.summary import Summary
-from silo_analysis.figures.axes import MOST_DOTS, WIDTH, percent, rate_axis
+from silo_analysis.figures.axes import MOST_DOTS, WIDTH, as_scores, percent, rate_axis
 from silo_analysis.figures.palette import FAINT, INK, looks
+from silo_tune.formats import words
 
 
 def response_figure(groups: Mapping[tuple[str, int], OracleCycle], summary: Summary) -> Figure | None:
-    """Validation accuracy against max_lr, one panel per cycle, all with the same height of the accuracy axis."""
+    """Validation score against max_lr, one panel per cycle, all with the same height of its axis."""
     shown = [group for (name, _), group in groups.items() if name == summary.verdict_oracle]
     if not shown:
         return None
@@ -40,7 +41,7 @@ def response_figure(groups: Mapping[tuple[str, int], OracleCycle], summary: Summ
     for panel in panels.flat[: len(shown)]:
         rate_axis(panel.xaxis, most=4 if columns > 1 else 9)
     figure.supxlabel("max_lr", fontsize=9)
-    figure.supylabel("validation accuracy, %", fontsize=9)
+    figure.supylabel(f"validation {words().axis}", fontsize=9)
     spare = panels.flat[len(shown) :]
     for panel in spare:
         panel.set_axis_off()
@@ -52,7 +53,7 @@ def response_figure(groups: Mapping[tuple[str, int], OracleCycle], summary: Summ
 
 
 def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tuple[float, float], crowded: bool) -> None:
-    style, means = looks(summary.study), 100 * live_means(group)
+    style, means = looks(summary.study), words().scale * live_means(group)
     color = style[group.oracle].color
     row = summary.cycles[summary.cycles["cycle"] == group.cycle]
     left = f" · {percent(row['weights_remaining'])[0]:.3g} % left" if len(row) else ""
@@ -61,15 +62,16 @@ def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tupl
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     lost: BoolArray = np.asarray(group.collapsed.any(axis=0))
     if not np.isfinite(means).any():
-        axes.set_ylim(0, 100)
-        axes.plot(group.rates[lost], np.full(lost.sum(), 4), "x", color=INK, ms=5, label="collapsed")
+        axes.set_ylim(0, words().scale)
+        axes.plot(group.rates[lost], np.full(lost.sum(), 0.04 * words().scale), "x", color=INK, ms=5, label="collapsed")
         return
     line = group.asked & np.isfinite(means)
     top = means[line].max() if line.any() else np.nanmax(means)
     floor = top - room[0]
     axes.set_ylim(floor - 0.06 * room[0], top + room[1])
+    as_scores(axes.yaxis)
     _seeds(axes, group, line, crowded)
-    axes.axhline(top - 100 * summary.tolerance, color=FAINT, lw=0.9, ls=(0, (4, 2)), label="best − tolerance")
+    axes.axhline(top - words().scale * summary.tolerance, color=FAINT, lw=0.9, ls=(0, (4, 2)), label="best − tolerance")
     axes.plot(group.rates[line], means[line], "-o", color=color, ms=3.5, lw=1.4, label=f"{group.oracle}: mean")
     low = np.isfinite(means) & (means < floor) & ~lost
     if low.any():
@@ -83,12 +85,12 @@ def _response_panel(axes: Axes, group: OracleCycle, summary: Summary, room: tupl
 
 def _seeds(axes: Axes, group: OracleCycle, line: BoolArray, crowded: bool) -> None:
     """A dot per seed and rate; with too many of them, one standard deviation around the mean of the line's rates."""
-    accuracies = 100 * np.where(group.collapsed, np.nan, group.val)
+    values = words().scale * np.where(group.collapsed, np.nan, group.val)
     if not crowded:
-        rates = np.broadcast_to(group.rates, accuracies.shape)
-        axes.plot(rates.ravel(), accuracies.ravel(), "o", ms=2, color=FAINT, alpha=0.75, mew=0, label="one seed")
+        rates = np.broadcast_to(group.rates, values.shape)
+        axes.plot(rates.ravel(), values.ravel(), "o", ms=2, color=FAINT, alpha=0.75, mew=0, label="one seed")
         return
-    mean, spread = np.nanmean(accuracies[:, line], axis=0), np.nanstd(accuracies[:, line], axis=0, ddof=1)
+    mean, spread = np.nanmean(values[:, line], axis=0), np.nanstd(values[:, line], axis=0, ddof=1)
     axes.fill_between(
         group.rates[line], mean - spread, mean + spread, color=FAINT, alpha=0.3, lw=0, label="one standard deviation"
     )

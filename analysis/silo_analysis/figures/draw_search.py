@@ -19,8 +19,10 @@ from silo_analysis.estimates.response import rate_ticks
 from silo_analysis.estimates.stats import FloatArray
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.tuning import PILOT, logarithmic, parameters
-from silo_analysis.figures.axes import WIDTH, floats, ints, new_figure, percent
+from silo_analysis.figures.axes import WIDTH, as_scores, floats, ints, new_figure, scores
 from silo_analysis.figures.palette import FAINT, INK, Look, looks
+from silo_tune.formats import words
+from silo_tune.planner.winner import gain
 from silo_tune.results.searches import SearchRecord
 
 _MOST_PAIRED = 3
@@ -55,7 +57,7 @@ def tuning_curve_figure(summary: Summary) -> Figure | None:
     for arm in arms:
         rows = table[table["arm"] == arm]
         look = style.get(arm, Look(INK, "-"))
-        chains, best = ints(rows["chains"]), percent(rows["best"])
+        chains, best = ints(rows["chains"]), scores(rows["best"])
         step: Literal["post"] | None = "post" if bool(rows["in_order"].all()) else None
         axes.plot(
             chains,
@@ -68,10 +70,10 @@ def tuning_curve_figure(summary: Summary) -> Figure | None:
             drawstyle=f"steps-{step}" if step else "default",
         )
         if len(arms) <= CROWD and rows["low"].notna().all():
-            low, high = percent(rows["low"]), percent(rows["high"])
+            low, high = scores(rows["low"]), scores(rows["high"])
             axes.fill_between(chains, low, high, step=step, color=look.color, alpha=0.12, lw=0)
     axes.set_xlabel("chains per seed")
-    axes.set_ylabel("best validation accuracy, %")
+    axes.set_ylabel(f"best validation {words().axis}")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_ylim(*curve_limits(floats(table["best"])))
     figure.legend(loc="outside upper center", ncols=4)
@@ -79,10 +81,17 @@ def tuning_curve_figure(summary: Summary) -> Figure | None:
 
 
 def curve_limits(best: FloatArray) -> tuple[float, float]:
-    """Ends of the axis, in %: the few poor chains with which an arm begins do not hide how the arms end."""
-    top, low = 100 * float(best.max()), 100 * float(np.quantile(best, 0.1))
-    room = max(0.15 * (top - low), 0.25)
-    return low - room, top + room
+    """Ends of the axis: the few poor chains with which an arm begins do not hide how the arms end."""
+    gains = gain(words().scale * best, words().sign)
+    top, low = float(gains.max()), float(np.quantile(gains, 0.1))
+    room = max(0.15 * (top - low), _least(0.25, top))
+    ends = sorted((gain(low - room, words().sign), gain(top + room, words().sign)))
+    return ends[0], ends[1]
+
+
+def _least(points: float, top: float) -> float:
+    """The least room of an axis, in points; of a score that is no share, one hundredth of its size for a point."""
+    return points if words().share else 0.01 * points * (abs(top) or 1.0)
 
 
 # --- importance ---
@@ -128,7 +137,7 @@ def slices_figure(search: SearchRecord, color: str) -> Figure | None:
         _slice(panel, shown, name, search, color, limits)
     for panel in panels[len(names) :]:
         panel.set_axis_off()
-    figure.supylabel("mean validation accuracy, %", fontsize=9)
+    figure.supylabel(f"mean validation {words().axis}", fontsize=9)
     handles: dict[str, Any] = {}
     for panel in panels[: len(names)]:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -138,17 +147,17 @@ def slices_figure(search: SearchRecord, color: str) -> Figure | None:
 
 
 def height(point: Mapping[str, Any]) -> float | None:
-    """Where a point stands on the axis of the objective, in %: its objective, else what the sampler was told."""
+    """Where a point stands on the axis of the objective: its objective, else what the sampler was told."""
     value = point["objective"] if point["objective"] is not None else point["told"]
-    return None if value is None or not math.isfinite(value) else 100 * float(value)
+    return None if value is None or not math.isfinite(value) else words().scale * float(value)
 
 
 def slice_limits(points: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Lowest and highest height that is drawn to scale: points far below the rest are marked at the floor."""
     values = np.array([height(point) for point in points], dtype=float)
     top, middle = float(values.max()), float(np.median(values))
-    floor = max(float(values.min()), top - 4 * max(top - middle, 0.25))
-    room = 0.08 * max(top - floor, 2.0)
+    floor = max(float(values.min()), top - 4 * max(top - middle, _least(0.25, top)))
+    room = 0.08 * max(top - floor, _least(2.0, top))
     return floor - room, top + room
 
 
@@ -178,6 +187,7 @@ def _slice(
             axes.plot(x[which], np.maximum(y[which], limits[0]), ls="", clip_on=False, label=label, **look)
     axes.set_xlabel(name)
     axes.set_ylim(*limits)
+    as_scores(axes.yaxis)
     _parameter_axis(axes, "x", x)
 
 
@@ -191,15 +201,16 @@ def contours_figure(search: SearchRecord) -> Figure | None:
     pairs = list(combinations(names, 2))
     if not pairs or not done:
         return None
-    values = 100 * np.array([point["objective"] for point in done], dtype=float)
+    values = words().scale * np.array([point["objective"] for point in done], dtype=float)
     levels = np.linspace(*color_limits(values), 9)
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for panel, (left, right) in zip(panels, pairs, strict=True):
         drawn = _pair(panel, search, done, values, (left, right), levels)
     bar = figure.colorbar(drawn, ax=list(panels), shrink=0.9, pad=0.02, extend="min")
-    bar.set_label("mean validation accuracy, %", fontsize=8.5)
+    bar.set_label(f"mean validation {words().axis}", fontsize=8.5)
     bar.ax.yaxis.set_major_locator(MaxNLocator(5))
+    as_scores(bar.ax.yaxis)
     handles = [Line2D([], [], ls="", marker="*", ms=11, color=INK, mec="white", label="best")]
     if len(done) < len(search.points):
         handles.append(Line2D([], [], ls="", marker="o", ms=5, mfc="none", mec=FAINT, label="stopped early"))
@@ -210,7 +221,8 @@ def contours_figure(search: SearchRecord) -> Figure | None:
 def color_limits(values: FloatArray) -> tuple[float, float]:
     """Ends of the colours: the lowest tenth shares one, so that poor points do not hide what good ones differ in."""
     top, low = float(values.max()), float(np.quantile(values, 0.1))
-    return (low, top) if top - low > 0.01 else (top - 0.01, top)
+    least = _least(0.01, top)
+    return (low, top) if top - low > least else (top - least, top)
 
 
 def _pair(

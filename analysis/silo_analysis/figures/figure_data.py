@@ -1,4 +1,4 @@
-"""The numbers that each figure shows, as a table. Accuracies and their differences are in [0, 1]."""
+"""The numbers that each figure shows, as a table. Shares and their differences are in [0, 1]."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.response import live_means
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.tuning import PILOT, points_table
+from silo_analysis.figures.draw_accuracy import score_figure_name
+from silo_tune.planner.winner import gain
 
 _ON_THE_BAND = (
     "cycle", "weights_remaining", "max_lr", "verdict", "interval_low", "interval_high", "unbounded_low",
@@ -38,7 +40,7 @@ def figure_data(
         "max-lr": _on_the_band(summary),
         "oracles": summary.compared,
         "response": _responses(groups, summary),
-        "accuracy": summary.arms,
+        score_figure_name(): summary.arms,
         "regret": _differences(summary),
         "against": summary.against,
         "controls": per_cycle[per_cycle["arm"].isin(list(controls_shown(summary)))],
@@ -63,6 +65,7 @@ def _on_the_band(summary: Summary) -> pd.DataFrame:
 
 def _responses(groups: Mapping[tuple[str, int], OracleCycle], summary: Summary) -> pd.DataFrame:
     """Per cycle and rate of the verdict's Oracle: the mean over seeds, and a column for each seed."""
+    sign = summary.study.scored.sign
     rows = [
         {
             "oracle": group.oracle,
@@ -70,8 +73,8 @@ def _responses(groups: Mapping[tuple[str, int], OracleCycle], summary: Summary) 
             "max_lr": rate,
             "asked": bool(group.asked[i]),
             "collapsed": int(group.collapsed[:, i].sum()),
-            "val_mean": mean,
-            **{f"val_seed_{seed}": group.val[row, i] for row, seed in enumerate(group.seeds)},
+            "val_mean": gain(mean, sign),
+            **{f"val_seed_{seed}": gain(group.val[row, i], sign) for row, seed in enumerate(group.seeds)},
         }
         for group in groups.values()
         if group.oracle == summary.verdict_oracle
@@ -95,7 +98,7 @@ def _differences(summary: Summary) -> pd.DataFrame:
 def _of_searches(summary: Summary) -> Iterator[tuple[str, pd.DataFrame]]:
     for name, search in summary.searches.items():
         if search.kind != PILOT:
-            points = points_table({name: search})
+            points = points_table({name: search}, summary.study.scored.sign)
             shares: dict[str, Any] = dict(search.importance or {})
             yield f"search-importance-{name}", pd.DataFrame({"parameter": list(shares), "share": list(shares.values())})
             yield f"search-slices-{name}", points

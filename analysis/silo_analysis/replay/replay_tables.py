@@ -13,7 +13,7 @@ from silo_analysis.estimates.typical import standard_error
 from silo_analysis.replay.landscape import RecordedGrid
 from silo_analysis.replay.strategies import REPETITIONS, Strategy, play
 from silo_tune.errors import BadInput
-from silo_tune.formats import plural, points
+from silo_tune.formats import difference, plural, points, words
 
 EXACT = (
     "Exact within a cycle only: another winner would have changed the weights that the next cycle starts from, "
@@ -70,8 +70,8 @@ def _row(
 
 
 def replay_lines(recorded: RecordedGrid, table: pd.DataFrame, tolerance: float) -> list[str]:
-    """The table for a terminal, in percentage points, and what limits it."""
-    head = ("strategy", "trials", "units", "regret", "s.e.", "p90", f"< {100 * tolerance:g}")
+    """The table for a terminal, and what limits it."""
+    head = ("strategy", "trials", "units", "regret", "s.e.", "p90", f"< {words().scale * tolerance:g}")
     rows = [head, *(_cells(row) for row in table.to_dict("records"))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     shown = [
@@ -95,14 +95,15 @@ def notes(recorded: RecordedGrid, tolerance: float) -> list[str]:
     """What the numbers are, and what they are not."""
     noise = recorded.noise
     drawn = (
-        f"Noise of one training: {points(noise, signed=False)} pp, drawn from what differs between the seeds."
+        f"Noise of one training: {difference(noise, signed=False)}, drawn from what differs between the seeds."
         if noise is not None
         else f"With {plural(recorded.seeds, 'seed')} noise is unknown, and none is drawn: every regret is too small."
     )
     return [
-        "Trials: per cycle, values of tested arms and repeats included. Regret: percentage points below the best rate "
+        "Trials: per cycle, values of tested arms and repeats included. Regret: "
+        f"{words().plain_points} below the best rate "
         "of the smoothed response, mean over cycles and repetitions; "
-        f"last column: share of cycles below the tolerance, {100 * tolerance:g}.",
+        f"last column: share of cycles below the tolerance, {words().scale * tolerance:g}.",
         drawn,
         EXACT,
     ]

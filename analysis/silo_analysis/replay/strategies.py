@@ -157,7 +157,7 @@ def search(
 
 def _outcome(rate: float, repeat: int, landscape: Landscape, row: int, random: np.random.Generator) -> dict[str, Any]:
     noise = float(random.choice(landscape.noise)) if len(landscape.noise) else 0.0
-    known = {"max_lr": rate, "repeat": repeat, "error": None, "classes": round(1 / landscape.chance or 0)}
+    known = {"max_lr": rate, "repeat": repeat, "error": None, "guess_score": landscape.chance}
     if landscape.diverges(rate, row):
         return {**known, "status": "diverged", "val_score": None, "val_loss": None}
     accuracy = landscape.accuracy(rate) + noise

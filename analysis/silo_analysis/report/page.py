@@ -40,10 +40,11 @@ from silo_analysis.estimates.tuning import PILOT, at_edge, fragment, ordinary, p
 from silo_analysis.figures import save_figures
 from silo_analysis.report.inline import csv_link, inline_svg
 from silo_analysis.report.outline import contents, with_anchors
-from silo_tune.formats import cycle_list, plural, points
+from silo_tune.formats import cycle_list, plural, points, words
 from silo_tune.results.example_rows import Examples
 from silo_tune.results.searches import SearchRecord
 from silo_tune.study.model import Study
+from silo_tune.study.wording import worded
 
 _MOST_TROUBLES = 200
 _MOST_POINTS = 20
@@ -73,6 +74,7 @@ def render(
     return render_summary(summary, answers_of(summary, fit), fit, frame, ledger)
 
 
+@worded(lambda summary, *_, **__: summary.study)
 def render_summary(
     summary: Summary, answers: tuple[Answer, ...], fit: Fitted, frame: pd.DataFrame, ledger: Mapping[str, Any]
 ) -> dict[str, bytes]:
@@ -97,6 +99,7 @@ def render_summary(
     }
 
 
+@worded(lambda summary, *_, **__: summary.study)
 def text_tables(summary: Summary) -> dict[str, Table]:
     """The tables that the page shows, of tables/NAME.md and tables/NAME.tex."""
     return {
@@ -112,7 +115,7 @@ def text_tables(summary: Summary) -> dict[str, Table]:
 
 
 def tables(summary: Summary) -> dict[str, pd.DataFrame]:
-    """The tables of tables/NAME.csv; accuracies and their differences are in [0, 1], rates and seconds as they are."""
+    """The tables of tables/NAME.csv; shares and their differences are in [0, 1], rates and seconds as they are."""
     return {
         "cycles": summary.cycles,
         "intervals": summary.intervals,
@@ -131,7 +134,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "spreads": summary.spreads,
         "spread-slopes": summary.slopes,
         "tuning-curve": summary.tuning_curves,
-        "searches": points_table(summary.searches),
+        "searches": points_table(summary.searches, summary.study.scored.sign),
         "cost": summary.cost,
         "diverged-and-failed": summary.troubles,
     }
@@ -187,6 +190,7 @@ def _page(
         looks=", ".join(map(str, study.looks)),
         chain_oracle=describe(study, summary.chain_oracle) if summary.chain_oracle else None,
         tolerance=points(summary.tolerance, signed=False),
+        words=words(),
         toml=tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)),
         changes=[(str(c.get("at", "")), ", ".join(map(str, c.get("keys", ())))) for c in ledger.get("changes") or ()],
         doubts=list(ledger.get("notes") or ()),
@@ -196,6 +200,7 @@ def _page(
     return environment.get_template("page.html.j2").render(
         title=study.report.title or study.name,
         name=study.name,
+        words=words(),
         facts=told,
         body=with_anchors(body),
         contents=contents(body),
@@ -235,7 +240,7 @@ def _search(
 CAPTIONS = {
     "max-lr": (
         "The schedule on the Oracle's band",
-        "Band: rates whose mean validation accuracy, interpolated in log max_lr, is within the tolerance of the best. "
+        "Band: rates whose mean validation {score}, interpolated in log max_lr, is within the tolerance of the best. "
         "Thin lines: controls. Marks on the schedule: its verdict.",
     ),
     "oracles": (
@@ -246,12 +251,12 @@ CAPTIONS = {
     ),
     "response": (
         "Response curves",
-        "Validation accuracy over max_lr at each cycle, from the same parents. All panels have the same height in "
-        "percentage points. The line joins the Oracle's own rates; dots are single seeds, or a band one standard "
+        "Validation {score} over max_lr at each cycle, from the same parents. All panels have the same height in "
+        "{plain_points}. The line joins the Oracle's own rates; dots are single seeds, or a band one standard "
         "deviation where they are too many.",
     ),
-    "accuracy": (
-        "Test accuracy over pruning",
+    "scores": (
+        "Test {score} over pruning",
         "Mean over seeds and one standard deviation; in a crowd of arms that of the judged schedule and the Oracles "
         "alone. An Oracle that is conditioned on a schedule shows its winner from "
         "that schedule's weights at every cycle: it is not a chain of its own.",
@@ -276,7 +281,7 @@ CAPTIONS = {
     "fit": (
         "Curves fitted to the responses",
         "Above: curves of each family on the rates near each cycle's best. Below: what each loses where it did not "
-        "look, in percentage points (pp) on validation, and the S with each beta.",
+        "look, in {points} on validation, and the S with each beta.",
     ),
     "spread": (
         "Standard deviation of gradients and representations",
@@ -291,11 +296,12 @@ CAPTIONS = {
     ),
     "tuning-curve": (
         "The best of so many chains",
-        "Mean validation accuracy of the best of n chains per seed. Lines: expected, of any n of the points, without "
+        "Mean validation {score} of the best of n chains per seed. Lines: expected, of any n of the points, without "
         "replacement. Steps: of the first n, where later points follow earlier ones. Band: the same point on every "
         "seed, from the least to the greatest. A line that rises at its end: more chains may find better constants.",
     ),
 }  # fmt: skip
+CAPTIONS["accuracy"] = CAPTIONS["scores"]  # its name where that is the score
 SEARCH_CAPTIONS = {
     "importance": (
         "What mattered",
@@ -315,8 +321,15 @@ SEARCH_CAPTIONS = {
 }  # fmt: skip
 
 
+def _filled(caption: str) -> str:
+    """A caption in the words of its study."""
+    told = words()
+    return caption.format(score=told.title, points=told.in_points, plain_points=told.plain_points)
+
+
 def _drawn(name: str, kinds: Mapping[str, bytes], title: str, caption: str, extra: str = "") -> dict[str, Any]:
     """What the macro `drawing` shows: kinds is what `save_figures` made of the figure."""
+    title, caption = (_filled(text) for text in (title, caption))
     return {
         "name": name,
         "title": title,
