@@ -32,6 +32,8 @@ from silo_tune.study.presets import PRESETS
 from silo_tune.study.prune import DEFAULT_LAYERS, LAYERS
 from silo_tune.study.recipes import RECIPES
 from silo_tune.study.schema import PRESET_GIVES, study_schema
+from silo_tune.study.scores import SCORES, Score
+from silo_tune.study.task import DEFAULT_SCORE, LOSSES
 
 ROOT = Path(__file__).parent.parent
 MARK = re.compile(r"^<!-- generate: ([\w-]+) -->$", re.MULTILINE)
@@ -94,6 +96,23 @@ def recipes() -> str:
 def data() -> str:
     body = ([f"`{name}`", one.line, code(one.args), _reading(one)] for name, one in registry.DATA.items())
     return rows(["name", "images", "arguments", "read"], body)
+
+
+def tasks() -> str:
+    body = ([f"`{name}`", f"`{DEFAULT_SCORE[name]}`", _losses(losses)] for name, losses in LOSSES.items())
+    return rows(["task", "score when left out", "losses (arguments); the first when left out"], body)
+
+
+def _losses(losses: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"`{name}`" + (f" ({code(args)})" if args else "") for name, args in losses.items())
+
+
+def scores() -> str:
+    def line(score: Score) -> list[str]:
+        better = "more" if score.higher_is_better else "less"
+        return [f"`{score.name}`", score.title, better, "yes" if score.mean_over_examples else "no", code(score.tasks)]
+
+    return rows(["score", "written", "better", "mean over examples", "tasks"], map(line, SCORES.values()))
 
 
 def pipelines() -> str:
@@ -385,6 +404,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "data": data,
     "pipelines": pipelines,
+    "tasks": tasks,
+    "scores": scores,
     "deviations": deviations,
     "ice_deviations": ice_deviations,
 }
