@@ -70,10 +70,14 @@ class Words:
         return 100.0 if self.share else 1.0
 
     @property
+    def level_unit(self) -> str:
+        """The unit of a score: "%", "nats"; nothing where its title says it, as bits per byte do."""
+        return "%" if self.share else "" if self.unit in self.title else self.unit
+
+    @property
     def axis(self) -> str:
         """The score with its unit: "accuracy, %", "RMSE"."""
-        unit = "%" if self.share else self.unit
-        return f"{self.title}, {unit}" if unit else self.title
+        return f"{self.title}, {self.level_unit}" if self.level_unit else self.title
 
     def head(self, text: str) -> str:
         """A head of differences with their unit: "Difference, pp"."""
@@ -127,7 +131,7 @@ def level(value: Any, digits: int = 1) -> str:
 
 def level_sign(value: Any, digits: int = 2) -> str:
     """A score with its unit (0.6823 → "68.23 %"); a dash where there is none."""
-    unit = "%" if words().share else words().unit
+    unit = words().level_unit
     return f"{level(value, digits)} {unit}" if known(value) and unit else level(value, digits)
 
 

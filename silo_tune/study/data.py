@@ -220,6 +220,11 @@ class Data(Frozen):
         return f"{name} ({self.path})" if self._entry.needs_path else name
 
     @property
+    def of_images(self) -> bool:
+        """Are its examples images? Those of a function are taken for such."""
+        return self._entry.images
+
+    @property
     def streamed(self) -> bool:
         """Are images read as they are needed?"""
         return self._entry.stream if self.stream is None else self.stream

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from silo_tune.formats import Words, telling
 from silo_tune.study.model import Study
 from silo_tune.study.scores import Score
+from silo_tune.study.task import USUAL
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,14 +17,14 @@ T = TypeVar("T")
 
 def words_of(study: Study) -> Words:
     """The words of a study: its score's, and what one example of its data is called."""
-    score = study.scored
+    score, task = study.scored, study.task or USUAL
     return Words(
         title=score.title,
         share=score.share,
         unit="" if score.share else score.unit,
         bounded=score.high <= 1,
         sign=score.sign,
-        example="image" if study.task is None else "example",
+        example="image" if study.data.of_images and task.name == "classification" else "example",
     )
 
 

@@ -185,6 +185,7 @@ def test_there_is_no_second_interval_without_a_mean_over_examples_and_it_is_said
         (Words("AUROC", share=False), "0.682", "+0.012"),
         (Words("RMSE", share=False, bounded=False, sign=-1), "0.682", "+0.0123"),
         (Words("log-loss", share=False, unit="nats", bounded=False, sign=-1), "0.682 nats", "+0.0123 nats"),
+        (Words("bits per byte", share=False, unit="bits", bounded=False, sign=-1), "0.682", "+0.0123 bits"),
     ],
     ids=lambda value: value.title if isinstance(value, Words) else "",
 )
