@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import tomli_w
 import torch
+from torch.nn.utils import prune
 
 from silo_analysis.figures.axes import image_bytes, new_figure
 from silo_analysis.figures.palette import our_style
@@ -246,7 +247,7 @@ def test_paths_are_meant_from_the_studys_folder_first(tmp_path: Path, monkeypatc
 # --- checkpoints ---
 
 
-@pytest.mark.parametrize("kind", ["save_model", "pt", "wrapped", "parallel"])
+@pytest.mark.parametrize("kind", ["save_model", "pt", "wrapped", "parallel", "compiled", "lightning"])
 def test_weights_are_read_as_people_save_them(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     saved, file = Mixed(4, 3), tmp_path / ("a.safetensors" if kind == "save_model" else "a.pt")
@@ -255,10 +256,28 @@ def test_weights_are_read_as_people_save_them(kind: str, tmp_path: Path) -> None
         safetensors.torch.save_model(saved, str(file))  # a tied weight is there once
     else:
         torch.save({"pt": state, "wrapped": {"epoch": 3, "state_dict": state},
-                    "parallel": {f"module.{name}": tensor for name, tensor in state.items()}}[kind], file)  # fmt: skip
+                    "parallel": {f"module.{name}": tensor for name, tensor in state.items()},
+                    "compiled": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
+                    "lightning": {"state_dict": {f"net.{name}": tensor for name, tensor in state.items()}}}[kind],
+                   file)  # fmt: skip
     loaded = Mixed(4, 3)
     load_pretrained(loaded, str(file))
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in state.items())
+
+
+def test_weights_that_do_not_fit_are_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    layer = prune.l1_unstructured(torch.nn.Linear(2, 2), "weight", 0.5)
+    torch.save(layer.state_dict(), file)
+    with pytest.raises(
+        BadInput,
+        match=r"missing: weight; 2 unknown: weight_orig, weight_mask; 1 of another shape: bias \(2, the network has 3\); "
+        r"torch.nn.utils.prune was at work",
+    ):
+        load_pretrained(torch.nn.Linear(3, 3), str(file))
+    (tmp_path / "b.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 10\n")
+    with pytest.raises(BadInput, match="git lfs pull"):
+        load_pretrained(torch.nn.Linear(3, 3), str(tmp_path / "b.safetensors"))
 
 
 def test_a_checkpoint_that_holds_code_is_refused_unread(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from silo_tune.errors import BadInput
 
 Tensors = dict[str, Tensor]
+LFS = b"version https://git-lfs"  # how a file of Git LFS begins that was not fetched
 
 
 def pack(groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str] | None = None) -> bytes:
@@ -58,9 +59,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def load_pretrained(model: nn.Module, path: str) -> list[str]:
     """Load the weights of a file into a model: safetensors, or a state dict of torch.save, which is read without code.
 
-    What is tied in the model may be there once. Of a state dict the usual wrappings ("state_dict", "model", "module.")
-    are taken off. Where timm's `default_cfg` names the model's classifier, one for another number of classes is left
-    out, as timm does with its own pretrained weights.
+    What is tied in the model may be there once. The usual wrappings are taken off: "state_dict" and "model" around all,
+    and before each name what DataParallel, torch.compile or Lightning put there. Where timm's
+    `default_cfg` names the model's classifier, one for another number of classes is left out, as timm does with its own
+    pretrained weights.
 
     Returns:
         The names of the parameters that stay as they were drawn: none, or those of the classifier.
@@ -71,8 +73,8 @@ def load_pretrained(model: nn.Module, path: str) -> list[str]:
     file = Path(path)
     if not file.is_file():
         raise BadInput(f"dense.checkpoint: no file {path!r}")
-    weights = _read_weights(file)
     own = model.state_dict()
+    weights = _unwrapped(_read_weights(file), own)
     tied: dict[int, list[str]] = {}
     for name, tensor in own.items():
         tied.setdefault(tensor.data_ptr(), []).append(name)
@@ -81,11 +83,40 @@ def load_pretrained(model: nn.Module, path: str) -> list[str]:
         if known is not None and len(names) > 1:
             weights |= dict.fromkeys(names, weights[known])
     drawn = [name for name in _classifier(model, own) if name in weights and weights[name].shape != own[name].shape]
-    try:
-        model.load_state_dict({**weights, **{name: own[name] for name in drawn}}, strict=True)
-    except RuntimeError as error:
-        raise BadInput(f"dense.checkpoint: {path!r} does not fit the model: {error}") from error
+    given = {**weights, **{name: own[name] for name in drawn}}
+    if misfits := "; ".join(_misfits(given, own)):
+        raise BadInput(f"dense.checkpoint: {path!r} does not fit the model: {misfits}")
+    model.load_state_dict(given, strict=True)
     return drawn
+
+
+def _unwrapped(weights: Tensors, own: Mapping[str, Tensor]) -> Tensors:
+    """Without the first parts of names that all share and the network does not know: "module.", "_orig_mod.", …"""
+    while weights and not set(weights) & set(own):
+        heads = {name.partition(".")[::2] for name in weights}
+        if len({head for head, _ in heads}) > 1 or not all(rest for _, rest in heads):
+            break
+        weights = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _misfits(given: Tensors, own: Mapping[str, Tensor]) -> Iterator[str]:
+    """How weights differ from those of a network."""
+    missing, unknown = ([name for name in a if name not in b] for a, b in ((own, given), (given, own)))
+    shapes = [
+        f"{name} ({_shape(given[name])}, the network has {_shape(own[name])})"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    for kind, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
+        if names:
+            yield f"{len(names)} {kind}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+    if any(name.endswith("_orig") for name in unknown):
+        yield "torch.nn.utils.prune was at work: call its remove on each layer before saving"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a number"
 
 
 def _classifier(model: nn.Module, own: Mapping[str, Tensor]) -> list[str]:
@@ -109,12 +140,15 @@ def _read_weights(file: Path) -> Tensors:
                 found = found[wrapping]
         if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
             raise BadInput(f"dense.checkpoint: {str(file)!r} holds no state dict, a name and a tensor for each weight")
-        if found and all(name.startswith("module.") for name in found):
-            found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
         return dict(found)
     try:
         return dict(safetensors.torch.load_file(file))
     except (SafetensorError, ValueError) as error:
+        with file.open("rb") as opened:
+            if opened.read(len(LFS)) == LFS:
+                raise BadInput(
+                    f"dense.checkpoint: {str(file)!r} only points to its content: fetch it with `git lfs pull`"
+                ) from None
         raise BadInput(
             f"dense.checkpoint: {str(file)!r} is not a safetensors file ({error}); those of torch.save end in .pt, "
             f".pth, .bin or .ckpt"
