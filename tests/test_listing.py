@@ -52,9 +52,10 @@ def test_what_notebooks_and_archives_leave_is_no_class(folder: Data) -> None:
     (name / "notes.txt").write_text("mine")
     after = loaded(folder)
     assert (after.classes, len(after.train), after.listing) == (before.classes, len(before.train), before.listing)
-    (told,) = after.notices
-    assert told.startswith("3 files below ")
-    assert "notes.txt" in told
+    files, empty = after.notices
+    assert files.startswith("3 files below ")
+    assert "notes.txt" in files
+    assert empty.endswith("/train' has empty subfolders, which are no classes: empty")
 
 
 def test_a_class_whose_files_cannot_be_read_is_refused(folder: Data) -> None:

@@ -104,11 +104,13 @@ class _Part:
         root: the folder.
         images: class → its images, in order; a subfolder without files is no class.
         others: files that are no image of a class.
+        empty: names of subfolders without files.
     """
 
     root: Path
     images: Mapping[str, Sequence[Path]]
     others: Sequence[Path]
+    empty: Sequence[str]
 
     @classmethod
     def of(cls, root: Path) -> _Part:
@@ -122,7 +124,8 @@ class _Part:
                 shown = file != entry and not any(map(_hidden, file.relative_to(root).parts))
                 found = images.setdefault(entry.name, []) if shown else others
                 (found if file.suffix.lower() in SUFFIXES else others).append(file)
-        return cls(root, images, others)
+        folders = (entry.name for entry in sorted(root.iterdir()) if entry.is_dir() and not _hidden(entry.name))
+        return cls(root, images, others, [name for name in folders if name not in images])
 
     @property
     def classes(self) -> list[str]:
@@ -152,11 +155,12 @@ class _Part:
 
     def notices(self, classes: Sequence[str]) -> tuple[str, ...]:
         """What is left out, and which classes are not there."""
-        lacking = [name for name in classes if not self.images.get(name)]
-        if not lacking:
-            return left_out(self.root, self.others, "file")
-        told = f"{str(self.root)!r} has no images of {plural(len(lacking), 'class')}: {shortened(lacking)}"
-        return (*left_out(self.root, self.others, "file"), told)
+        told = list(left_out(self.root, self.others, "file"))
+        if lacking := [name for name in classes if not self.images.get(name)]:
+            told.append(f"{str(self.root)!r} has no images of {plural(len(lacking), 'class')}: {shortened(lacking)}")
+        if empty := [name for name in self.empty if name not in lacking]:
+            told.append(f"{str(self.root)!r} has empty subfolders, which are no classes: {shortened(empty)}")
+        return tuple(told)
 
 
 def _hidden(name: str) -> bool:
