@@ -141,6 +141,7 @@ EXAMPLES = {
     "data.duplicates": 'duplicates = "allow"',
     ".model": 'model = { name = "resnet20", width = 32 }',
     "preset.name": 'name = "authors-2023"',
+    "retrain.clip": "clip = 1.0",
     ".task": 'task = "regression"',
     "task.function": 'function = "mine:Detection"',
     "task.version": 'version = "1"',

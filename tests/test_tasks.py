@@ -18,6 +18,7 @@ from silo_tune.study.scores import SCORES
 from silo_tune.study.task import LOSSES, TaskSpec
 from silo_tune.tasks.making import make_task
 from silo_tune.tasks.seam import Task
+from silo_tune.tasks.supervised import Supervised
 
 N, K = 83, 3
 RANDOM = torch.Generator().manual_seed(3)
@@ -198,6 +199,17 @@ def test_outputs_that_do_not_fit_are_told_with_the_shape(kind: str, given: tuple
     wanted = targets(kind)
     with pytest.raises(BadInput, match=told):
         made(kind, wanted).losses(Given(), (torch.zeros(given), wanted[:20]))
+
+
+@pytest.mark.parametrize(("kind", "lacking"), [("binary", torch.zeros(9)), ("classification", torch.arange(9) % 2)])
+def test_a_part_without_a_class_has_no_ranking_of_it(kind: str, lacking: Tensor) -> None:
+    wanted = targets(kind)
+    task = made(kind, wanted, score="auroc")
+    assert isinstance(task, Supervised)
+    task.require_classes("test", wanted)
+    with pytest.raises(BadInput, match=r"auroc needs an example of each class, and the test part \(9\) lacks one"):
+        task.require_classes("test", lacking.long())
+    made(kind, wanted).require_classes("test", lacking.long())  # type: ignore[attr-defined]
 
 
 # --- a user's own task ---

@@ -177,6 +177,20 @@ def test_candidates_see_the_same_batches() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*seen.values(), strict=True))
 
 
+def test_a_step_moves_no_further_than_its_clipped_gradient() -> None:
+    plain = {"optimizer": {"name": "sgd", "momentum": 0.0, "weight_decay": 0.0}, "profile": "constant"}
+    moved = []
+    for clip in (None, 1e6, 0.01):
+        trainer = trainer_of(unit_of(retrain={**plain, **({} if clip is None else {"clip": clip})}), peak=0.5)
+        before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+        trainer.one_step()
+        apart = [(parameter.detach() - before[name]).flatten() for name, parameter in trainer.parameters.items()]
+        moved.append(float(torch.cat(apart).norm()) / 0.5)
+    free, loose, tight = moved
+    assert free == loose > 0.01
+    assert tight == pytest.approx(0.01, rel=1e-4)  # pruned weights have no part in it
+
+
 class Scripted(Trainer):
     """A trainer whose losses are given."""
 

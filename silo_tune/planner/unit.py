@@ -97,6 +97,7 @@ class Unit:
     evaluation: Mapping[str, Any] | None = None
     pipeline: Mapping[str, Any] | None = None
     task: Mapping[str, Any] | None = None
+    clip: float | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -144,6 +145,7 @@ class UnitMaker:
                 "precision": study.retrain.precision,
                 "evaluation": study.evaluate.resolved(),
                 "task": study.task.resolved() if study.task is not None else None,
+                "clip": study.retrain.clip,
             }
         )
         dense = study.dense

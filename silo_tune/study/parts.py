@@ -244,6 +244,12 @@ class Retrain(Frozen):
     optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = Field(
         default=SGD(), description="the optimizer, of the dense cycle too; a new one in every cycle"
     )
+    clip: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="greatest norm of the gradient of a step; no limit when left out",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="number format of the forward and backward pass, in the dense cycle too"
     )

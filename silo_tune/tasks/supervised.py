@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from silo_tune.errors import BadInput
 from silo_tune.study.scores import Score
@@ -111,6 +112,19 @@ class Supervised:
         for batch in batches:
             seen.add(self.fitted(self.forward(model, batch), batch[1]), batch[1])
         return seen.evaluation()
+
+    def require_classes(self, part: str, targets: Tensor) -> None:
+        """Raises BadInput where a score ranks examples of each class, and a part lacks one."""
+        ranked = [name for name in (self.score.name, *self.further) if name in ("auroc", "average-precision")]
+        if not ranked or self.kind == "regression":
+            return
+        classes = self.outputs or 1
+        columns = F.one_hot(targets, max(2, classes)) if targets.ndim == 1 else torch.stack([targets, 1 - targets], 2)
+        if not bool((columns.flatten(1).sum(0) > 0).all()):
+            raise BadInput(
+                f"task.score: {ranked[0]} needs an example of each class, and the {part} part ({len(targets)}) lacks "
+                f"one; enlarge data.val_share or data.test_share, or take another score"
+            )
 
     def fit(self, targets: Tensor) -> Supervised:
         """The task on a training part with these targets: scale and guess are its own."""

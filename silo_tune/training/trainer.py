@@ -188,6 +188,8 @@ class Trainer:
             losses = self.task.losses(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(losses.objective).backward()
+        if self.unit.clip is not None:
+            self._clip(self.unit.clip)
         if self.step and self.unit.optimizer.get("momentum", 0) > 0:
             begin_late_momentum(self.optimizer)
         self._scaler.step(self.optimizer)
@@ -199,6 +201,14 @@ class Trainer:
         if self.step in self.snapshots:
             self.taken[self.step] = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         return losses.told.detach()
+
+    def _clip(self, greatest: float) -> None:
+        """Shorten the gradient to a norm; what pruned weights would do counts for nothing."""
+        self._scaler.unscale_(self.optimizer)
+        for weight, mask in self._pairs:
+            if weight.grad is not None:
+                weight.grad.mul_(mask)
+        nn.utils.clip_grad_norm_(self.parameters.values(), greatest)
 
     def _judge(self) -> None:
         finite = math.isfinite(self.train_loss) and all(bool(p.isfinite().all()) for p in self.parameters.values())

@@ -35,6 +35,7 @@ from silo_tune.study.workspace import Workspace
 from silo_tune.tasks.making import make_task
 from silo_tune.tasks.own import OwnTask
 from silo_tune.tasks.seam import Evaluation, Task
+from silo_tune.tasks.supervised import Supervised
 from silo_tune.training.gradient_stats import Spreads, measure
 from silo_tune.training.ice import IceLoop, carries, is_loop
 from silo_tune.training.process import choose_device, device_name, enter
@@ -294,6 +295,9 @@ class Worker:
         if unit.seed not in self._tasks:
             targets = None if self.usual else feed.train.labels[feed.train.rows]
             task = make_task(self.workspace.task, self.outputs, targets)
+            if isinstance(task, Supervised):
+                for name, part in (("validation", feed.val), ("test", feed.test)):
+                    task.require_classes(name, part.labels[part.rows])
             self._tasks[unit.seed] = self._with_guess(unit, task)
         return self._tasks[unit.seed]
 
