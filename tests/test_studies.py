@@ -46,13 +46,13 @@ def test_every_oracle_searches_two_decades_around_the_schedule(file: Path) -> No
     else:
         schedule = study.schedule_of(silo)
         peaks = [peak_of(schedule, cycle, study.pruned, "silo")["value"] for cycle in range(study.cycles)]
-    for name, arm in study.arms.items():
-        if isinstance(arm, OracleArm) and arm.grid is not None:
-            assert arm.grid.points >= 9
-            assert arm.grid.high / arm.grid.low >= 100
-            assert arm.grid.low <= min(peaks) / 2
-            assert arm.grid.high >= 2 * max(peaks)
-            assert "silo" in study.tests_of(name)
+    grids = {name: arm.grid for name, arm in study.arms.items() if isinstance(arm, OracleArm) and arm.grid is not None}
+    assert not grids or any("silo" in study.tests_of(name) for name in grids)
+    for grid in grids.values():
+        assert grid.points >= 9
+        assert grid.high / grid.low >= 100
+        assert grid.low <= min(peaks) / 2
+        assert grid.high >= 2 * max(peaks)
     assert study.cycles >= 9
     assert len(study.replicates.seeds) >= 5
 
@@ -61,7 +61,7 @@ def test_every_oracle_searches_two_decades_around_the_schedule(file: Path) -> No
 @pytest.mark.parametrize(
     ("name", "last", "sets"),
     [
-        ("digits", 12, ()),
+        ("digits", 12, ("--set", "replicates.seeds=[0, 1]")),
         ("digits-rewind", 8, ("--set", "replicates.seeds=[0, 1]")),
         ("digits-luck", 8, ("--set", "replicates.seeds=[0, 1]")),
     ],
