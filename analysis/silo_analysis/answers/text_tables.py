@@ -60,7 +60,7 @@ def cycle_table(summary: Summary) -> Table:
 def score_table(summary: Summary) -> Table:
     """Test score of every arm (rows) at every share of weights left (columns), the dense network first.
 
-    Mean over seeds, in brackets the 95 % interval of the median; k/n where only k of n trainings succeeded.
+    Median over seeds and its 95 % interval; k/n where only k of n trainings succeeded.
     """
     arms = summary.arms
     left = arms.dropna(subset=["weights_remaining"]).groupby("cycle")["weights_remaining"].mean()
@@ -81,11 +81,11 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _score(row: Any) -> str:
-    if row is None or not known(row["test_mean"]):
+    if row is None or not known(row["test_median"]):
         return DASH
     ends = f" ({level(row['test_low'])}–{level(row['test_high'])})" if known(row["test_low"]) else ""
     lost = "" if row["trained"] == row["n_seeds"] else f" {row['trained']}/{row['n_seeds']}"
-    return f"{level(row['test_mean'])}{ends}{lost}"
+    return f"{level(row['test_median'])}{ends}{lost}"
 
 
 def regret_table(summary: Summary) -> Table:

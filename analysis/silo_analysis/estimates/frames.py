@@ -25,9 +25,9 @@ CURVES = {
 }  # fmt: skip
 ARMS = {
     "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "max_lr": "Float64", "test_mean": "Float64",
-    "test_spread": "Float64", "test_low": "Float64", "test_high": "Float64", "val_mean": "Float64",
-    "val_spread": "Float64", "n_seeds": "Int64", "diverged": "Int64", "trained": "Int64", "trained_low": "Float64",
-    "trained_high": "Float64",
+    "test_spread": "Float64", "test_median": "Float64", "test_low": "Float64", "test_high": "Float64",
+    "val_mean": "Float64", "val_spread": "Float64", "n_seeds": "Int64", "diverged": "Int64", "trained": "Int64",
+    "trained_low": "Float64", "trained_high": "Float64",
 }  # fmt: skip
 CYCLES = {
     "cycle": "Int64", "weights_remaining": "Float64", "max_lr": "Float64", "interval_low": "Float64",

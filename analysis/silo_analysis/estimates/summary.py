@@ -371,6 +371,7 @@ def _arm(arm: str, cycle: int, rows: pd.DataFrame, study: Study) -> dict[str, An
         "max_lr": float(np.median(rates)) if len(rates) else None,
         **_level("test", oracle.numbers(rows, "test_score"), study),
         **_level("val", oracle.numbers(rows, "val_score"), study),
+        "test_median": test.median,
         "test_low": test.low,
         "test_high": test.high,
         "n_seeds": test.n,
