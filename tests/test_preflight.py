@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,24 @@ def test_a_function_that_changed_under_its_version_is_told(tmp_path: Path, monke
     assert any(
         note.startswith("arms.mine.schedule.function: the file of this function changed") for note in notes.notes
     )
+
+
+def test_plan_refuses_what_run_refuses_when_a_function_changed(tmp_path: Path) -> None:
+    file, code = tmp_path / "twice.py", "def rate(cycle, pruned):\n    return 0.1\n"
+    file.write_text(code)
+    arms = {
+        "mine": {"mode": "schedule", "schedule": {"function": "twice:rate", "version": "1"}},
+        "oracle": {"mode": "oracle", "grid": {"low": 0.01, "high": 1.0, "points": 3}, "tests": ["mine"]},
+    }
+    study = tmp_path / "study.toml"
+    study.write_text(tomli_w.dumps({**small_table(cycles=2), "arms": arms}))
+    words = (str(study), "--out", str(tmp_path / "run"))
+    assert in_process("run", *words, "--local").returncode == 0
+    sys.modules.pop("twice")
+    file.write_text(code.replace("0.1", "0.3"))
+    plan, run = in_process("plan", *words), in_process("run", *words, "--local")
+    assert (plan.returncode, run.returncode, plan.stderr) == (2, 2, run.stderr)
+    assert all("the file of this function changed since the run began" in done.stdout for done in (plan, run))
 
 
 def test_too_little_memory_or_disk_is_told_with_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

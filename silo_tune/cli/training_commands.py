@@ -176,7 +176,7 @@ def _plan(study: Study, url: str, preflight: bool, others: Sequence[str]) -> Non
     from silo_tune.planner.forecast import Pace, forecast
     from silo_tune.planner.layout import Layout
     from silo_tune.planner.planner import Planner
-    from silo_tune.run.session import checkpoint_hash, look_here
+    from silo_tune.run.session import checkpoint_hash, look_here, told_of_functions
     from silo_tune.store.reuse import Foreseen, Reuse
     from silo_tune.store.run_folder import Run
 
@@ -185,8 +185,10 @@ def _plan(study: Study, url: str, preflight: bool, others: Sequence[str]) -> Non
     study = run.resumed(study)
     since, checkpoint = run.tests_from(study), checkpoint_hash(study)
     journal = Foreseen(run, Reuse(run, others, study))
-    if journal.reuse and not study.looks:  # what later looks drop is not known
-        Planner(study, journal, since, checkpoint)  # decides what can be decided by what others have
+    told_of_functions(run, study)
+    if not study.looks:  # what later looks drop is not known
+        # Refuses what a run refuses, and decides what can be decided by what others have.
+        Planner(study, journal, since, checkpoint)
     arms, spent = forecast(Layout(study, since, checkpoint), journal)
     to_train = sum(arm.to_train for arm in arms.values())
     seen = look_here(study, run.url) if preflight and to_train else []

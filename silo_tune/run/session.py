@@ -176,6 +176,7 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
         def planned(take: Take = lambda key: None) -> Planner:
             return Planner(study, run, since, checkpoint, listen, options.retry_failed, take, looks)
 
+        told_of_functions(run, study)
         opened = OpenRun(run, planned(), lease, monitor, None, reuse)
         with contextlib.ExitStack() as stack:
             if opened.planner.done:
@@ -188,7 +189,7 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
                 sources = registry.sources(study.functions)
                 run.check_data(session.facts)
                 reuse.check_data(session.facts, sources)
-                run.check_functions(sources)
+                run.record_functions(sources)
                 run.accept(study, environment(), reuse.urls, shown)
                 if reuse:  # only now: what they have is decided as soon as it is here
                     opened.planner = planned(reuse.take)
@@ -201,6 +202,12 @@ def open_run(study: Study, runner: Runner, monitor: Monitor, options: Options) -
             run.notice(doubt)
         keep_examples(run, opened.frame)
         write_table(run, opened.frame)
+
+
+def told_of_functions(run: Run, study: Study) -> None:
+    """Tell of functions that changed under their version, before their new numbers are met with the old decisions."""
+    with contextlib.suppress(Exception):  # one that cannot be imported is told with all else that is wrong
+        run.check_functions(registry.sources(study.functions))
 
 
 def listener(study: Study, run: Run, monitor: Monitor) -> Callable[[Chain], None]:

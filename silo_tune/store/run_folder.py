@@ -466,18 +466,24 @@ class Run:
             self.notice(f"{self.storage.shown('data.json')} was wrong about {', '.join(wrong)}; it is written anew")
             self.storage.replace("data.json", seal(facts))
 
+    def _known_functions(self) -> dict[str, str]:
+        return self.units._sealed("functions.json", "it is written anew", texts) or {}
+
     def check_functions(self, sources: Mapping[str, str]) -> None:
-        """Record the files of the user's functions, and tell of one that changed while its version did not.
+        """Tell of a user's function whose file changed while its version did not. Writes nothing.
 
         Args:
             sources: key of the study → sha256 of the file; see `registry.sources`.
         """
-        known = self.units._sealed("functions.json", "it is written anew", texts) or {}
-        for key in changed_functions(known, sources):
+        for key in changed_functions(self._known_functions(), sources):
             self.notice(
                 f"{key}: the file of this function changed since the run began, and its version did not; trials "
                 f"that are done stay as they are: where it gives other numbers now, raise its version in a new run"
             )
+
+    def record_functions(self, sources: Mapping[str, str]) -> None:
+        """Keep the files of the user's functions, as `check_functions` compares them."""
+        known = self._known_functions()
         if known != sources and sources:
             self.storage.replace("functions.json", seal({**known, **sources}))
 
