@@ -48,6 +48,8 @@ def of_fields(made: Any, task: TaskSpec | None) -> DataSet | ExampleSet:
     if not isinstance(made, Mapping) and len(made) not in (5, 7):
         raise TypeError(f"{len(made)} fields")
     fields = _joined({name: _array(value) for name, value in fields.items()})
+    if any(isinstance(value, list) for value in fields.values()):
+        raise TypeError("'list' object has no attribute 'dtype'; give arrays or tensors")
     if strange := sorted(set(fields) - _NAMES):
         raise TypeError(f"unknown {', '.join(map(repr, strange))}")
     train, classes = fields["train"], fields.get("classes")
@@ -57,7 +59,7 @@ def of_fields(made: Any, task: TaskSpec | None) -> DataSet | ExampleSet:
     if classified and all(isinstance(v, np.ndarray) and v.dtype == np.uint8 and v.ndim == 4 for v in kinds.values()):
         images = {name: fields.get(name) for name in _ORDER if name != "classes"}
         if classes is None:
-            raise KeyError("classes")
+            raise TypeError("images need their number of classes")
         return DataSet(**images, classes=fields["classes"])  # type: ignore[arg-type]
     return _examples(train, fields, task)
 
@@ -142,6 +144,4 @@ def _array(value: Any) -> Any:
     """A tensor as an array; those inside a mapping too."""
     if isinstance(value, Mapping):
         return {name: _array(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return np.asarray(value)
     return value.detach().cpu().numpy() if hasattr(value, "detach") and hasattr(value, "numpy") else value
