@@ -85,6 +85,7 @@ def _numbers(data: pd.DataFrame) -> Iterator[Number]:
     yield number("cycles tested", len(tested))
     yield number("informative cycles", tested["informative"].sum())
     yield number("informative cycles inside", (tested["informative"] & (tested["verdict"] == "inside")).sum())
+    yield number("informative cycles after Holm", tested["informative_holm"].sum())
     for verdict in ("inside", "outside", "undetermined"):
         yield number(f"cycles {verdict}", (tested["verdict"] == verdict).sum())
     for verdict in ("inside", "outside"):
@@ -93,11 +94,21 @@ def _numbers(data: pd.DataFrame) -> Iterator[Number]:
 
 
 def _data(summary: Summary) -> pd.DataFrame:
-    """One row per cycle of the judged schedule: `frames.CYCLES`, and the seeds that an undetermined verdict takes."""
+    """One row per cycle of the judged schedule: `frames.CYCLES`, and the seeds that an undetermined verdict takes.
+
+    `informative_holm`: a control is outside after Holm's correction over the cycles, too.
+    """
     own = summary.verdicts[
         (summary.verdicts["oracle"] == summary.verdict_oracle) & (summary.verdicts["arm"] == summary.schedule)
     ]
-    return summary.cycles.merge(own[["cycle", "needed_low", "needed_high"]], on="cycle", how="left")
+    data = summary.cycles.merge(own[["cycle", "needed_low", "needed_high"]], on="cycle", how="left")
+    controls = summary.verdicts[
+        (summary.verdicts["oracle"] == summary.verdict_oracle)
+        & summary.verdicts["control"]
+        & (summary.verdicts["verdict"] == "outside")
+        & (summary.verdicts["p_outside_holm"] < SIGNIFICANCE)
+    ]
+    return data.assign(informative_holm=data["informative"] & data["cycle"].isin(controls["cycle"]))
 
 
 def _tested(data: pd.DataFrame) -> pd.DataFrame:
@@ -146,19 +157,29 @@ def _verdict(data: pd.DataFrame) -> str:
     informative = tested[tested["informative"]]
     inside, open_ = (int((tested["verdict"] == name).sum()) for name in ("inside", "undetermined"))
     if not len(informative):
-        held = f"inside in {inside}{_after_holm(tested)} and undetermined in {open_}"
+        held = (
+            f"inside in {inside} ({_stand(tested, tested['verdict'] == 'inside')} after Holm)"
+            if inside
+            else "inside in 0"
+        )
+        held += f" and undetermined in {open_}"
         return f"no informative cycle; {held} of {len(tested)} tested"
     own = int((informative["verdict"] == "inside").sum())
     return (
-        f"inside in {own} of {plural(len(informative), 'informative cycle')}{_after_holm(informative)}, "
+        f"inside in {own} of {plural(len(informative), 'informative cycle')} ({_after_holm(informative)} after Holm), "
         f"undetermined in {open_} of {len(tested)} tested"
     )
 
 
-def _after_holm(cycles: pd.DataFrame) -> str:
-    """How many of those inside remain so once p values are corrected over the cycles."""
-    p = cycles.loc[cycles["verdict"] == "inside", "p_inside_holm"]
-    return f" ({int((p < SIGNIFICANCE).sum())} after Holm)" if len(p) else ""
+def _stand(cycles: pd.DataFrame, which: pd.Series[bool]) -> int:
+    """How many of these are inside once p values are corrected over the cycles."""
+    return int((cycles.loc[which, "p_inside_holm"] < SIGNIFICANCE).sum())
+
+
+def _after_holm(informative: pd.DataFrame) -> str:
+    """How many are inside, and how many informative, once both are corrected over the cycles: "3 of 4"."""
+    remain = informative[informative["informative_holm"]]
+    return f"{_stand(remain, remain['verdict'] == 'inside')} of {len(remain)}"
 
 
 def _table(data: pd.DataFrame) -> Table:

@@ -28,7 +28,7 @@ _FAR = 5.0
 
 
 def against_figure(summary: Summary) -> Figure | None:
-    """Left: overall difference per arm, sorted, with 95 and 90 % intervals. Right: the same by weights remaining."""
+    """Left: overall difference per arm, sorted, with its intervals. Right: the same by weights remaining."""
     cells = summary.against[summary.against["cycle"].notna()].dropna(subset=["difference"])
     if not len(cells):
         return None
@@ -69,16 +69,19 @@ def _forest(axes: Axes, rows: pd.DataFrame, style: dict[str, Look], summary: Sum
     middle, low, high, *within = (
         scores(rows[name]) for name in ("difference", "low", "high", "within_low", "within_high")
     )
-    edges = _edges(middle, low, high, tolerance)
+    wide = [scores(rows[name]) for name in ("low_examples", "high_examples")]
+    edges = _edges(middle, np.fmin(low, wide[0]), np.fmax(high, wide[1]), tolerance)
     for place, arm in enumerate(rows["arm"]):
         if np.isfinite(middle[place]):
             _estimate(axes, place, (middle[place], low[place], high[place]), edges, style[arm])
             if edges[0] <= middle[place] <= edges[1]:
                 axes.plot([end[place] for end in within], [place, place], color=style[arm].color, lw=3.2)
+                axes.plot([end[place] for end in wide], [place, place], ":|", color=style[arm].color, lw=1.0, ms=7)
     axes.set_xlim(*edges)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"{shortened(summary.schedule)} − arm{_unit()} on test")
-    axes.set_title("cycles ≥ 2; thin: 95 % interval, thick: 90 % (TOST)", fontsize=8.5)
+    images = f"\ndotted: over test {words().example}s too" if np.isfinite(wide).any() else ""
+    axes.set_title(f"cycles ≥ 2; thin: 95 % interval, thick: 90 % (TOST){images}", fontsize=8.5)
 
 
 def _edges(middle: FloatArray, low: FloatArray, high: FloatArray, tolerance: float) -> tuple[float, float]:

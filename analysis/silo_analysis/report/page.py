@@ -270,7 +270,8 @@ CAPTIONS = {
     "against": (
         "The schedule against the other arms",
         "Judged schedule − arm on test, so that above 0 (orange) the judged schedule is better. Left: mean over cycles "
-        "≥ 2, paired by seed, with its 95 % interval; shaded: the tolerance; an arrow: far off, with its number. "
+        "≥ 2, paired by seed, with its 95 % interval, dotted that for new test {example}s too, where the run has them; "
+        "shaded: the tolerance; an arrow: far off, with its number. "
         "Right: the same at each cycle; what is shown is so after Holm over all arms and cycles.",
     ),
     "controls": (
@@ -324,7 +325,7 @@ SEARCH_CAPTIONS = {
 def _filled(caption: str) -> str:
     """A caption in the words of its study."""
     told = words()
-    return caption.format(score=told.title, points=told.in_points, plain_points=told.plain_points)
+    return caption.format(score=told.title, example=told.example, points=told.in_points, plain_points=told.plain_points)
 
 
 def _drawn(name: str, kinds: Mapping[str, bytes], title: str, caption: str, extra: str = "") -> dict[str, Any]:
