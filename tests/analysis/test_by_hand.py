@@ -109,7 +109,7 @@ oracle 1 | 0.01  0.1=silo  1.0
 0        | 89.0  90.0      95.0
 1        | 89.0  90.0      x
 2        | 89.0  90.0      95.0
-3        | 89.0  90.0      ~95.0
+3        | 89.0  90.0      ~11.0
 4        | 89.0  90.0      95.0
 """
 
@@ -128,6 +128,12 @@ def test_a_rate_that_collapsed_counts_as_guessing_and_stays_a_rival() -> None:
     assert found.regret["regret_val"].tolist() == pytest.approx([0.05, 0, 0.05, 0, 0.05])
     # Chosen on other seeds it never is: its mean there is low.
     assert found.crossfit["chosen_max_lr"].tolist() == [0.1] * 5
+
+
+def test_a_training_that_scores_above_chance_has_not_collapsed_whatever_its_loss() -> None:
+    found = summary_of(DIVERGED.replace("~11.0", "~95.0"), study_of())
+    assert found.curves["collapsed"].tolist() == [0, 0, 1]
+    assert found.curves["val_mean"].tolist() == pytest.approx([0.89, 0.90, (4 * 0.95 + 0.1) / 5])
 
 
 def test_the_schedules_own_rate_collapsed() -> None:
@@ -161,7 +167,7 @@ def test_seeds_that_miss_a_rate_or_everything() -> None:
 
 
 def test_failed_units_have_no_numbers() -> None:
-    found = summary_of(DIVERGED.replace("x", "!").replace("~95.0", "95.0"), study_of())
+    found = summary_of(DIVERGED.replace("x", "!").replace("~11.0", "95.0"), study_of())
     assert at(found, "verdict", "best_max_lr") == ["undetermined", 1.0]
     assert at(found, "reason") == ["max_lr 1 has 4 of at least 5 seeds"]
     assert found.troubles["status"].tolist() == ["failed"]

@@ -186,7 +186,7 @@ def fitting(frame: pd.DataFrame) -> pd.DataFrame:
 def test_a_chain_that_collapsed_has_the_share_of_guessing_on_every_image() -> None:
     def spoil(row: Mapping[str, Any]) -> Mapping[str, Any]:
         if row["seed"] == 2 and row["arm"] == "silo":
-            return {1: {"train_loss": math.log(10)}, 2: diverged(), 3: {}}.get(row["cycle"], {})
+            return {1: {"train_loss": math.log(10), "val_score": 0.1}, 2: diverged(), 3: {}}.get(row["cycle"], {})
         return {}
 
     frame = make_frame(STUDY, spoil=spoil)

@@ -17,8 +17,10 @@ from silo_tune.study.model import Study
 
 IndexArray = npt.NDArray[np.intp]
 
-# A network that ends a training at 95 % of the loss of guessing has learned nothing.
+# A network that ends a training at 95 % of the loss of guessing and scores no better than guessing has learned nothing.
+# By its loss alone a short training at a low rate would be lost that gets most examples right.
 COLLAPSED_LOSS = 0.95
+_BEYOND_CHANCE = 3.09  # standard errors: guessing passes in one training of a thousand
 CONTROLS = ("constant", "linear")
 
 
@@ -35,7 +37,7 @@ class OracleCycle:
             has the score of guessing.
         ok: (S, R) the rate may win its seed: it trained, and so did its repeats. Where rates were trained again only
             those may.
-        collapsed: (S, R) diverged, or a last-epoch training loss of at least 0.95 of that of guessing.
+        collapsed: (S, R) whose training collapsed (`collapsed_rows`).
         tested: arm → its own max_lr at this cycle.
         chance: score of guessing, signed alike; 0 where it is not known.
         parents: seed → key of the unit that its candidates start from; a seed without one is left out.
@@ -83,12 +85,19 @@ def flags(frame: pd.DataFrame, column: str) -> BoolArray:
 
 
 def collapsed_rows(frame: pd.DataFrame) -> BoolArray:
-    """Rows whose training collapsed: diverged, or a last-epoch loss of at least 0.95 of that of guessing."""
+    """Rows whose training collapsed: it diverged, or its last-epoch loss is at least 0.95 of that of guessing and its
+    validation score is not above guessing by more than chance.
+
+    Chance: no mean of values in [0, 1] with mean g has a larger variance than g · (1 − g) over their number.
+    """
+    guessed = guesses(frame)
     with np.errstate(invalid="ignore", divide="ignore"):
         loss = numbers(frame, "guess_loss")
         guess = np.where(np.isnan(loss), np.log(numbers(frame, "classes")), loss)
         lost = numbers(frame, "train_loss") >= np.where(guess > 0, COLLAPSED_LOSS, 2 - COLLAPSED_LOSS) * guess
-    return lost | (frame["status"] == "diverged").to_numpy(dtype=bool, na_value=False)
+        error = np.sqrt(np.clip(guessed * (1 - guessed), 0, None) / numbers(frame, "n_val"))
+        learned = numbers(frame, "val_score") > guessed + _BEYOND_CHANCE * np.nan_to_num(error)
+    return (lost & ~learned) | (frame["status"] == "diverged").to_numpy(dtype=bool, na_value=False)
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:
