@@ -192,7 +192,7 @@ def test_a_chain_that_ended_early_or_a_longer_dense_cycle_is_no_mismatch() -> No
 
     summary = spoilt(spoil, small())
     assert summary.budgets["matched"].tolist() == [True] * 4
-    assert summary.budgets["cells"].tolist() == [15, 13, 15, 15]
+    assert summary.budgets["cells"].tolist() == [15, 12, 15, 15]  # not the training that diverged
 
 
 def test_without_the_judged_schedule_nothing_is_matched() -> None:

@@ -22,7 +22,7 @@ from silo_analysis.estimates.oracle import numbers, rivals
 from silo_analysis.estimates.ranking import FEWEST_TOLD_APART
 from silo_analysis.estimates.regret import FIRST_ENDPOINT_CYCLE
 from silo_analysis.estimates.stats import FloatArray, holm
-from silo_analysis.estimates.typical import paired_interval, seeds_needed, tost, two_sided_p
+from silo_analysis.estimates.typical import beyond, paired_interval, seeds_needed, tost, two_sided_p
 from silo_tune.study.model import Study
 
 SIGNIFICANCE = 0.05
@@ -129,7 +129,7 @@ def _needed(values: FloatArray, tolerance: float) -> dict[str, int]:
     size = abs(estimate.median)
     apart, alike = (seeds_needed(values, room, level) for room, level in ((size, 0.975), (tolerance - size, 0.95)))
     found = [each for each in (apart, alike) if each is not None]
-    return {} if not found else dict(zip(("needed_low", "needed_high"), min(found), strict=True))
+    return {} if not found else dict(zip(("needed_low", "needed_high"), beyond(estimate.n, min(found)), strict=True))
 
 
 def _corrected(rows: list[dict[str, Any]], twins: list[str]) -> list[dict[str, Any]]:

@@ -30,7 +30,8 @@ def budget_table(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
         chains: from `regret.chain_rows`.
         study: the study.
     """
-    late = chains[(chains["cycle"] >= 1) & chains["steps"].notna()]
+    whole = chains["status"] != "diverged"  # one that diverged was stopped: its arm has no smaller budget for that
+    late = chains[(chains["cycle"] >= 1) & chains["steps"].notna() & whole]
     arms = list(rivals(study))
     steps = {name: _cells(late[late["arm"] == name], "steps") for name in arms}
     epochs = {name: _cells(late[late["arm"] == name], "epochs") for name in arms}

@@ -6,7 +6,7 @@ import numpy as np
 
 from silo_analysis.estimates.containment import FEWEST_SEEDS, LEVEL
 from silo_analysis.estimates.oracle import OracleCycle
-from silo_analysis.estimates.typical import seeds_needed, upper_bound
+from silo_analysis.estimates.typical import beyond, seeds_needed, upper_bound
 
 
 def seeds_for_verdict(cycle: OracleCycle, arm: str, tolerance: float) -> tuple[int, int] | None:
@@ -34,4 +34,4 @@ def seeds_for_verdict(cycle: OracleCycle, arm: str, tolerance: float) -> tuple[i
     gain = float(np.median(worst))
     level = LEVEL if gain < tolerance else 1 - (1 - LEVEL) / len(paired)
     found = seeds_needed(worst, abs(tolerance - gain), level)
-    return None if found is None else (max(FEWEST_SEEDS, found[0]), max(FEWEST_SEEDS, found[1]))
+    return None if found is None else beyond(max(FEWEST_SEEDS - 1, len(worst)), found)

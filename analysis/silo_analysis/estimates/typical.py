@@ -192,6 +192,11 @@ def seeds_needed(
     return low, high
 
 
+def beyond(n: int, needed: tuple[int, int]) -> tuple[int, int]:
+    """A range of seeds needed, above the n at hand: those have not settled it."""
+    return max(needed[0], n + 1), max(needed[1], n + 1)
+
+
 def _seeds_for(spread: float, margin: float, level: float) -> int:
     for n in range(2, _LARGE):
         if spread * half_width(n, level) <= margin:
