@@ -34,7 +34,7 @@ def begin(file: Path, run: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def wait_for(run: Path, units: int, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while len(committed(run)) < units:
         assert process.poll() is None
         assert time.monotonic() < until, "the run commits nothing"

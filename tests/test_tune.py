@@ -264,9 +264,9 @@ def test_a_driver_that_is_terminated_on_ray_ends_cleanly(tmp_path: Path) -> None
     file.write_text(tomli_w.dumps(small_table(replicates={"seeds": list(range(8))}, retrain={"epochs": 8})))
     command = [sys.executable, "-m", "silo_tune", "run", str(file), "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(folder, 3, process, 90)
+    wait_for(folder, 3, process, 300)
     process.terminate()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 143, said
     assert said.splitlines()[-1].startswith("silo-tune: stopped; nothing committed is lost")
     assert not list((folder / "lease").iterdir())
@@ -281,13 +281,13 @@ def test_a_driver_killed_on_ray_again_and_again_goes_on_to_the_same_table(refere
     kept: dict[str, float] = {}
     for units in (1, 6, 14):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(folder, units, process, 120)
+        wait_for(folder, units, process, 300)
         time.sleep(rng.uniform(0, 0.3))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert {key: at for key, at in committed(folder).items() if key in kept} == kept
         kept = committed(folder)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert {key: at for key, at in committed(folder).items() if key in kept} == kept
     frame, _, _ = load_run(str(folder))
@@ -318,7 +318,7 @@ def test_a_worker_that_uses_up_the_memory_is_ended_with_the_remedy_and_its_unit_
         },
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
