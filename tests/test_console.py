@@ -141,7 +141,7 @@ def test_every_column_is_whole_and_a_long_name_makes_room(told: list[Snapshot], 
     )
     words = printed(lambda console: print_status(console, status(late)), width)
     table = words[words.index("weights") :].splitlines()
-    for head in ("arm", "seed", "cycle", "left", "tried", "max_lr", "validation", "elapsed", "ETA"):
+    for head in ("arm", "seed", "cycle", "left", "tried", "max_lr", "accuracy", "elapsed", "ETA"):
         assert head in table[1]
     assert all(len(line) <= width for line in table)
     rows = [line for line in table if "/3 " in line]
@@ -210,7 +210,7 @@ def test_a_terminal_sees_the_table_redrawn(tmp_path: Path) -> None:
     shown = file.getvalue()
     assert "getting ready: cluster and data" in shown
     assert "note: something to know" in shown
-    last = re.sub(r"\x1b\[[\d;?]*\w", "", shown).rpartition("validation")[2]
+    last = re.sub(r"\x1b\[[\d;?]*\w", "", shown).rpartition("accuracy")[2]
     assert last.count("done") == 4
     assert "15 trials on 1 slot" in last or "15 of at most 15 trials" in last
 
