@@ -518,6 +518,8 @@ def _end(site: Site, folder: Path, attack: Attack) -> None:
 # --- 3. signals ---
 
 # Exit code of the command; one that is not listened to has its default action.
+# Jobs in the background of a shell that is not interactive ignore it, and their children do.
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGQUIT: -signal.SIGQUIT}
 
 
