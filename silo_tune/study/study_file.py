@@ -17,8 +17,8 @@ from silo_tune.study import registry
 from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
 from silo_tune.study.authors import fill_preset
 from silo_tune.study.data import Data, expand
+from silo_tune.study.hidden_mistakes import Problem, all_problems
 from silo_tune.study.key_lines import key_lines, line_of
-from silo_tune.study.mending import Problem, all_problems
 from silo_tune.study.model import Study
 from silo_tune.study.parts import (
     FUNCTION,

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from silo_analysis.answers.inside import ask
 from silo_analysis.answers.missing import notes
+from silo_analysis.answers.text_tables import score_table
 from silo_analysis.estimates.oracle import oracle_cycle
 from silo_analysis.estimates.regret import best_asked
 from silo_analysis.estimates.summary import Summary, summarise
@@ -279,6 +281,13 @@ def test_gaps_and_endpoint_of_chains_that_ended(chains: Summary) -> None:
     assert chains.reached["low", 1] == 2
 
 
+def test_the_table_of_scores_has_medians_and_how_many_trained(chains: Summary) -> None:
+    rows = {row[0]: row[1:] for row in score_table(chains).rows}
+    # Test scores of silo at cycle 2 are 88 and 90 %, and guessing: the mean is 63 %.
+    assert rows["silo"][1].startswith("88.0 ")
+    assert rows["silo"][1].endswith(" 2/3")
+
+
 def test_ranks_of_chains_that_ended(chains: Summary) -> None:
     found = chains.ranking
     assert found["arm"].tolist() == ["oracle", "silo", "low"]
@@ -344,3 +353,14 @@ def test_trials_leak_into_no_interval_gap_regret_or_rank() -> None:
     assert (found.seeds, found.n_val, found.reached) == (alone.seeds, alone.n_val, alone.reached)
     assert found.cost["units"].sum() > alone.cost["units"].sum()  # but they cost
     assert found.cost["pilot_units"].tolist()[0] == piloted["key"].nunique()
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(7, "0 of 0"), (8, "2 of 2")])
+def test_a_cycle_is_informative_after_holm_only_where_its_control_is_outside_after_it(seeds: int, said: str) -> None:
+    # The control at 0.01 is worse in every seed: p is 2⁻ⁿ, times 5/3 for each of three rivals, times two cycles.
+    cycles = [
+        same_in_all_seeds(f"oracle {cycle} | 0.01=low  0.1=silo  0.3  1.0", "80.0  90.0  89.9  89.8", seeds)
+        for cycle in (1, 2)
+    ]
+    answer = ask(summary_of("\n\n".join(cycles), study_of(seeds=seeds, cycles=3, low=LOW)))
+    assert f"Inside in 2 of 2 informative cycles ({said} after Holm)" in answer.verdict

@@ -136,3 +136,8 @@ def test_seeds_needed_bring_the_expected_bound_to_the_margin(margin: float) -> N
         assert bounds == pytest.approx(margin, rel=0.25)
     assert typical.seeds_needed([0.1, 0.1], 0.002) == (2, 2)
     assert typical.seeds_needed([0.5, -0.5], 1e-6) == (10_000, 10_000)
+
+
+@pytest.mark.parametrize(("needed", "said"), [((6, 18), (13, 18)), ((3, 5), (13, 13)), ((20, 30), (20, 30))])
+def test_what_twelve_seeds_have_not_settled_takes_more(needed: tuple[int, int], said: tuple[int, int]) -> None:
+    assert typical.beyond(12, needed) == said

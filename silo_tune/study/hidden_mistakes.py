@@ -15,7 +15,7 @@ Table = dict[str, Any]
 
 # What stands in for a part that the study must have and that is wrong as a whole.
 INSTEAD: Table = {
-    "name": "mended",
+    "name": "stand-in",
     "cycles": 3,
     "data": {"name": "digits"},
     "model": {"name": "lenet-300-100"},
