@@ -201,7 +201,7 @@ def test_smoke_and_set_and_out(tmp_path: Path) -> None:
 
 BAD: list[tuple[tuple[str, ...], str]] = [
     (("dense.epoch=3",), "dense.epoch: unknown key; choose from checkpoint, epochs, max_lr, profile"),
-    (("model.name=lenet",), "model: unknown model 'lenet'; choose from densenet40, "),
+    (("model.name=lenet",), "model: unknown model 'lenet'; choose from dcn-v2, densenet40, "),
     (("retrain.profile=cosin",), "retrain.profile: unknown profile 'cosin'; choose from constant, cosine"),
     (("data.name=digit",), "data: unknown data set 'digit'; choose from arrays, cifar10"),
     (("arms.silo.schedule.eps=0",), "arms.silo.schedule: eps must be above 0"),

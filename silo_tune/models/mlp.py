@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ class MLP(nn.Module):
         widths: units of the hidden layers.
         dropout: share of a hidden layer that training leaves out.
         sizes: numbers of different codes of each category.
-        dimension: numbers that a code stands for; 0 takes 1.6 · size^0.56, at most 50, as in fastai.
+        dimension: numbers that a code stands for; 0 lets its size say it.
     """
 
     def __init__(
@@ -34,22 +35,35 @@ class MLP(nn.Module):
         dimension: int,
     ) -> None:
         super().__init__()
-        wide = [dimension or min(50, round(1.6 * size**0.56)) for size in sizes]
-        self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size, width in zip(sizes, wide, strict=True))
-        layers: list[nn.Module] = []
-        before = inputs + sum(wide)
-        for width in widths:
-            layers += [nn.Linear(before, width), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
-            before = width
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(before, outputs)
+        self.embeddings = embeddings_of(sizes, dimension)
+        wide = inputs + sum(embed.embedding_dim for embed in self.embeddings)  # type: ignore[misc]
+        self.body = hidden(wide, widths, dropout)
+        self.head = nn.Linear([wide, *widths][-1], outputs)
 
     def forward(self, numeric: Tensor, categories: Tensor | None = None) -> Tensor:
-        parts = [numeric.flatten(1)]
-        if categories is not None:
-            parts += [embed(categories[:, place]) for place, embed in enumerate(self.embeddings)]
-        logits: Tensor = self.head(self.body(torch.cat(parts, 1) if len(parts) > 1 else parts[0]))
+        logits: Tensor = self.head(self.body(beside(numeric, categories, self.embeddings)))
         return logits
+
+
+def embeddings_of(sizes: Sequence[int], dimension: int) -> nn.ModuleList:
+    """An embedding for each category; a dimension of 0 takes 1.6 · size^0.56, at most 50, as in fastai."""
+    return nn.ModuleList(nn.Embedding(size, dimension or min(50, round(1.6 * size**0.56))) for size in sizes)
+
+
+def beside(numeric: Tensor, categories: Tensor | None, embeddings: nn.ModuleList) -> Tensor:
+    """(N, numbers) and what the codes (N, categories) stand for, in one row each."""
+    parts = [numeric.flatten(1)]
+    if categories is not None:
+        parts += [embed(categories[:, place]) for place, embed in enumerate(embeddings)]
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def hidden(before: int, widths: Sequence[int], dropout: float) -> nn.Sequential:
+    """Hidden layers of ReLU units, with dropout behind each where there is some."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise([before, *widths]):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+    return nn.Sequential(*layers)
 
 
 def mlp(
@@ -61,10 +75,19 @@ def mlp(
     categories: Sequence[int] = (),
 ) -> nn.Module:
     """Raises BadInput for widths that are no counts and a dropout outside 0 … 1."""
+    dimension = whole("embedding", embedding, least=0)
+    return MLP(math.prod(shape), classes, units(widths), share(dropout), categories, dimension)
+
+
+def units(widths: object) -> list[int]:
+    """The units of hidden layers. Raises BadInput unless it is a list of counts."""
     if not isinstance(widths, list | tuple):
         raise BadInput(f"model.widths: give a list of units, got {widths!r}")
-    units = [whole("widths", width) for width in widths]
+    return [whole("widths", width) for width in widths]
+
+
+def share(dropout: object) -> float:
+    """The share that training leaves out. Raises BadInput outside 0 … 1."""
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise BadInput(f"model.dropout: give a share from 0 to below 1, got {dropout!r}")
-    dimension = whole("embedding", embedding, least=0)
-    return MLP(math.prod(shape), classes, units, float(dropout), categories, dimension)
+    return float(dropout)

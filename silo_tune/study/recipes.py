@@ -154,6 +154,16 @@ RECIPES: dict[str, Recipe] = {
         augment=(),
         sources=Sources("ours: a pilot on Adult", "ours", _OURS, "ours: for small tables"),
     ),
+    "dcn-v2": Recipe(
+        optimizer=_sgd(5e-4),
+        batch=128,
+        epochs=8,
+        profile={"name": "warmup-drop"},
+        eps=0.1,
+        delta=0.3,
+        augment=(),
+        sources=Sources("ours: mlp's", "ours: mlp's", _OURS, "ours: for small tables"),
+    ),
     "gpt": Recipe(
         optimizer={"name": "adamw", "weight_decay": 0.01},
         batch=64,

@@ -99,6 +99,15 @@ MODELS: dict[str, Entry] = {
         ("widths", "dropout", "embedding"),
         {"widths": [16]},
     ),
+    "dcn-v2": Entry(
+        "silo_tune.models.dcn:dcn_v2",
+        "deep and cross network v2 for tables, with embeddings of categories (rank: of cross matrices, 0 is full; "
+        "structure: parallel or stacked)",
+        ("cross", "rank", "widths", "structure", "dropout", "embedding"),
+        {"cross": 1, "widths": [16]},
+        shape=(32,),
+        choices={"structure": ("parallel", "stacked")},
+    ),
     "gpt": Entry(
         "silo_tune.models.gpt:gpt",
         "a small decoder for sequences of tokens",
@@ -146,7 +155,7 @@ MODELS: dict[str, Entry] = {
 }
 TIMM_PREFIX = "timm:"
 # Networks that take examples of any shape; the others take images.
-ANY_SHAPE = ("mlp", "lenet-300-100", "gpt")
+ANY_SHAPE = ("mlp", "dcn-v2", "lenet-300-100", "gpt")
 
 DATA: dict[str, DataEntry] = {
     "digits": DataEntry(
