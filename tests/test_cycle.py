@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from silo_tune.data.load import load_data
+from silo_tune.data.load import open_examples
 from silo_tune.data.sets import Split, split_rows
 from silo_tune.errors import BadInput, Violation
 from silo_tune.models.build import build_model, init_seed
@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, folder: Path, study: Study) -> None:
         self.study, self.notices = study, list[str]()
         self.workspace = Workspace.of(study, str(folder))
-        self.dataset = load_data(study.data)
+        self.dataset: Any = open_examples(study.data, study.task)
         self.worker = self.fresh()
 
     def fresh(self) -> Worker:

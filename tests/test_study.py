@@ -73,7 +73,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     (
         {"model.name": "resnet9"},
         "model",
-        "unknown model 'resnet9'; choose from dcn-v2, densenet40, gpt, lenet-300-100, mlp",
+        "unknown model 'resnet9'; choose from dcn-v2, densenet40, gpt, hf:NAME, lenet-300-100",
     ),
     ({"model.width": 8}, "model", "takes no 'width'"),
     ({"model": {"name": "vgg19", "head": "big"}}, "model", "unknown head 'big'; choose from linear, imagenet"),

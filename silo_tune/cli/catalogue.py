@@ -36,7 +36,7 @@ def _profiles() -> Lines:
 
 
 def _models() -> Lines:
-    return {**_of(registry.MODELS), "timm:NAME": "any model of timm, by its name there"}
+    return {**_of(registry.MODELS), **registry.OTHERS}
 
 
 def _recipes() -> Lines:

@@ -135,7 +135,9 @@ def _built(about: About, model: Callable[..., nn.Module] | None) -> nn.Module:
 def check_plain(model: Mapping[str, Any]) -> None:
     """Raises BadInput for a network that a file must not ask for: building it would read other files or the network."""
     name = str(model.get("name"))
-    timm_name = name.removeprefix(registry.TIMM_PREFIX)
-    known = name in registry.MODELS or (name != timm_name and re.fullmatch(r"[\w.-]+", timm_name) is not None)
+    known = name in registry.MODELS or re.fullmatch(r"(timm|torchvision):[\w.-]+", name) is not None
     if not known or "checkpoint_path" in model:
-        raise BadInput(f"the network {dict(model)} is none that a file may name: one of this project's, or timm:NAME")
+        raise BadInput(
+            f"the network {dict(model)} is none that a file may name: one of this project's, timm:NAME "
+            f"or torchvision:NAME"
+        )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, unknown
 from silo_tune.models.initialise import INITIALISATIONS
 from silo_tune.seeds import stream_seed
 from silo_tune.study import registry
@@ -22,6 +22,7 @@ def build_model(
     seed: int,
     pretrained: bool = False,
     further: Mapping[str, Any] | None = None,
+    folder: str | None = None,
 ) -> nn.Module:
     """A freshly initialised network.
 
@@ -32,6 +33,7 @@ def build_model(
         seed: stream seed of the initialisation; the caller's random state is left alone.
         pretrained: take timm's pretrained weights (`timm:` models only).
         further: what the data tells a network beside shape and classes.
+        folder: of an hf: model, a folder or a name of the Hub.
 
     Raises:
         BadInput: the network is unknown or cannot be built with these arguments.
@@ -42,12 +44,7 @@ def build_model(
     args |= further or {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if "function" in model:
-            built: nn.Module = registry.resolve(model["function"])(shape=shape, classes=classes, **args)
-        elif model["name"].startswith(registry.TIMM_PREFIX):
-            built = _timm(model["name"].removeprefix(registry.TIMM_PREFIX), shape, classes, args, pretrained)
-        else:
-            built = registry.resolve(registry.MODELS[model["name"]].target)(shape=shape, classes=classes, **args)
+        built = _built(model, shape, classes, args, pretrained, folder)
         if init is not None:
             INITIALISATIONS[init](built)
     lazy = [name for name, tensor in built.named_parameters() if is_lazy(tensor)]
@@ -59,9 +56,31 @@ def build_model(
     return laid_out(built)
 
 
+def _built(
+    model: Mapping[str, Any],
+    shape: tuple[int, ...],
+    classes: int,
+    args: dict[str, Any],
+    pretrained: bool,
+    folder: str | None,
+) -> nn.Module:
+    if "function" in model:
+        return registry.resolve(model["function"])(shape=shape, classes=classes, **args)  # type: ignore[no-any-return]
+    package, _, name = str(model["name"]).partition(":")
+    if package == "hf":
+        from silo_tune.models.hf_models import hf_model
+
+        return hf_model(folder, shape, classes, args)
+    if package == "timm":
+        return _timm(name, shape, classes, args, pretrained)
+    if package == "torchvision":
+        return _torchvision(name, shape, classes, args)
+    return registry.resolve(registry.MODELS[package].target)(shape=shape, classes=classes, **args)  # type: ignore[no-any-return]
+
+
 def _require_images(model: Mapping[str, Any], shape: tuple[int, ...]) -> None:
-    name = model.get("name")
-    if name is not None and name not in registry.ANY_SHAPE and len(shape) != 3:
+    name = str(model.get("name", "hf"))
+    if name.partition(":")[0] != "hf" and name not in registry.ANY_SHAPE and len(shape) != 3:
         raise BadInput(
             f"model: {name!r} is for images, and these examples are {shape or 'of several parts'}; take "
             f"{' or '.join(registry.ANY_SHAPE)}, or a function of yours"
@@ -91,3 +110,21 @@ def _timm(name: str, shape: tuple[int, ...], classes: int, args: Mapping[str, An
         return made
     except (RuntimeError, TypeError, ValueError, KeyError, OSError) as error:
         raise BadInput(f"model: timm cannot build {name!r}: {error}") from error
+
+
+def _torchvision(name: str, shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> nn.Module:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise BadInput(f"model: {unknown('classifier of torchvision', name, known)}")
+    if shape[2] != 3:
+        raise BadInput(
+            f"model: the networks of torchvision take images of 3 channels, these have {shape[2]}; take timm:NAME, "
+            f"whose first layer fits any number"
+        )
+    given = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    try:
+        return torchvision.models.get_model(name, weights=None, num_classes=classes, **(given | dict(args)))  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"model: torchvision cannot build {name!r}: {error}") from error

@@ -386,6 +386,8 @@ class Run:
             return False
         if path in _LOOKED_AT:
             return True
+        if path == ("model", "name") and before.model.resolved() == after.model.resolved():
+            return True  # the same folder elsewhere
         if path[0] == "report" or (path[0] == "data" and path[1] in Data.PLACE):
             return True
         if path == ("prune", "targets"):

@@ -25,7 +25,7 @@ INSTEAD: Table = {
     "arms": {"constant": {"mode": "schedule", "schedule": {"name": "constant", "max_lr": 0.1}}},
 }
 # What is left of a part first: what names it, without what is said of it.
-CORE = {"data": ("name", "path"), "model": ("name", "function", "version"), "dense": ("checkpoint",)}
+CORE = {"data": ("name", "path"), "model": ("name", "function", "version", "head"), "dense": ("checkpoint",)}
 # What a study says nothing of whose part is a stand-in; and what a look at its data and network says nothing of.
 UNSAID: dict[str, tuple[str, ...]] = {"cycles": ("arms", "prune")}
 UNSEEN: dict[str, tuple[str, ...]] = {

@@ -47,7 +47,8 @@ class Study(Frozen):
     cycles: int = Field(ge=1, le=1000, description="number of cycles, the dense one (cycle 0) included")
     data: Data = Field(description="which images, how they are split and augmented")
     model: ModelRef = Field(
-        description="the network: a registered name with its arguments, timm:NAME, or a user's function"
+        description="the network: a registered name with its arguments, timm:NAME, torchvision:NAME, hf:NAME, or a "
+        "user's function"
     )
     task: TaskSpec | None = Field(
         default=None,
@@ -89,6 +90,7 @@ class Study(Frozen):
             ends_problems,
             pipeline_problems,
             looks_problems,
+            network_problems,
         )
         problems = problems or [problem for check in checks for problem in check(self)]
         if problems:
@@ -254,6 +256,26 @@ def score_problems(study: Study) -> Iterator[tuple[str, str]]:
     rules = study.evaluate.resolved() or {}
     if score.name != "accuracy" and (rules.get("drop_last") or rules.get("best_on_test")):
         yield "evaluate", f"drop_last and best_on_test are ways to count accuracy, and the score is {score.title}"
+
+
+def network_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """A head that does not fit the task, and weights that are read and would be drawn anew."""
+    kind = (study.task or USUAL).name
+    if (study.model.name or "").startswith(registry.HF_PREFIX) and kind is not None:
+        head, fitting = study.model.args["head"], [h for h, (_, tasks) in registry.HEADS.items() if kind in tasks]
+        if head not in fitting:
+            yield (
+                "model.head",
+                f"{head!r} does not fit the task {kind!r}; take {' or '.join(fitting)}, or a task of yours",
+            )
+    if study.model.pretrained:
+        for name, arm in study.arms.items():
+            if study.settings(arm).after_prune == "reinit":
+                yield (
+                    f"arms.{name}",
+                    'reinit draws weights anew, and the model has pretrained ones: take after_prune = "rewind", which '
+                    'goes back to them with rewind_to = "init"',
+                )
 
 
 def arm_problems(study: Study) -> Iterator[tuple[str, str]]:

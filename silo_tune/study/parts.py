@@ -110,10 +110,33 @@ class ModelRef(Named):
         own = {key: value for key, value in args.items() if key != "init"}
         if "init" in args and args["init"] not in registry.INITS:
             raise ValueError(unknown("init", str(args["init"]), registry.INITS))
-        if not name.startswith(registry.TIMM_PREFIX):
+        if name.startswith(registry.HF_PREFIX):
+            check_hf(args)
+        elif not name.startswith((registry.TIMM_PREFIX, registry.TORCHVISION_PREFIX)):
             if name not in registry.MODELS:
-                raise ValueError(unknown("model", name, [*registry.MODELS, "timm:NAME"]))
+                raise ValueError(unknown("model", name, [*registry.MODELS, *registry.OTHERS]))
             registry.check_name("model", registry.MODELS, name, own)
+
+    @property
+    def pretrained(self) -> bool:
+        """Are its first weights read, instead of drawn?"""
+        return self.name is not None and self.name.startswith(registry.HF_PREFIX) and bool(self.args.get("pretrained"))
+
+    def resolved(self) -> dict[str, Any]:
+        table = super().resolved()
+        # What a folder holds stands in a key, never where it is.
+        return {**table, "name": "hf"} if "content" in table and self.function is None else table
+
+
+def check_hf(args: Mapping[str, Any]) -> None:
+    """Raises ValueError for a head that is none, or for weights that are both read and drawn."""
+    head = args.get("head")
+    if head not in registry.HEADS:
+        raise ValueError(f"an hf: model needs its head: {unknown('head', str(head), registry.HEADS)}")
+    if not isinstance(args.get("pretrained", False), bool):
+        raise ValueError(f"pretrained is true or false, got {args['pretrained']!r}")
+    if args.get("pretrained") and "init" in args:
+        raise ValueError("init draws the weights anew, and pretrained reads them: leave one out")
 
 
 class ProfileRef(Named):

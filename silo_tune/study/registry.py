@@ -153,7 +153,23 @@ MODELS: dict[str, Entry] = {
         choices={"size": ("tiny", "small", "base")},
     ),
 }
-TIMM_PREFIX = "timm:"
+TIMM_PREFIX, HF_PREFIX, TORCHVISION_PREFIX = "timm:", "hf:", "torchvision:"
+# Networks of other packages: how they are named, and what they are.
+OTHERS = {
+    "timm:NAME": "any model of timm, by its name there",
+    "torchvision:NAME": "any classifier of torchvision, by its name there",
+    "hf:NAME": "a model of transformers: a folder with its config.json, or a name of the Hub (head, pretrained, pad)",
+}
+# head of an hf: model → the class of transformers that makes it, and the tasks that it fits beside one's own. A network
+# that sees a whole sequence must not be asked for its next tokens.
+ANSWERS = ("classification", "binary", "multilabel", "regression")
+HEADS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "sequence-classification": ("AutoModelForSequenceClassification", ANSWERS),
+    "image-classification": ("AutoModelForImageClassification", ANSWERS),
+    "causal-lm": ("AutoModelForCausalLM", ("language-model",)),
+    "masked-lm": ("AutoModelForMaskedLM", ()),
+    "token-classification": ("AutoModelForTokenClassification", ()),
+}
 # Networks that take examples of any shape; the others take images.
 ANY_SHAPE = ("mlp", "dcn-v2", "lenet-300-100", "gpt")
 

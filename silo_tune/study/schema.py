@@ -123,12 +123,15 @@ def references() -> dict[str, Schema]:
     for table in LOSSES.values():
         for name, args in table.items():
             losses.setdefault(name, set()).update(args)
-    timm = {"type": "string", "pattern": f"^{registry.TIMM_PREFIX}.+"}
-    any_of_timm = {"type": "object", "required": ["name"], "properties": {"name": timm, "init": init}}
+    free = {"type": "string", "pattern": f"^({registry.TIMM_PREFIX}|{registry.TORCHVISION_PREFIX}).+"}
+    other = {"type": "object", "required": ["name"], "properties": {"name": free, "init": init}}
+    hf = {"type": "string", "pattern": f"^{registry.HF_PREFIX}.+"}
+    own = {"name": hf, "head": _words(registry.HEADS), "pretrained": {"type": "boolean"}, "init": init}
+    of_hf = {"type": "object", "required": ["name", "head"], "properties": own}
     return {
         "ScheduleRef": _reference(schedules),
         "ProfileRef": _reference(profiles, functions=False),
-        "ModelRef": _reference(models, extra=[timm, any_of_timm]),
+        "ModelRef": _reference(models, extra=[free, other, of_hf]),
         "CriterionRef": _reference(criteria),
         "LossRef": _reference(
             {name: {"properties": dict.fromkeys(sorted(args), LOSS_ARGUMENT)} for name, args in losses.items()},

@@ -17,6 +17,7 @@ from silo_tune.study import registry
 from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
 from silo_tune.study.authors import fill_preset
 from silo_tune.study.data import Data, expand
+from silo_tune.study.hf_folder import with_content
 from silo_tune.study.hidden_mistakes import Problem, all_problems
 from silo_tune.study.key_lines import key_lines, line_of
 from silo_tune.study.model import Study
@@ -168,7 +169,16 @@ def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             continue
         if path != "timm" and not path.startswith(("~", "$")) and (folder / path).exists():
             found[section] = {**part, key: str(folder / path)}
-    return found
+    return found | _model_from_folder(table.get("model"), folder)
+
+
+def _model_from_folder(model: Any, folder: Path) -> dict[str, Any]:
+    name = model.get("name") if isinstance(model, Mapping) else None
+    if not isinstance(name, str) or not name.startswith(registry.HF_PREFIX):
+        return {}
+    path = name.removeprefix(registry.HF_PREFIX)
+    there = not path.startswith(("~", "$")) and (folder / path).is_dir()
+    return {"model": {**model, "name": f"{registry.HF_PREFIX}{folder / path}"}} if there else {}
 
 
 def located(file: str | os.PathLike[str], problems: Sequence[tuple[str, str]], sets: Sequence[str] = ()) -> StudyError:
@@ -232,6 +242,9 @@ def parse_study(table: Mapping[str, Any], source: str = "study", recorded: bool 
     if not recorded:
         table = _whole(table, source)
     filled, problems = (dict(table), []) if recorded else expand_presets(table)
+    if not recorded:
+        filled, wrong = with_content(filled)
+        problems += wrong
     try:
         study = Study.model_validate(filled, context={"recorded": recorded})
     except ValidationError as error:

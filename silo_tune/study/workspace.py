@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from silo_tune.machine import absolute
 from silo_tune.study.data import Data, standing
+from silo_tune.study.hf_folder import place_of
 from silo_tune.study.model import Study
 from silo_tune.study.prune import DEFAULT_LAYERS
+from silo_tune.study.registry import HF_PREFIX
 from silo_tune.study.task import TaskSpec
 
 
@@ -31,6 +33,7 @@ class Workspace:
         needs: what a state must hold for the study's criterion beside weights and masks.
         rewind_points: points of the dense training whose weights some arm goes back to.
         checkpoint: path of the pretrained weights, or "timm".
+        network: folder or name on the Hub of an hf: model.
         sys_path: folders from which a user's functions are imported.
     """
 
@@ -50,6 +53,7 @@ class Workspace:
     needs: tuple[str, ...] = ()
     rewind_points: tuple[str, ...] = ()
     checkpoint: str | None = None
+    network: str | None = None
     sys_path: tuple[str, ...] = ()
 
     @classmethod
@@ -74,5 +78,6 @@ class Workspace:
             needs=study.prune.criterion.needs,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
             checkpoint=checkpoint if checkpoint in (None, "timm") else standing(str(checkpoint), "dense.checkpoint"),
+            network=place_of(name) if (name := study.model.name or "").startswith(HF_PREFIX) else None,
             sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),
         )

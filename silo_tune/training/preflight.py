@@ -39,7 +39,7 @@ from silo_tune.study.model import Study
 from silo_tune.study.prune import LAYERS
 from silo_tune.study.task import USUAL
 from silo_tune.study.workspace import Workspace
-from silo_tune.tasks.outputs import beside_logits
+from silo_tune.tasks.outputs import beside_logits, call, logits_of
 from silo_tune.training.process import enter
 from silo_tune.training.trainer import Trainer, evaluate
 from silo_tune.training.worker import Worker
@@ -267,6 +267,8 @@ class _Network:
         if not math.isfinite(loss):
             raise BadInput(f"model: the loss of its first batch is {loss}; it must be finite before training")
         feed = trainer.feed
+        if (self.study.task or USUAL).name == "language-model":
+            require_blind_to_later(trainer.model, few(feed)[0])
         evaluate(trainer.task, trainer.model, feed, replace(feed.val, rows=feed.val.rows[: trainer.unit.batch]))
 
     def _state(self, unit: Unit, trainer: Trainer) -> None:
@@ -296,6 +298,20 @@ class _Network:
                 self.worker.task(unit),
             )
             parent = {"weights": fresh.state_dict(), "mask": masks}
+
+
+@torch.no_grad()
+def require_blind_to_later(model: nn.Module, tokens: Tensor) -> None:
+    """Raises BadInput for a language model whose outputs change with tokens that come later: those it shall predict."""
+    model.eval()
+    other = tokens.clone()
+    other[:, -1] = (tokens[:, -1] == 0).long()
+    change = (logits_of(call(model, other)) - logits_of(call(model, tokens))).abs()
+    if change[:, :-1].max() > 1e-4 * change[:, -1].max():  # below that it is rounding
+        raise BadInput(
+            "model: its outputs depend on tokens that come later, and those are what it shall predict; take a network "
+            'that looks back only (a causal mask, or head = "causal-lm")'
+        )
 
 
 def _candidates(arm: Arm) -> int:

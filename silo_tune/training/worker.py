@@ -192,7 +192,8 @@ class Worker:
         """The unit's network, newly initialised."""
         pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
         further = self.dataset.further if isinstance(self.dataset, ExampleSet) else {}
-        model = build_model(unit.model, self.dataset.shape, self.outputs, seed, pretrained, further)
+        folder = self.workspace.network
+        model = build_model(unit.model, self.dataset.shape, self.outputs, seed, pretrained, further, folder)
         return model.to(self.device)
 
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
