@@ -12,8 +12,10 @@ from silo_tune.machine import VERSION as __version__
 
 if TYPE_CHECKING:
     from silo_tune.api import run_study
+    from silo_tune.cli.console import watch
     from silo_tune.data.sets import DataSet
     from silo_tune.errors import BadInput, RunFailed, SiloTuneError, StudyError
+    from silo_tune.everyday import Pruned, prune
     from silo_tune.export.small import load_small
     from silo_tune.pruning.criteria.scoring import Scoring
     from silo_tune.run.local import LocalRunner
@@ -35,6 +37,7 @@ _HOMES = {
     "Monitor": "run.monitor",
     "Outcome": "run.session",
     "PruneRetrain": "tune.trainable",
+    "Pruned": "everyday",
     "RayRunner": "tune.runner",
     "RunFailed": "errors",
     "Scoring": "pruning.criteria.scoring",
@@ -44,7 +47,9 @@ _HOMES = {
     "StudyError": "errors",
     "load_small": "export.small",
     "load_study": "study.study_file",
+    "prune": "everyday",
     "run_study": "api",
+    "watch": "cli.console",
 }
 
 __all__ = [
@@ -55,6 +60,7 @@ __all__ = [
     "Monitor",
     "Outcome",
     "PruneRetrain",
+    "Pruned",
     "RayRunner",
     "RunFailed",
     "Scoring",
@@ -65,7 +71,9 @@ __all__ = [
     "__version__",
     "load_small",
     "load_study",
+    "prune",
     "run_study",
+    "watch",
 ]
 
 

@@ -40,7 +40,7 @@ FLOORS = (
     ("tune", "curve_fit"),  # all that knows Ray; curves over cycles
     ("api", "answers", "replay"),  # run_study; what a run says; searches on a recorded grid
     ("figures", "combine"),  # pictures; several runs
-    ("report",),  # the page
+    ("report", "everyday"),  # the page; one network, pruned without a study file
     ("cli",),  # the commands, and all that prints
 )
 # Imported inside a function, where the work begins: everything above loads without torch and Ray.
@@ -204,7 +204,7 @@ def test_nobody_inside_imports_the_package_of_public_names() -> None:
 
 
 def test_only_the_commands_import_the_analysis_and_where_a_run_begins_what_looks_at_its_verdicts() -> None:
-    assert users(OURS, {"silo_analysis"}) == {"api", "cli"}
+    assert users(OURS, {"silo_analysis"}) == {"api", "cli", "everyday"}
     assert users(OURS, {"silo_analysis"}, lazy_too=False) <= {"cli"}
     wanted = {i.target for i in OURS if room(i.module) == "api" and i.target.split(".")[0] == "silo_analysis"}
     assert wanted == {"silo_analysis.estimates.sequential"}
@@ -277,7 +277,7 @@ def test_torch_pruning_is_known_to_the_filters_alone_and_waits_there() -> None:
 
 
 def test_pandas_is_known_to_tables_alone_and_waits_there() -> None:
-    assert users(OURS, {"pandas"}) == {"results", "run", "export"}
+    assert users(OURS, {"pandas"}) == {"results", "run", "export", "everyday"}
     assert users(OURS, {"pandas"}, lazy_too=False) == set()
 
 

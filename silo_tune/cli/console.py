@@ -171,8 +171,9 @@ class LiveWatch(_Watch):
         return Group(*table_and_pace(self.progress.snapshot(max(2, room)), room, self.console.width))
 
 
-def watch(console: Console) -> _Watch:
-    """The live table where there is a terminal, else plain lines."""
+def watch(console: Console | None = None) -> _Watch:
+    """A monitor that shows a run, as a context: the live table where there is a terminal, else plain lines."""
+    console = console or Console()
     return LiveWatch(console) if console.is_terminal else PlainWatch(console)
 
 

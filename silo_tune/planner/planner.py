@@ -560,7 +560,9 @@ class Planner:
         return held
 
     def _sweep(self, seed: int) -> None:
-        if not self._replaying and self.study.cluster.keep != "all":
+        keep, pilot = self.study.cluster.keep, self.study.pilot
+        tried = pilot is not None and seed in pilot.seeds
+        if not self._replaying and (keep == "needed" or (keep == "chains" and tried)):
             self._weights.sweep(seed, self._held(seed), self._floor(seed), self._waiters)
 
 

@@ -35,6 +35,7 @@ from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
+from silo_tune.study.parts import BROUGHT
 from silo_tune.study.published import published
 from silo_tune.study.workspace import Workspace
 
@@ -375,7 +376,7 @@ def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:
 
 
 def checkpoint_hash(study: Study) -> str | None:
-    """Content hash of the pretrained weights; for timm's, the model's own name stands for its content.
+    """Content hash of the pretrained weights; of those that the model brings, its name stands for it.
 
     Raises:
         BadInput: there is no such file.
@@ -383,8 +384,9 @@ def checkpoint_hash(study: Study) -> str | None:
     path = study.dense.checkpoint
     if path is None:
         return None
-    if path == "timm":
-        return f"{study.model.name} pretrained"
+    if path in BROUGHT:
+        model = study.model
+        return f"{model.name} pretrained" if model.function is None else f"{model.function} {model.version}"
     try:
         return hashlib.sha256(Path(expand(path, "dense.checkpoint")).read_bytes()).hexdigest()
     except OSError as error:

@@ -503,6 +503,8 @@ def dense_problems(study: Study) -> Iterator[tuple[str, str]]:
         return
     if study.dense.checkpoint == "timm" and not (study.model.name or "").startswith(registry.TIMM_PREFIX):
         yield "dense.checkpoint", '"timm" needs a model named timm:NAME'
+    if study.dense.checkpoint == "model" and study.model.function is None:
+        yield "dense.checkpoint", '"model" needs a function in [model], which gives a trained network'
     if "previous" in study.prune.criterion.needs:
         yield (
             "prune.criterion",
@@ -516,3 +518,5 @@ def dense_problems(study: Study) -> Iterator[tuple[str, str]]:
                 f"arms.{name}",
                 "cannot rewind: [dense] is a checkpoint, whose training is not part of this study",
             )
+        if study.dense.checkpoint == "model" and study.settings(arm).after_prune == "reinit":
+            yield f"arms.{name}", "cannot draw weights anew: the function of [model] gives trained ones"

@@ -206,6 +206,9 @@ class _UserSchedule:
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+# A checkpoint that is no file: weights that the network of [model] brings with it.
+BROUGHT = ("timm", "model")
+
 
 class SGD(Frozen):
     name: Literal["sgd"] = Field(default="sgd", description="the optimizer")
@@ -234,7 +237,8 @@ class AdamW(Frozen):
 class Dense(Frozen):
     """[dense]: cycle 0, trained once per seed and shared by all arms; or a pretrained network.
 
-    `checkpoint` is a safetensors file or a state dict of torch.save, or "timm" for those of a `timm:` model.
+    `checkpoint` is a safetensors file or a state dict of torch.save, "timm" for those of a `timm:` model, or "model"
+    where a user's function gives a network that is trained.
     """
 
     epochs: int | None = Field(default=None, ge=1, le=MOST, description="epochs of the dense training")
@@ -244,7 +248,8 @@ class Dense(Frozen):
     )
     checkpoint: str | None = Field(
         default=None,
-        description='pretrained weights: a safetensors or .pt file, or "timm"; then nothing is trained',
+        description='pretrained weights: a safetensors or .pt file, "timm", or "model" where the function of [model] '
+        "gives a network with its weights; then nothing is trained",
     )
 
     @model_validator(mode="after")
@@ -377,6 +382,7 @@ class Cluster(Frozen):
     partial_seconds: float = Field(
         default=5.0, ge=0, description="least seconds between two partial states; 0 writes one after every epoch"
     )
-    keep: Literal["needed", "all"] = Field(
-        default="needed", description='weights that stay on disk: those still "needed", or "all"'
+    keep: Literal["needed", "chains", "all"] = Field(
+        default="needed",
+        description='weights that stay on disk: those still "needed", of all "chains" but a pilot\'s, or "all"',
     )

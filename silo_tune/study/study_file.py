@@ -22,6 +22,7 @@ from silo_tune.study.hidden_mistakes import Problem, all_problems
 from silo_tune.study.key_lines import key_lines, line_of
 from silo_tune.study.model import Study
 from silo_tune.study.parts import (
+    BROUGHT,
     FUNCTION,
     SGD,
     AdamW,
@@ -167,7 +168,7 @@ def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         part = table.get(section)
         if not isinstance(part, Mapping) or not isinstance(path := part.get(key), str):
             continue
-        if path != "timm" and not path.startswith(("~", "$")) and (folder / path).exists():
+        if path not in BROUGHT and not path.startswith(("~", "$")) and (folder / path).exists():
             found[section] = {**part, key: str(folder / path)}
     return found | _model_from_folder(table.get("model"), folder)
 
@@ -210,10 +211,10 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         section, name = key.split(".")
         part = table.get(section)
         path = part.get(name) if isinstance(part, Mapping) else None
-        # The name of a set of the Hub is no path, nor is "timm".
+        # The name of a set of the Hub is no path, nor is "timm" or "model".
         if (
             not isinstance(path, str)
-            or path == "timm"
+            or path in BROUGHT
             or (name == "path" and not path.startswith((".", "/", "~", "$")))
         ):
             continue
@@ -291,18 +292,27 @@ def _reference_problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _apply_set(table: dict[str, Any], change: str) -> None:
+    put(table, *change_of(change))
+
+
+def change_of(change: str) -> tuple[str, Any]:
+    """Key and value of a KEY.PATH=VALUE. Raises BadInput when it is none."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise BadInput(f"--set takes key.path=value, got {change!r}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.strip().split(".")
+        return key.strip(), text
+
+
+def put(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key of a study's table, "retrain.epochs". Raises BadInput where a table above it is none."""
+    *parents, last = key.split(".")
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise BadInput(f"--set {change}: {parent!r} is not a table of the study")
+            raise BadInput(f"--set {key}: {parent!r} is not a table of the study")
     table[last] = value
 
 

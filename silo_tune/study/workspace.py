@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from silo_tune.machine import absolute
 from silo_tune.study.data import Data, standing
+from silo_tune.study.handed import held
 from silo_tune.study.hf_folder import place_of
 from silo_tune.study.model import Study
+from silo_tune.study.parts import BROUGHT
 from silo_tune.study.prune import DEFAULT_LAYERS
 from silo_tune.study.registry import HF_PREFIX
 from silo_tune.study.task import TaskSpec
@@ -32,9 +36,10 @@ class Workspace:
         granularity, skip, norm_scales, layers: what the study's prunes count, as in [prune].
         needs: what a state must hold for the study's criterion beside weights and masks.
         rewind_points: points of the dense training whose weights some arm goes back to.
-        checkpoint: path of the pretrained weights, or "timm".
         network: folder or name on the Hub of an hf: model.
+        checkpoint: path of the pretrained weights, "timm" or "model".
         sys_path: folders from which a user's functions are imported.
+        handed: objects that the caller handed over, for `study.handed` in the process that trains.
     """
 
     run: str
@@ -55,6 +60,7 @@ class Workspace:
     checkpoint: str | None = None
     network: str | None = None
     sys_path: tuple[str, ...] = ()
+    handed: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, study: Study, run_url: str) -> Workspace:
@@ -77,7 +83,8 @@ class Workspace:
             layers=study.prune.layers,
             needs=study.prune.criterion.needs,
             rewind_points=tuple(sorted(point for point in points if point is not None)),
-            checkpoint=checkpoint if checkpoint in (None, "timm") else standing(str(checkpoint), "dense.checkpoint"),
             network=place_of(name) if (name := study.model.name or "").startswith(HF_PREFIX) else None,
+            checkpoint=checkpoint if checkpoint in (None, *BROUGHT) else standing(str(checkpoint), "dense.checkpoint"),
+            handed=held({str(part.args.get("content")) for part in (study.model, study.data)}),
             sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),
         )

@@ -36,6 +36,7 @@ from silo_tune.study.arms import Arm, OracleArm
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
+from silo_tune.study.parts import BROUGHT
 from silo_tune.study.prune import LAYERS
 from silo_tune.study.task import USUAL
 from silo_tune.study.workspace import Workspace
@@ -129,7 +130,7 @@ def _with_room(found: Findings, needs: Needs, study: Study, workspace: Workspace
 
 def _states(study: Study) -> int:
     """Weights that stand at once: one for each chain, and the candidates of its open cycle."""
-    cycles = study.cycles if study.cluster.keep == "all" else 1
+    cycles = 1 if study.cluster.keep == "needed" else study.cycles
     widest = max((_candidates(arm) for arm in study.arms.values()), default=1)
     return len(study.replicates.seeds) * len(study.arms) * (cycles + widest)
 
@@ -153,7 +154,7 @@ def _functions(study: Study, found: Findings) -> None:
 
 def _checkpoint(study: Study, found: Findings) -> None:
     path = study.dense.checkpoint
-    if path not in (None, "timm") and not os.path.isfile(expand(path, "dense.checkpoint")):
+    if path not in (None, *BROUGHT) and not os.path.isfile(expand(path, "dense.checkpoint")):
         found.problems.append(("dense.checkpoint", f"no file {path!r}"))
 
 
@@ -230,7 +231,7 @@ class _Network:
     def _drawn(self, model: nn.Module) -> None:
         """Tell of a classifier that the checkpoint could not give."""
         path = self.worker.workspace.checkpoint
-        drawn = load_pretrained(model, path) if path not in (None, "timm") else []
+        drawn = load_pretrained(model, path) if path not in (None, *BROUGHT) else []
         if drawn:
             self.found.lines.append(
                 f"dense.checkpoint: {', '.join(drawn)} are for another number of classes and are drawn anew: the dense "

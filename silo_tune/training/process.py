@@ -10,6 +10,7 @@ import torch
 
 from silo_tune.errors import BadInput
 from silo_tune.machine import cpu_name
+from silo_tune.study.handed import hand_over
 from silo_tune.study.workspace import Workspace
 
 
@@ -58,4 +59,5 @@ def enter(workspace: Workspace) -> None:
     if torch.get_num_threads() != workspace.threads:
         torch.set_num_threads(workspace.threads)
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    hand_over(workspace.handed)
     sys.path.extend(path for path in workspace.sys_path if path not in sys.path)

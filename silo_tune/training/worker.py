@@ -31,6 +31,7 @@ from silo_tune.seeds import stream
 from silo_tune.store.example_file import pack_examples
 from silo_tune.store.storage import Storage
 from silo_tune.store.unit_store import UnitStore, new_attempt, unit_of
+from silo_tune.study.parts import BROUGHT
 from silo_tune.study.workspace import Workspace
 from silo_tune.tasks.making import make_task
 from silo_tune.tasks.own import OwnTask
@@ -154,7 +155,7 @@ class Worker:
         dense = self._dense_of(unit)
         result = self.units.result(dense.key)
         assert result is not None
-        parent, taught = self._state_of(unit.parent), self._state_of(dense.key)
+        parent, taught = self.state_of(unit.parent), self.state_of(dense.key)
         while True:
             model, teacher = (self.fresh(unit, init_seed(unit.seed)) for _ in range(2))
             load_weights(model, parent["weights"])
@@ -178,12 +179,12 @@ class Worker:
         """The network as training finds it, its masks, and the resolved peak."""
         model = self.fresh(unit, init_seed(unit.seed))
         if unit.prune is None:
-            if unit.checkpoint is not None and self.workspace.checkpoint not in (None, "timm"):
+            if unit.checkpoint is not None and self.workspace.checkpoint not in (None, *BROUGHT):
                 load_pretrained(model, str(self.workspace.checkpoint))
             masks = full_masks(self.pruner.elements(unit, model).weights)
             return model, masks, None if unit.peak is None else float(unit.peak["value"])
         assert unit.parent is not None
-        masks, facts = self.pruner.prune(unit, model, self._state_of(unit.parent), self.feed(unit), self.task(unit))
+        masks, facts = self.pruner.prune(unit, model, self.state_of(unit.parent), self.feed(unit), self.task(unit))
         self._after_prune(unit, model)
         apply_masks(dict(model.named_parameters()), masks)
         return model, masks, resolve_peak(unit, facts)
@@ -237,7 +238,7 @@ class Worker:
         assert max_lr is not None
         return model, masks, max_lr
 
-    def _state_of(self, key: str) -> dict[str, dict[str, Tensor]]:
+    def state_of(self, key: str) -> dict[str, dict[str, Tensor]]:
         """The state of a committed unit; one that is gone, or lacks what the criterion needs, is trained again."""
         result = self.units.result(key)
         if result is None:
@@ -341,7 +342,7 @@ class Worker:
             data = self.units.read_partial(unit.key)
             if data is None:
                 if carries(unit) and unit.parent is not None:
-                    trainer.carry_on(self._state_of(unit.parent).get("optim", {}))
+                    trainer.carry_on(self.state_of(unit.parent).get("optim", {}))
                 return trainer, max_lr
             if self._restored(unit, data, trainer.restore):
                 return trainer, max_lr

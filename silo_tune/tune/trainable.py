@@ -47,6 +47,7 @@ def make_worker(shared: Shared, notice: Callable[[str], None]) -> Any:
         BadInput: this node does not see the run, or the data.
     """
     from silo_tune.data.load import open_examples
+    from silo_tune.training.process import enter
     from silo_tune.training.worker import Worker
 
     workspace = shared.workspace
@@ -57,6 +58,7 @@ def make_worker(shared: Shared, notice: Callable[[str], None]) -> Any:
         with contextlib.suppress(RayError):
             dataset = ray.get(shared.dataset)
     if dataset is None:  # the node that held it died, and it could not be read again where Ray tried
+        enter(workspace)
         dataset = open_examples(workspace.data, workspace.task)
     return Worker(workspace, dataset, notice)
 

@@ -1,0 +1,86 @@
+"""A caller's own data as a study takes it: tensors, arrays, data sets and loaders of torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data.dataloader import default_collate
+
+from silo_tune.data.arrays import Labels
+from silo_tune.errors import BadInput
+
+SHAPES = "give inputs and targets as (inputs, targets), a map-style torch.utils.data.Dataset, or a DataLoader of one"
+
+
+def fields_of(train: Any, validation: Any, test: Any) -> tuple[dict[str, Any], int | None]:
+    """The fields of a user's data, and the batch size of a loader.
+
+    Args:
+        train, validation, test: each (inputs, targets), a data set or a loader; all but the first may be None. A
+            validation part without a test part is halved: one half chooses, the other one only tells.
+
+    Raises:
+        BadInput: one of them is none of these.
+    """
+    given = {"train": train, "validation": validation, "test": test}
+    parts = {name: _part(name, value) for name, value in given.items() if value is not None}
+    if any(parts[name][0] is parts["train"][0] for name in parts if name != "train"):
+        raise BadInput("validation and test are not the training part: scores would say how well it is remembered")
+    if "validation" in parts and "test" not in parts:
+        parts["validation"], parts["test"] = _halves(*parts["validation"])
+    fields: dict[str, Any] = {}
+    for name, key in (("train", "train"), ("validation", "val"), ("test", "test")):
+        if name in parts:
+            fields[key], fields[f"{key}_labels"] = parts[name]
+    loader = train if isinstance(train, DataLoader) else None
+    if loader is not None and loader.collate_fn is not default_collate:
+        fields["collate"] = loader.collate_fn
+    return fields, None if loader is None else loader.batch_size
+
+
+def _part(name: str, value: Any) -> tuple[Any, Any]:
+    """Inputs and targets; of a data set the targets are in its items."""
+    found = value.dataset if isinstance(value, DataLoader) else value
+    if isinstance(found, IterableDataset):
+        raise BadInput(f"{name}: an IterableDataset has no length and no order to draw batches from; {SHAPES}")
+    if isinstance(found, TensorDataset) and len(found.tensors) == 2:
+        found = found.tensors
+    if isinstance(found, tuple | list) and len(found) == 2 and all(_is_array(part) for part in found):
+        inputs, targets = found
+        if str(getattr(inputs, "dtype", "")).removeprefix("torch.") == "uint8" and len(inputs.shape) == 4:
+            raise BadInput(f"{name}: inputs are bytes; give them as the network takes them: inputs.float() / 255")
+        return inputs, targets
+    if isinstance(found, tuple | str) or not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
+        raise BadInput(f"{name}: {type(found).__name__} is no data; {SHAPES}")
+    return found, None
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_array, value.values()))
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _halves(inputs: Any, targets: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Of a part, two halves by chance, the same each time."""
+    count = len(inputs) if targets is None else len(targets)
+    order: Labels = np.random.default_rng(0).permutation(count)
+    rows = np.sort(order[: count - count // 2]), np.sort(order[count - count // 2 :])
+    return _rows(inputs, targets, rows[0]), _rows(inputs, targets, rows[1])
+
+
+def _rows(inputs: Any, targets: Any, rows: Labels) -> tuple[Any, Any]:
+    if targets is None:
+        return Subset(inputs, rows.tolist()), None
+    return {name: value[rows] for name, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[rows], (
+        targets[rows]
+    )
+
+
+def digest_of(*parts: bytes) -> str:
+    """sha256 of all of them."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()

@@ -1,0 +1,374 @@
+"""`prune`: one network, pruned in cycles with SILO's max_lr, without a study file. The engine is that of a study."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from silo_tune.api import run_study
+from silo_tune.data.given import of_fields
+from silo_tune.data.load import open_examples
+from silo_tune.data.objects import digest_of, fields_of
+from silo_tune.errors import BadInput, RunFailed
+from silo_tune.formats import difference, level_sign, percent, plural, rate, size, telling
+from silo_tune.models.build import init_seed
+from silo_tune.models.checkpoint import load_weights, pack
+from silo_tune.planner.unit import canonical_json
+from silo_tune.planner.winner import gain, guess_told, value_told
+from silo_tune.run.monitor import Monitor
+from silo_tune.store.unit_store import unit_of
+from silo_tune.study.handed import DATA, MODEL, hand_over
+from silo_tune.study.model import Study
+from silo_tune.study.study_file import parse_study, put
+from silo_tune.study.task import TaskSpec
+from silo_tune.study.wording import words_of
+from silo_tune.study.workspace import Workspace
+from silo_tune.training.worker import Worker
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+
+ARM = "silo"
+# Of the pilot that finds ε and ε + δ where they are not given: whole chains, and the rates that they try (ours).
+CHAINS = 8
+RATES = {"sgd": (0.003, 1.0), "adamw": (3e-5, 1e-2)}
+# A pilot's seed is none of the chain's own.
+PILOT_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` gives.
+
+    Attributes:
+        model: the smallest network within the tolerance of the dense one on validation, on the CPU, in evaluation mode,
+            its pruned weights 0. The dense one where none is.
+        cycle: its number of prunes.
+        table: a row a cycle: cycle, weights_remaining (a share of the prunable weights), max_lr, status, val_score,
+            test_score.
+        layers: a row for each layer that can be pruned, of the chosen network: name, weights, left, weights_remaining.
+        file_bytes, zipped_bytes: of the dense and of the chosen network's weights, plain and compressed.
+        study: as the engine ran it.
+        run: folder or URL of the run; the same call resumes there.
+        pilot: trials that were trained to find ε and δ; 0 where they were given.
+        guessing: the network was given as trained, and is no better than the best constant prediction.
+    """
+
+    model: nn.Module
+    cycle: int
+    table: pd.DataFrame
+    layers: pd.DataFrame
+    file_bytes: tuple[int, int]
+    zipped_bytes: tuple[int, int]
+    study: Study
+    run: str
+    pilot: int = 0
+    guessing: bool = False
+
+    def __str__(self) -> str:
+        with telling(words_of(self.study)):
+            return "\n".join(_told(self))
+
+    def picture(self, file: str | os.PathLike[str]) -> None:
+        """Draw score against weights remaining into a file (.png, .svg or .pdf)."""
+        from silo_analysis.figures.draw_chain import save_chain
+
+        with telling(words_of(self.study)):
+            save_chain(self.table, self.cycle, self.study.report.tolerance, str(file))
+
+
+def prune(
+    model: nn.Module | Callable[[], nn.Module],
+    train: Any,
+    validation: Any = None,
+    test: Any = None,
+    *,
+    task: str | Mapping[str, Any] = "classification",
+    weights_remaining: float = 0.1,
+    cycles: int | None = None,
+    epochs: int = 5,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    dense_epochs: int | None = None,
+    max_lr: float | None = None,
+    after_prune: str = "keep",
+    batch: int | None = None,
+    optimizer: str | Mapping[str, Any] = "sgd",
+    tolerance: float | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    out: str | None = None,
+    local: bool = True,
+    address: str | None = None,
+    monitor: Monitor | None = None,
+) -> Pruned:
+    """Prune a network in cycles, each retrained with SILO's max_lr; the same call resumes what was interrupted.
+
+    Args:
+        model: the network, whose weights are where it starts; or a function that makes a new one, which is trained
+            first.
+        train, validation, test: (inputs, targets), a map-style data set of torch, or a DataLoader. Validation chooses,
+            test only tells. Without a test part half of validation is test; without both, each is a fifth of train.
+        task: as [task] of a study: a name, or a table.
+        weights_remaining: share of the prunable weights that the last cycle leaves.
+        cycles: prunes; when left out, so many that each takes about a fifth of what is left.
+        epochs: of each retraining.
+        epsilon, delta: max_lr rises from epsilon to epsilon + delta. When both are left out a pilot finds them: so many
+            whole chains of another seed as `CHAINS` says, which multiplies the cost.
+        dense_epochs: of the training before the first prune. When left out the network is taken as trained.
+        max_lr: of that training; epsilon when left out.
+        after_prune: "keep" the weights that are left, "rewind" them to the start of training, or "reinit": draw them
+            anew. The last needs a function as model.
+        batch: examples of a step; the loader's, or 64.
+        optimizer: as [retrain] optimizer of a study: "sgd", "adamw", or a table.
+        tolerance: difference of scores that counts as none; 0.01 where the score is a share.
+        seed: of all that is drawn.
+        settings: further keys of the study, such as {"retrain.clip": 1.0}.
+        out: run folder or URL; runs/prune-… of all the above when left out.
+        local, address: train in this process; with local = False on a Ray cluster, a local one without address.
+        monitor: hears how it goes; `silo_tune.watch()` shows it.
+
+    Raises:
+        BadInput: what is given does not fit together, or nothing can be pruned.
+        RunFailed: a training failed or diverged at once; what is committed is kept.
+    """
+    spec = {"name": task} if isinstance(task, str) else dict(task)
+    fields, loaded = fields_of(train, validation, test)
+    given = _examples(fields, spec)
+    content = {"model": _network_digest(model), "data": given.content()}
+    hand_over({content["model"]: model, content["data"]: given})
+    if isinstance(model, nn.Module) and after_prune == "reinit":
+        raise BadInput("after_prune: weights are drawn anew of a network that a function makes: give one as model")
+    if not isinstance(model, nn.Module) and dense_epochs is None:
+        raise BadInput("dense_epochs: a new network is trained first; say for how many epochs, and its max_lr")
+    table = {
+        "data": {
+            "function": DATA,
+            "version": content["data"][:16],
+            "args": {"content": content["data"]},
+            "val": "drawn" if validation is None else "given",
+        },
+        "model": {"function": MODEL, "version": content["model"][:16], "content": content["model"]},
+    }
+    return run_pruning(
+        table,
+        task=spec,
+        weights_remaining=weights_remaining,
+        cycles=cycles,
+        epochs=epochs,
+        epsilon=epsilon,
+        delta=delta,
+        dense={"checkpoint": "model"} if dense_epochs is None else {"epochs": dense_epochs, "max_lr": max_lr},
+        after_prune=after_prune,
+        batch=batch or loaded or 64,
+        optimizer=optimizer,
+        tolerance=tolerance,
+        seed=seed,
+        settings=settings,
+        out=out,
+        local=local,
+        address=address,
+        monitor=monitor,
+    )
+
+
+def _examples(fields: Mapping[str, Any], task: Mapping[str, Any]) -> Any:
+    try:
+        return of_fields(fields, TaskSpec.model_validate(task))
+    except BadInput:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise BadInput(f"data: {error}") from None
+
+
+def _network_digest(model: nn.Module | Callable[[], nn.Module]) -> str:
+    """Says which network this is: its layers, its weights, and its code where that can be read."""
+    made = model if isinstance(model, nn.Module) else model()
+    if not isinstance(made, nn.Module):
+        raise BadInput(f"model: give a torch.nn.Module or a function that makes one; this gives {type(made).__name__}")
+    weights = pack({"weights": made.state_dict()}) if made is model else b"drawn anew"
+    code = ""
+    with contextlib.suppress(OSError, TypeError):
+        code = inspect.getsource(type(made))
+    return digest_of(repr(made).encode(), code.encode(), weights)
+
+
+# --- for the command too ---
+
+
+def run_pruning(
+    table: Mapping[str, Any],
+    *,
+    task: Mapping[str, Any],
+    weights_remaining: float,
+    cycles: int | None,
+    epochs: int,
+    epsilon: float | None,
+    delta: float | None,
+    dense: Mapping[str, Any],
+    after_prune: str,
+    batch: int,
+    optimizer: str | Mapping[str, Any],
+    tolerance: float | None,
+    seed: int,
+    settings: Mapping[str, Any] | None,
+    out: str | None,
+    local: bool,
+    address: str | None,
+    monitor: Monitor | None,
+) -> Pruned:
+    """`prune` of a study's own [model] and [data]; `dense` is its [dense], whose max_lr may be left out."""
+    study = pruning_study(
+        table, task, weights_remaining, cycles, epochs, epsilon, delta, dense, after_prune, batch, optimizer,
+        tolerance, seed, settings or {},
+    )  # fmt: skip
+    named = study.model_dump(mode="json", exclude={"cluster", "report"})
+    url = out or f"runs/prune-{hashlib.sha256(canonical_json(named).encode()).hexdigest()[:8]}"
+    outcome = run_study(study, url, local=local, address=address, monitor=monitor)
+    return _gathered(study, outcome.url, outcome.frame)
+
+
+def pruning_study(
+    table: Mapping[str, Any],
+    task: Mapping[str, Any],
+    weights_remaining: float,
+    cycles: int | None,
+    epochs: int,
+    epsilon: float | None,
+    delta: float | None,
+    dense: Mapping[str, Any],
+    after_prune: str,
+    batch: int,
+    optimizer: str | Mapping[str, Any],
+    tolerance: float | None,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> Study:
+    """The study of one chain. Raises BadInput for all that is wrong with it."""
+    if not 0 < weights_remaining < 1:
+        raise BadInput(f"weights_remaining: {weights_remaining} is no share between 0 and 1")
+    if (epsilon is None) != (delta is None):
+        raise BadInput("epsilon, delta: give both, or neither, and a pilot finds them")
+    prunes = cycles or max(1, math.ceil(math.log(weights_remaining) / math.log(0.8) - 0.5))
+    steps = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
+    if "checkpoint" not in dense and dense.get("max_lr") is None:
+        if epsilon is None:
+            raise BadInput("max_lr: say the peak learning rate of the dense training, or epsilon")
+        dense = {**dense, "max_lr": epsilon}
+    made: dict[str, Any] = {
+        "name": "prune",
+        "cycles": prunes + 1,
+        **{name: dict(part) for name, part in table.items()},
+        "dense": dict(dense),
+        "prune": {"rate": 1 - weights_remaining ** (1 / prunes), "after_prune": after_prune},
+        "retrain": {"epochs": epochs, "batch": batch, "optimizer": steps},
+        "replicates": {"seeds": [seed]},
+        "arms": {ARM: {"mode": "schedule", "schedule": {"name": "silo"}}},
+        "cluster": {"keep": "chains"},
+    }
+    if dict(task) != {"name": "classification"}:
+        made["task"] = dict(task)
+    if epsilon is not None:
+        made["arms"][ARM]["schedule"] |= {"eps": epsilon, "delta": delta}
+    else:
+        low, high = RATES["sgd" if steps.get("name") == "sgd" else "adamw"]
+        made["pilot"] = {
+            "seeds": [seed + PILOT_SEED], "chains": CHAINS, "low": low, "high": high, "proposals": "guided",
+        }  # fmt: skip
+    for key, value in settings.items():
+        put(made, key, value)
+    study = parse_study(_with_tolerance(made, 0.01 if tolerance is None else tolerance), "prune")
+    if tolerance is None and not study.scored.share:
+        raise BadInput(f"tolerance: say which difference of {study.scored.title} counts as none")
+    return study
+
+
+def _with_tolerance(table: Mapping[str, Any], tolerance: float) -> dict[str, Any]:
+    return {**table, "report": {"tolerance": tolerance, **table.get("report", {})}}
+
+
+def _gathered(study: Study, url: str, frame: pd.DataFrame) -> Pruned:
+    import pandas as pd
+
+    rows = frame[(frame["arm"] == ARM) & (frame["mode"] == "schedule")].sort_values("cycle")
+    good = rows[rows["status"] == "ok"]
+    if not len(good) or int(good["cycle"].iloc[0]) != 0:
+        reason = rows["error"].dropna().iloc[0] if rows["error"].notna().any() else "its run has no dense network"
+        raise RunFailed(f"the dense network has no result: {reason}; lower max_lr, or see {url}")
+    chosen = _smallest(good, study)
+    workspace = Workspace.of(study, url)
+    worker = Worker(workspace, open_examples(workspace.data, workspace.task))
+    dense, result = (worker.units.result(str(key)) for key in (good["key"].iloc[0], chosen["key"]))
+    assert dense is not None
+    assert result is not None
+    states = worker.state_of(dense["key"]), worker.state_of(result["key"])
+    network = worker.fresh(unit_of(result), init_seed(study.replicates.seeds[0]))
+    load_weights(network, states[1]["weights"])
+    files = [pack({"weights": state["weights"]}) for state in states]
+    columns = ["cycle", "weights_remaining", "max_lr", "status", "val_score", "test_score"]
+    return Pruned(
+        model=network.cpu().eval(),
+        cycle=int(chosen["cycle"]),
+        table=rows[columns].reset_index(drop=True),
+        layers=pd.DataFrame(_layers(states[1]["mask"])),
+        file_bytes=(len(files[0]), len(files[1])),
+        zipped_bytes=(len(zlib.compress(files[0])), len(zlib.compress(files[1]))),
+        study=study,
+        run=url,
+        guessing=study.dense.checkpoint is not None and value_told(dense) <= guess_told(dense),
+        pilot=int(frame[frame["mode"] == "pilot"]["key"].nunique()),
+    )
+
+
+def _smallest(good: pd.DataFrame, study: Study) -> pd.Series[Any]:
+    """The row of the last cycle whose validation score is within the tolerance of the dense network's."""
+    gains = [gain(float(score), study.scored.sign) for score in good["val_score"]]
+    near = [row for row, worth in enumerate(gains) if worth >= gains[0] - study.report.tolerance]
+    return good.iloc[near[-1]]
+
+
+def _layers(masks: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
+    for name, mask in masks.items():
+        left = int(mask.sum())
+        yield {"layer": name, "weights": mask.numel(), "left": left, "weights_remaining": left / mask.numel()}
+
+
+def _told(of: Pruned) -> Iterator[str]:
+    """The summary, in lines of at most 80 columns."""
+    rates = [value for value in of.table["max_lr"][1:] if value == value]
+    found = f", found by a pilot of {plural(of.pilot, 'trial')}" if of.pilot else ""
+    if rates:
+        yield f"max_lr from {rate(rates[0])} to {rate(rates[-1])}{found}; {of.study.prune.after_prune} after a prune"
+    yield f"{'cycle':>5}  {'weights left':>12}  {'max_lr':>8}  {'validation':>12}  {'test':>12}"
+    for row in of.table.to_dict("records"):
+        scores = [level_sign(row[name]) for name in ("val_score", "test_score")]
+        shown = "  ".join(f"{score:>12}" for score in scores) if row["status"] == "ok" else f"  {row['status']}"
+        mark = "  ←" if row["cycle"] == of.cycle else ""
+        left = f"{percent(row['weights_remaining'])} %"
+        yield f"{row['cycle']:>5}  {left:>12}  {rate(row['max_lr']):>8}  {shown}{mark}"
+    dense, chosen = of.table.iloc[0], of.table[of.table["cycle"] == of.cycle].iloc[0]
+    if of.guessing:
+        yield "The network as given is no better than guessing: give dense_epochs, and it is trained first."
+    lost = difference(chosen["test_score"] - dense["test_score"])
+    within = difference(of.study.report.tolerance, signed=False)
+    if of.cycle == 0:
+        yield f"No pruned network is within {within} of the dense one on validation."
+    else:
+        yield f"← the smallest within {within} of the dense one on validation;"
+        yield f"  on test {lost} against it"
+    yield f"File: {_kb(of.file_bytes[1])}, as the dense one: zeros alone save nothing."
+    yield f"Zipped: {_kb(of.zipped_bytes[1])}, the dense one {_kb(of.zipped_bytes[0])}."
+
+
+def _kb(count: int) -> str:
+    return size(count) if count >= 10 * 2**20 else f"{count / 1024:.0f} KB"

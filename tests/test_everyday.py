@@ -1,0 +1,200 @@
+"""`prune`: a network of the caller's, pruned on the engine of a study; what it gives is what the run says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import silo_tune
+from silo_tune.data.objects import fields_of
+from silo_tune.errors import BadInput
+from silo_tune.everyday import Pruned, prune
+from tests.test_cli import in_process
+
+X, Y = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+X = X.float() / 16
+TRAIN, VALIDATION = (X[:1200], Y[:1200]), (X[1200:], Y[1200:])
+FEW: dict[str, Any] = {"epochs": 2, "cycles": 3, "epsilon": 0.05, "delta": 0.1}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 60), nn.Linear(60, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.first(inputs).relu())  # type: ignore[no-any-return]
+
+
+def right(network: nn.Module, part: tuple[Tensor, Tensor]) -> float:
+    with torch.no_grad():
+        return float((network(part[0]).argmax(1) == part[1]).float().mean())
+
+
+@pytest.fixture(scope="module")
+def trained() -> Net:
+    torch.manual_seed(1)
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(TRAIN[0]), TRAIN[1]).backward()
+        optimizer.step()
+    return net
+
+
+@pytest.fixture(scope="module")
+def pruned(trained: Net, tmp_path_factory: pytest.TempPathFactory) -> Pruned:
+    out = tmp_path_factory.mktemp("pruned")
+    return prune(trained, TRAIN, VALIDATION, weights_remaining=0.05, tolerance=0.05, out=str(out / "run"), **FEW)
+
+
+def test_a_network_is_pruned_as_far_as_asked_and_the_smallest_within_the_tolerance_is_given(pruned: Pruned) -> None:
+    table = pruned.table
+    assert list(table["cycle"]) == [0, 1, 2, 3]
+    assert table["weights_remaining"].iloc[-1] == pytest.approx(0.05, abs=1e-3)
+    within = table[table["val_score"] >= table["val_score"].iloc[0] - 0.05]
+    assert pruned.cycle == within["cycle"].iloc[-1] > 0
+    chosen = table.iloc[pruned.cycle]
+    left = sum(int((module.weight != 0).sum()) for module in pruned.model.modules() if isinstance(module, nn.Linear))
+    assert left == pruned.layers["left"].sum() == round(chosen["weights_remaining"] * (64 * 60 + 600))
+
+
+def test_its_scores_are_those_of_the_network_that_is_given(pruned: Pruned, trained: Net) -> None:
+    chosen = pruned.table.iloc[pruned.cycle]
+    whole = (chosen["val_score"] * 299 + chosen["test_score"] * 298) / 597  # halves of what was given for validation
+    assert right(pruned.model, VALIDATION) == pytest.approx(whole, abs=1e-6)
+    dense = pruned.table.iloc[0]
+    assert right(trained, VALIDATION) == pytest.approx((dense["val_score"] * 299 + dense["test_score"] * 298) / 597)
+    assert not pruned.model.training
+
+
+def test_the_same_call_trains_nothing_again_and_another_network_is_another_run(
+    pruned: Pruned, trained: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path(pruned.run).rglob("result.json")}
+    again = prune(trained, TRAIN, VALIDATION, weights_remaining=0.05, tolerance=0.05, out=pruned.run, **FEW)
+    assert {path: path.stat().st_mtime_ns for path in Path(pruned.run).rglob("result.json")} == before
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), pruned.model.parameters(), strict=True))
+    with pytest.raises(BadInput, match="model"):
+        prune(Net(), TRAIN, VALIDATION, weights_remaining=0.05, tolerance=0.05, out=pruned.run, **FEW)
+
+
+def test_the_summary_fits_a_terminal_and_says_what_zeros_save(pruned: Pruned, tmp_path: Path) -> None:
+    lines = str(pruned).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "max_lr from 0.05 to 0.15; keep after a prune"
+    assert lines[pruned.cycle + 2].endswith("←")
+    assert "zeros alone save nothing" in lines[-2]
+    assert pruned.file_bytes[0] == pruned.file_bytes[1]
+    assert pruned.zipped_bytes[1] < 0.8 * pruned.zipped_bytes[0]
+    pruned.picture(tmp_path / "chain.png")
+    assert (tmp_path / "chain.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pilot_finds_the_rates_of_a_network_that_a_function_makes_and_its_trials_are_counted(tmp_path: Path) -> None:
+    found = prune(
+        Net, TRAIN, VALIDATION, dense_epochs=1, max_lr=0.1, epochs=1, cycles=1, after_prune="reinit",
+        out=str(tmp_path / "run"), settings={"pilot.chains": 5},
+    )  # fmt: skip
+    assert found.pilot == 6  # the dense network of its own seed, and five rates of one cycle
+    assert f"found by a pilot of {found.pilot} trials" in str(found)
+    assert len(list(Path(found.run).rglob("result.json"))) == found.pilot + 2
+    assert len(list(Path(found.run).rglob("state-*"))) == 2  # both of the chain, none of the pilot
+
+
+class Contrary(nn.Module):
+    """Says what a network holds for least likely."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return -self.inner(inputs)  # type: ignore[no-any-return]
+
+
+def test_a_network_that_guesses_and_is_given_as_trained_is_told_of(trained: Net, tmp_path: Path) -> None:
+    found = prune(Contrary(trained), TRAIN, VALIDATION, out=str(tmp_path / "run"), **{**FEW, "cycles": 1, "epochs": 1})
+    assert found.guessing
+    assert "no better than guessing" in str(found)
+
+
+def test_the_same_data_in_any_form_is_the_same_data() -> None:
+    arrays = (X[:1200].numpy(), Y[:1200].numpy())
+    loader = DataLoader(TensorDataset(*TRAIN), batch_size=17, shuffle=True)
+    for given, batch in ((TRAIN, None), (arrays, None), (TensorDataset(*TRAIN), None), (loader, 17)):
+        fields, loaded = fields_of(given, None, None)
+        assert np.array_equal(np.asarray(fields["train"]), arrays[0])
+        assert np.array_equal(np.asarray(fields["train_labels"]), arrays[1])
+        assert loaded == batch
+    fields, _ = fields_of(TRAIN, VALIDATION, None)
+    assert (len(fields["val"]), len(fields["test"])) == (299, 298)
+    joined = torch.cat([fields["val"], fields["test"]])
+    assert sorted(map(tuple, joined.tolist())) == sorted(map(tuple, VALIDATION[0].tolist()))
+    assert fields_of(TRAIN, VALIDATION, VALIDATION)[0]["val"] is VALIDATION[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"train": [1, 2]}, "no numbers|labels|data"),
+        ({"train": "digits"}, "train: str is no data"),
+        ({"validation": TRAIN}, "validation and test are not the training part"),
+        ({"train": (X.byte().reshape(-1, 8, 8, 1), Y)}, "train: inputs are bytes"),
+        ({"weights_remaining": 1.5}, "weights_remaining: 1.5 is no share"),
+        ({"epsilon": None}, "epsilon, delta: give both, or neither"),
+        ({"after_prune": "reinit"}, "after_prune: weights are drawn anew"),
+        ({"after_prune": "rewind"}, "cannot rewind"),
+        ({"model": Net}, "dense_epochs: a new network is trained first"),
+        ({"model": lambda: 3, "dense_epochs": 1}, "gives int"),
+        ({"model": nn.Flatten()}, "prun|train"),
+        ({"task": "regression"}, "tolerance|regression"),
+        ({"settings": {"retrain.clop": 1}}, "retrain.clop.*did you mean"),
+        ({"weights_remaining": 0.0001}, "prune|layer|weight"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained(
+    change: dict[str, Any], told: str, trained: Net, tmp_path: Path
+) -> None:
+    given = {"model": trained, "train": TRAIN, "validation": VALIDATION, **FEW, "out": str(tmp_path / "run"), **change}
+    with pytest.raises(BadInput) as refused:
+        prune(**given)
+    assert re.search(told, str(refused.value)), str(refused.value)
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_the_command_says_the_same_and_draws_it(tmp_path: Path) -> None:
+    few = "--dense-epochs 1 --epsilon 0.1 --delta 0.1 --epochs 1 --cycles 1 --weights-remaining 0.5"
+    asked = f"prune --model lenet-300-100 --data digits {few} --set retrain.clip=5.0 --out {tmp_path / 'run'}"
+    run = in_process(*asked.split())
+    assert run.returncode == 0, run.stderr
+    assert "weights left" in run.stdout
+    assert (tmp_path / "run" / "pruned.png").exists()
+    refused = in_process("prune", "--model", "lenet-300-100", "--data", "digits")
+    assert refused.returncode == 2
+    assert "--dense-epochs" in refused.stderr
+
+
+@pytest.mark.slow
+def test_on_a_ray_cluster_it_is_the_same_network(pruned: Pruned, trained: Net, tmp_path: Path) -> None:
+    far = silo_tune.prune(
+        trained,
+        TRAIN,
+        VALIDATION,
+        weights_remaining=0.05,
+        tolerance=0.05,
+        out=str(tmp_path / "run"),
+        local=False,
+        **FEW,
+    )
+    assert far.table["val_score"].tolist() == pruned.table["val_score"].tolist()
+    assert all(torch.equal(a, b) for a, b in zip(far.model.parameters(), pruned.model.parameters(), strict=True))
