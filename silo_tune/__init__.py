@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from silo_tune.errors import BadInput, RunFailed, SiloTuneError, StudyError
     from silo_tune.everyday import Pruned, prune
     from silo_tune.export.small import load_small
+    from silo_tune.loops.pruner import Pruner
+    from silo_tune.loops.silo_lr import SiloLR
     from silo_tune.pruning.criteria.scoring import Scoring
     from silo_tune.run.local import LocalRunner
     from silo_tune.run.monitor import Monitor
@@ -38,10 +40,12 @@ _HOMES = {
     "Outcome": "run.session",
     "PruneRetrain": "tune.trainable",
     "Pruned": "everyday",
+    "Pruner": "loops.pruner",
     "RayRunner": "tune.runner",
     "RunFailed": "errors",
     "Scoring": "pruning.criteria.scoring",
     "Silo": "schedules.peaks",
+    "SiloLR": "loops.silo_lr",
     "SiloTuneError": "errors",
     "Study": "study.model",
     "StudyError": "errors",
@@ -61,10 +65,12 @@ __all__ = [
     "Outcome",
     "PruneRetrain",
     "Pruned",
+    "Pruner",
     "RayRunner",
     "RunFailed",
     "Scoring",
     "Silo",
+    "SiloLR",
     "SiloTuneError",
     "Study",
     "StudyError",

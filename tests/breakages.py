@@ -240,6 +240,30 @@ BREAKAGES = (
         "    return min(0.0, found)\n",
         "tests/analysis/test_two_sources.py::test_intervals_hold_the_difference_over_all_seeds_and_images_in_few_runs",
     ),
+    Breakage(
+        "In a loop of one's own pruned weights are zero after every step of any optimizer",
+        "momentum and weight decay move them",
+        "silo_tune/loops/pruner.py",
+        "                pruner.apply()",
+        "                pass",
+        "tests/test_loops.py::test_pruned_weights_are_zero_after_every_step_and_the_others_move",
+    ),
+    Breakage(
+        "What a pruned weight would do counts in no norm",
+        "its gradient is clipped with the others",
+        "silo_tune/loops/pruner.py",
+        "return gradient.masked_fill(self._gone_on(name, gradient.device), 0.0)",
+        "return gradient",
+        "tests/test_loops.py::test_the_weights_that_stay_train_as_if_the_others_were_not_there",
+    ),
+    Breakage(
+        "A loop of one's own has the peaks of a study",
+        "the peak is that of the cycle before",
+        "silo_tune/loops/silo_lr.py",
+        "self._schedule.peak(self.cycle, self.pruned)",
+        "self._schedule.peak(max(0, self.cycle - 1), self.pruned)",
+        "tests/test_loops.py::test_peaks_and_rates_are_those_of_a_study",
+    ),
 )
 
 

@@ -41,7 +41,7 @@ class FeedExamples:
         return self.feed.batches(replace(part, rows=part.rows[positions.to(part.rows.device)]), batch)
 
 
-class Pruner:
+class UnitPruner:
     """Prunes the networks of one worker; which filters of a network can be removed is found out once.
 
     Args:

@@ -29,6 +29,7 @@ from silo_tune.study.parts import (
     Cluster,
     Dense,
     Evaluate,
+    Frozen,
     Replicates,
     Report,
     Retrain,
@@ -257,6 +258,19 @@ def parse_study(table: Mapping[str, Any], source: str = "study", recorded: bool 
     if problems:
         raise StudyError(source, problems)
     return study
+
+
+class _PruneAlone(Frozen):
+    prune: Prune
+
+
+def parse_prune(table: Mapping[str, Any]) -> Prune:
+    """A [prune] section without a study. Raises StudyError with every problem found."""
+    whole = {"prune": dict(table)}
+    try:
+        return _PruneAlone.model_validate(whole).prune
+    except ValidationError as error:
+        raise StudyError("", list(_readable(error, whole))) from None
 
 
 def _whole(table: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from silo_tune.pruning.criteria.scoring import Scoring, in_mode
 from silo_tune.pruning.filters import NORMALISATIONS
 from silo_tune.pruning.layers import CONVOLUTIONS
 from silo_tune.pruning.masks import Masks, PrunableElements, top
-from silo_tune.pruning.prune_step import FeedExamples, Pruner, few_images, parent_masks, scores
+from silo_tune.pruning.prune_step import FeedExamples, UnitPruner, few_images, parent_masks, scores
 from silo_tune.schedules.peaks import rate_at_share
 from silo_tune.seeds import stream
 from silo_tune.study.pipelines import ICE_VERSION
@@ -91,7 +91,7 @@ class IceLoop:
         unit: Unit,
         model: nn.Module,
         parent: Mapping[str, Any],
-        pruner: Pruner,
+        pruner: UnitPruner,
         feed: AnyFeed,
         task: Task,
         dense_accuracy: float,

@@ -24,7 +24,7 @@ from silo_tune.planner.outcome import FORMAT
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.in_effect import require_in_effect
 from silo_tune.pruning.masks import Masks, alive, apply_masks, full_masks
-from silo_tune.pruning.prune_step import Pruner, few
+from silo_tune.pruning.prune_step import UnitPruner, few
 from silo_tune.schedules.peaks import RULES, PruneFacts, rounded
 from silo_tune.schedules.shapes import maximum_of
 from silo_tune.seeds import stream
@@ -75,7 +75,7 @@ class Worker:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
-        self.pruner = Pruner(workspace, dataset.shape)
+        self.pruner = UnitPruner(workspace, dataset.shape)
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, AnyFeed] = {}
         self._tasks: dict[int, Task] = {}
