@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from silo_tune.data.sets import DataSet
     from silo_tune.errors import BadInput, RunFailed, SiloTuneError, StudyError
     from silo_tune.everyday import Pruned, prune
-    from silo_tune.export.small import load_small
+    from silo_tune.export.network_file import load
     from silo_tune.loops.pruner import Pruner
     from silo_tune.loops.silo_lr import SiloLR
     from silo_tune.pruning.criteria.scoring import Scoring
@@ -49,7 +49,7 @@ _HOMES = {
     "SiloTuneError": "errors",
     "Study": "study.model",
     "StudyError": "errors",
-    "load_small": "export.small",
+    "load": "export.network_file",
     "load_study": "study.study_file",
     "prune": "everyday",
     "run_study": "api",
@@ -75,7 +75,7 @@ __all__ = [
     "Study",
     "StudyError",
     "__version__",
-    "load_small",
+    "load",
     "load_study",
     "prune",
     "run_study",

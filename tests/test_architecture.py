@@ -288,7 +288,9 @@ def test_no_pickle_is_ever_imported() -> None:
 def test_nothing_is_read_through_a_pickle() -> None:
     for file in (ROOT / "silo_tune").rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-        assert not {ast.unparse(call.func) for call in calls} & {"torch.save", "pd.read_pickle"}
+        named = {ast.unparse(call.func) for call in calls}
+        assert "pd.read_pickle" not in named
+        assert "torch.save" not in named or file.name == "checkpoint.py", file.name  # of tensors, for others
         for call in calls:  # of a user's checkpoint: tensors alone, and no code of the file is run
             only = {word.arg: ast.unparse(word.value) for word in call.keywords}.get("weights_only") == "True"
             assert ast.unparse(call.func) != "torch.load" or (only and file.name == "checkpoint.py"), file.name

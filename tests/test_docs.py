@@ -36,6 +36,8 @@ NOT_RUN = {
     "ray start": "needs other machines",
     "silo-tune run study.toml --address HEAD:6379": "needs other machines",
     "silo-tune status s3://": "needs a bucket",
+    "silo-tune weights runs/digits --arm silo --seed 0 --format onnx": "needs an extra; tests/test_weights.py runs it",
+    "silo-tune weights runs/digits --arm silo --seed 0 --out digits-hub": "needs a network",
 }
 
 

@@ -22,6 +22,7 @@ import tomli_w
 from silo_tune.api import run_study
 from silo_tune.cli import app
 from silo_tune.errors import BadInput, RunFailed
+from silo_tune.export.weights import take_weights
 from silo_tune.run.session import Outcome
 from silo_tune.store import lease
 from silo_tune.store.lease import Lease
@@ -225,10 +226,15 @@ def test_a_local_path_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 @slow
-def test_a_run_has_the_table_of_a_local_one_and_never_lists_its_units(place: Place, here: Outcome) -> None:
+def test_a_run_has_the_table_of_a_local_one_and_never_lists_its_units(
+    place: Place, here: Outcome, tmp_path: Path
+) -> None:
     """Of many thousand units each listing would cost seconds, and money."""
     there = run_study(study(), place.url, local=True)
     assert_same_table(here.frame, there.frame)
+    for name, url in (("here", here.url), ("there", place.url)):
+        take_weights(url, "silo", 0, 2, out=str(tmp_path / name))
+    assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("here", "there")}) == 1
     assert run_study(study(), place.url, local=True).counts.trained == 0
     assert run_study(study(4), place.url, local=True).counts.trained > 0
     for words in (["plan", study_file(place, 4), "--out", place.url], ["status", place.url], ["report", place.url]):

@@ -119,7 +119,9 @@ def test_no_module_calls_what_runs_code_that_it_reads() -> None:
         node for _, name, node in named if name == "torch.load" and ast.unparse(node).endswith("weights_only=True)")
     ]
     assert [(file, name) for file, name, node in named if name in LOADERS and node not in safe] == []
-    assert len(safe) == 1  # of a user's checkpoint; `tests/test_environments.py` gives it a file with code in it
+    assert (
+        len(safe) == 1
+    )  # of a checkpoint, or of weights; `tests/test_environments.py` gives it a file with code in it
     loads = [(file, node) for file, name, node in named if name in ("np.load", "numpy.load", "np.save", "numpy.save")]
     assert loads
     for file, node in loads:

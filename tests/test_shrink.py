@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 import silo_tune.export.shrink
-from silo_tune import load_small
+from silo_tune import load
 from silo_tune.api import run_study
 from silo_tune.data.named import digits
 from silo_tune.data.sets import DataSet
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.export.shrink import TOLERANCE, Images, Shrunk, compare, images_of, shrink_unit, weights_of
-from silo_tune.export.small import KEY, About, pack_weights, read_small
+from silo_tune.export.chosen_unit import weights_of
+from silo_tune.export.network_file import FIRST_KEY, About, pack_weights, read_file
+from silo_tune.export.shrink import TOLERANCE, Images, Shrunk, compare, images_of, shrink_unit
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import pack
 from silo_tune.pruning.filters import without_filters
@@ -106,10 +107,10 @@ def source(url: str, arm: str) -> tuple[nn.Module, Images]:
 
 APART = """import sys
 import safetensors.torch, torch
-from silo_tune import load_small
+from silo_tune import load
 for file in sys.argv[1:]:
     with torch.inference_mode():
-        made = load_small(file)(safetensors.torch.load_file(file + ".images")["images"])
+        made = load(file)(safetensors.torch.load_file(file + ".images")["images"])
     safetensors.torch.save_file({"outputs": made}, file + ".outputs")
 """
 
@@ -197,7 +198,7 @@ def lenet_parameters(first: int, second: int) -> int:
 def test_a_lenet_has_exactly_the_parameters_of_what_is_left(lenet: str, arm: str, tmp_path: Path) -> None:
     file = tmp_path / "small.safetensors"
     outcome = shrink_unit(lenet, arm, 0, None, str(file))
-    about, weights = read_small(file)
+    about, weights = read_file(file)
     first, second = len(about.kept["fc1.weight"]), len(about.kept["fc2.weight"])
     assert outcome.filters == (400, first + second)
     if arm == "ice":  # a block loses its share rounded up, twice
@@ -216,7 +217,7 @@ def test_a_lenet_has_exactly_the_parameters_of_what_is_left(lenet: str, arm: str
 def test_the_file_says_what_its_network_is_and_takes(lenet: str, tmp_path: Path) -> None:
     file = tmp_path / "small.safetensors"
     outcome = shrink_unit(lenet, "silo", 0, 2, str(file), batch=16)
-    about, _ = read_small(file)
+    about, _ = read_file(file)
     pixels = digits(Data(name="digits")).train
     assert about.model == {"name": "lenet-300-100"}
     assert (about.shape, about.classes, about.key) == ((8, 8, 1), 10, outcome.key)
@@ -358,9 +359,9 @@ def test_a_users_functions_are_imported_only_when_asked(tmp_path: Path) -> None:
     shrink_unit(url, "silo", 0, None, str(file), functions=True)
     from tests.users import model
 
-    assert load_small(file, model).body[0].out_features == 22  # type: ignore[union-attr,index]
-    with pytest.raises(BadInput, match=r"made by 'tests\.users:model': give load_small that function as model"):
-        load_small(file)
+    assert load(file, model).body[0].out_features == 22  # type: ignore[union-attr,index]
+    with pytest.raises(BadInput, match=r"made by 'tests\.users:model', which is imported only if you say so"):
+        load(file)
 
 
 def test_random_numbers_stand_in_for_lost_data_where_that_is_allowed(
@@ -379,9 +380,9 @@ def test_random_numbers_stand_in_for_lost_data_where_that_is_allowed(
     done = in_process("shrink", lenet, "--arm", "silo", "--seed", "0", "--out", out, "--random-images")
     assert done.returncode == 0, done.stderr
     assert "on 64 images of random numbers" in done.stdout
-    about, _ = read_small(out)
+    about, _ = read_file(out)
     assert (about.mean, about.std) == (None, None)
-    same = [read_small(path)[1] for path in (out, tmp_path / "real.safetensors")]
+    same = [read_file(path)[1] for path in (out, tmp_path / "real.safetensors")]
     assert all(torch.equal(value, same[1][name]) for name, value in same[0].items())
 
 
@@ -411,13 +412,13 @@ def about_of(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": 2}, "written by a newer silo-tune"),
-        ({"shape": [8, 8]}, "the words of .* are damaged"),
+        ({"format": 3}, "written by a newer silo-tune"),
+        ({"shape": [64], "kept": {"fc1.weight": [0]}}, "the words of .* are damaged"),
         ({"extra": 1}, "the words of .* are damaged"),
         ({"model": {"name": "lenet"}}, "none that a file may name"),
         ({"model": {"name": "timm:hf-hub:someone/something"}}, "none that a file may name"),
         ({"model": {"name": "timm:vit_tiny_patch16_224", "checkpoint_path": "/tmp/x.pt"}}, "none that a file may name"),
-        ({"model": {"function": "os:system", "version": "1"}}, "give load_small that function as model"),
+        ({"model": {"function": "os:system", "version": "1"}}, "imported only if you say so"),
         ({"model": {"name": "resnet8", "width": 4, "depth": 9}}, "cannot be built"),
         ({"kept": {"fc1.weight": [0, 400]}}, "has filters 0 to 299"),
         ({"kept": {"fc1.weight": []}}, "has filters 0 to 299, of which one or more stay"),
@@ -430,18 +431,22 @@ def test_a_file_that_is_not_whole_or_asks_for_too_much_is_refused(
 ) -> None:
     file = tmp_path / "small.safetensors"
     weights = build_model({"name": "lenet-300-100"}, (8, 8, 1), 10, seed=0).state_dict()
-    file.write_bytes(safetensors.torch.save(weights, {KEY: json.dumps(about_of(**changes))}))
+    file.write_bytes(safetensors.torch.save(weights, {FIRST_KEY: json.dumps(about_of(**changes))}))
     with pytest.raises(BadInput, match=words):
-        load_small(file)
+        load(file)
 
 
 def test_other_files_are_refused(lenet: str, tmp_path: Path) -> None:
     other, text = tmp_path / "other.safetensors", tmp_path / "text.safetensors"
     other.write_bytes(pack_weights(nn.Linear(2, 2)))
     text.write_text("weights", encoding="utf-8")
-    for file, words in ((other, "not a file of"), (text, "cannot be read"), (tmp_path / "none", "cannot be read")):
+    for file, words in (
+        (other, "does not say what its network is"),
+        (text, "cannot be read"),
+        (tmp_path / "none", "cannot be read"),
+    ):
         with pytest.raises(BadInput, match=words):
-            read_small(file)
+            read_file(file)
 
 
 def test_a_network_is_left_as_it_is() -> None:

@@ -8,7 +8,14 @@ import sys
 import traceback
 
 # Commands register themselves where they are imported; `--help` keeps this order.
-from silo_tune.cli import prune_command, report_commands, show_command, shrink_command, training_commands  # noqa: F401
+from silo_tune.cli import (  # noqa: F401
+    prune_command,
+    report_commands,
+    show_command,
+    shrink_command,
+    training_commands,
+    weights_command,
+)
 from silo_tune.cli.app import app
 from silo_tune.cli.stopping import LAST_WORDS, listen, stops
 from silo_tune.cli.streams import made_whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,19 +13,17 @@ from torch import Tensor, nn
 from silo_tune.data.batches import Feed
 from silo_tune.data.load import facts, open_data
 from silo_tune.data.sets import split_rows
-from silo_tune.errors import BadInput, RunFailed, unknown
+from silo_tune.errors import BadInput, RunFailed
+from silo_tune.export.chosen_unit import require_chain, require_functions, weights_of
 from silo_tune.export.inference import Latency, latency, macs, non_zero, parameters
-from silo_tune.export.small import About, check_plain, pack_weights, shrunk
+from silo_tune.export.network_file import About, pack_weights, shrunk, write_all
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
-from silo_tune.models.checkpoint import load_weights, unpack
-from silo_tune.planner.journal import decisions, key_of_cycle
+from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.filters import Filters, removable
 from silo_tune.seeds import stream
 from silo_tune.store.run_folder import Run
-from silo_tune.store.unit_store import unit_of
-from silo_tune.study.arms import TuneArm
 from silo_tune.study.model import Study
 from silo_tune.tasks.outputs import logits_of
 
@@ -141,8 +138,15 @@ def shrink_unit(
         raise BadInput(f"--batch: {batch} is not a number of images")
     run = Run(url, notice)
     study = run.study()
-    _check_study(study, arm, seed, functions)
-    unit, state = weights_of(run, study, arm, seed, cycle)
+    require_chain(run, study, arm, seed)
+    if study.prune.granularity != "filter":
+        raise BadInput(
+            'nothing can be removed: single weights were pruned; prune filters (prune.granularity = "filter")'
+        )
+    require_functions(study, functions)
+    if cycle == 0:
+        raise BadInput("--cycle: cycle 0 is the dense network, of which nothing was pruned")
+    unit, state = weights_of(run, study, arm, seed, cycle, first=1)
     images = images_of(run, study, unit, random_images)
     masked = _masked(unit, state, images)
     found = removable(masked, images.shape)
@@ -170,60 +174,7 @@ def _new_file(out: str) -> Path:
     return file
 
 
-def _check_study(study: Study, arm: str, seed: int, functions: bool) -> None:
-    if arm not in study.arms:
-        raise BadInput(unknown("arm", arm, study.arms))
-    if isinstance(study.arms[arm], TuneArm):
-        raise BadInput(
-            f"arm {arm!r} is a search whose chains are trials; run a schedule arm with the constants that it found"
-        )
-    if seed not in study.replicates.seeds:
-        raise BadInput(f"unknown seed {seed}; choose from {', '.join(map(str, study.replicates.seeds))}")
-    if study.prune.granularity != "filter":
-        raise BadInput(
-            'nothing can be removed: single weights were pruned; prune filters (prune.granularity = "filter")'
-        )
-    named = [ref.function for ref in (study.model, study.data) if ref.function is not None]
-    if functions:
-        return
-    if named:
-        raise BadInput(f"the run's study names {', '.join(named)}: say --functions to import what you trust")
-    check_plain(study.model.resolved())
-
-
 # --- the unit ---
-
-
-def weights_of(
-    run: Run, study: Study, arm: str, seed: int, cycle: int | None
-) -> tuple[Unit, dict[str, dict[str, Tensor]]]:
-    """The unit that a chain continued with at a cycle, and its state; of the last cycle that has one when left out.
-
-    Raises:
-        BadInput: there is no such unit, or its weights are gone.
-    """
-    if cycle == 0:
-        raise BadInput("--cycle: cycle 0 is the dense network, of which nothing was pruned")
-    closed = {
-        number: key
-        for number in range(1, study.cycles)
-        if (key := key_of_cycle(decisions(run, arm, seed, number))) is not None
-    }
-    if cycle is not None and cycle not in closed:
-        have = ", ".join(map(str, closed)) or "none yet"
-        raise BadInput(f"--cycle: arm {arm!r}, seed {seed} has no network of cycle {cycle}; it has of {have}")
-    for number in reversed(closed) if cycle is None else [cycle]:
-        result = run.result(closed[number])
-        data = None if result is None else run.units.read_state(result)
-        if result is not None and data is not None:
-            return unit_of(result), unpack(data)[0]
-    if not closed:
-        raise BadInput(f"arm {arm!r}, seed {seed} has not closed a pruned cycle; resume the run")
-    which = "every cycle" if cycle is None else f"cycle {cycle}"
-    raise BadInput(
-        f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle, "
-        f'which is the default here; with cluster.keep = "all" from its start it keeps every cycle\'s'
-    )
 
 
 def kept_filters(found: Mapping[str, Filters], masks: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -341,11 +292,4 @@ def _size(network: nn.Module, image: Tensor, data: bytes) -> Size:
 
 
 def _write(file: Path, data: bytes, outcome: Shrunk) -> None:
-    words = json.dumps(asdict(outcome), indent=2).encode()
-    try:
-        for path, content in ((file.with_suffix(".json"), words), (file, data)):
-            part = path.with_name(f".{path.name}.tmp")
-            part.write_bytes(content)
-            os.replace(part, path)
-    except OSError as error:
-        raise BadInput(f"--out: cannot write {str(file)!r}: {error.strerror}") from None
+    write_all({file.with_suffix(".json"): json.dumps(asdict(outcome), indent=2).encode(), file: data})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, words
 
 Tensors = dict[str, Tensor]
 LFS = b"version https://git-lfs"  # how a file of Git LFS begins that was not fetched
@@ -126,10 +129,35 @@ def _classifier(model: nn.Module, own: Mapping[str, Tensor]) -> list[str]:
     return [name for name in own if name.rpartition(".")[0] in heads]
 
 
+def _unpickled(file: Path) -> Any:
+    """What torch.save wrote: tensors and plain values, for no code of the file is run."""
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def pack_state_dict(weights: Tensors, key: str, told: str) -> bytes:
+    """A state dict as torch.save writes it, for `load_state_dict`; what is told hangs on it as an attribute."""
+    state = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in weights.items())
+    vars(state)[key] = told
+    written = io.BytesIO()
+    torch.save(state, written)
+    return written.getvalue()
+
+
+def read_state_dict(file: Path, key: str) -> tuple[str | None, Tensors]:
+    """The words and the tensors of `pack_state_dict`; None for words that are not there. Raises BadInput."""
+    try:
+        found = _unpickled(file)
+    except Exception as error:  # pickle and zip raise many kinds
+        raise BadInput(f"{str(file)!r} cannot be read as weights of torch: {words(error)}") from error
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise BadInput(f"{str(file)!r} holds no state dict, a name and a tensor for each weight")
+    return getattr(found, key, None), dict(found)
+
+
 def _read_weights(file: Path) -> Tensors:
     if file.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = _unpickled(file)
         except Exception as error:  # pickle and zip raise many kinds
             raise BadInput(
                 f"dense.checkpoint: {str(file)!r} holds more than tensors, or is damaged ({type(error).__name__}); "

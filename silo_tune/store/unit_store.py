@@ -117,10 +117,8 @@ class UnitStore:
 
     def read_state(self, result: Mapping[str, Any]) -> bytes | None:
         """The state of a committed unit, restated ones included; None when it was swept or is corrupt."""
-        key = result["key"]
-        folder = self.folder(key)
-        claims = [result["state"], *(restated["state"] for restated in self._restated(key))]
-        for claim in (claim for claim in reversed(claims) if claim is not None):
+        folder = self.folder(result["key"])
+        for claim in self._states(result):
             try:
                 data = self.storage.read(f"{folder}/{claim['file']}")
             except FileNotFoundError:
@@ -129,6 +127,16 @@ class UnitStore:
                 return data
             self._aside(f"{folder}/{claim['file']}", data, "the trial is trained again for its weights")
         return None
+
+    def has_state(self, result: Mapping[str, Any]) -> bool:
+        """Are the weights of a committed unit still there?"""
+        folder = self.folder(result["key"])
+        return any(self.storage.exists(f"{folder}/{claim['file']}") for claim in self._states(result))
+
+    def _states(self, result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """What is said of the states of a committed unit, the latest first."""
+        claims = [result["state"], *(restated["state"] for restated in self._restated(result["key"]))]
+        return [claim for claim in reversed(claims) if claim is not None]
 
     def restate(self, result: Mapping[str, Any]) -> None:
         """Record that a unit whose weights were gone was trained again."""

@@ -30,3 +30,12 @@ def make_task(spec: TaskSpec | None, outputs: int, targets: Tensor | None) -> Ta
     if task.guess is None:
         raise BadInput(f"task: {task.kind} needs a target for each example, and the data gives none")
     return task
+
+
+def outputs_of(spec: TaskSpec | None, classes: int) -> int:
+    """Numbers that a network gives of an example. Raises BadInput for yes or no of more than two classes."""
+    if spec is None or spec.name != "binary":
+        return classes
+    if classes > 2:
+        raise BadInput(f"task: a binary task has two classes, and the data has {classes}")
+    return 1

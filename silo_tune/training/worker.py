@@ -33,7 +33,7 @@ from silo_tune.store.storage import Storage
 from silo_tune.store.unit_store import UnitStore, new_attempt, unit_of
 from silo_tune.study.parts import BROUGHT
 from silo_tune.study.workspace import Workspace
-from silo_tune.tasks.making import make_task
+from silo_tune.tasks.making import make_task, outputs_of
 from silo_tune.tasks.own import OwnTask
 from silo_tune.tasks.seam import Evaluation, Task
 from silo_tune.tasks.supervised import Supervised
@@ -310,12 +310,8 @@ class Worker:
 
     @property
     def outputs(self) -> int:
-        """Numbers that a network gives of an example. Raises BadInput for yes or no of more than two classes."""
-        if self.workspace.task is None or self.workspace.task.name != "binary":
-            return self.dataset.classes
-        if self.dataset.classes > 2:
-            raise BadInput(f"task: a binary task has two classes, and the data has {self.dataset.classes}")
-        return 1
+        """As `outputs_of`."""
+        return outputs_of(self.workspace.task, self.dataset.classes)
 
     def _with_guess(self, unit: Unit, task: Task) -> Task:
         """A user's task that does not say what a guess is worth is measured on the untrained network."""

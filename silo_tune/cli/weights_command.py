@@ -1,0 +1,68 @@
+"""The command that takes a network out of a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from silo_tune.cli.app import Debug, RunFolder, app
+from silo_tune.cli.streams import say
+
+
+class FileForm(StrEnum):
+    """What `weights` writes."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
+@app.command()
+def weights(
+    run: RunFolder,
+    arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="An arm of the run.")],
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="One of its seeds.")],
+    cycle: Annotated[
+        int | None, typer.Option("--cycle", metavar="M", help="The last cycle with weights when left out; 0 is dense.")
+    ] = None,
+    form: Annotated[
+        FileForm, typer.Option("--format", help="safetensors, a state dict of torch, or ONNX.")
+    ] = FileForm.SAFETENSORS,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="A folder; NAME-ARM-seed-S-cycle-M here when left out."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Upload both files to the Hugging Face Hub too.")
+    ] = None,
+    functions: Annotated[
+        bool, typer.Option("--functions", help="Import the functions that the run's study names, from here.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the weights of a trained network and a model card, for `silo_tune.load` and others."""
+    from silo_tune.export.weights import take_weights
+
+    if functions and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    taken = take_weights(
+        run,
+        arm,
+        seed,
+        cycle,
+        form=form.value,
+        out=out,
+        force=force,
+        functions=functions,
+        push=push,
+        notice=lambda message: say(message, err=True),
+    )
+    say(f"{arm}, seed {seed}, cycle {taken.cycle}: {taken.result['weights_remaining']:.1%} of the weights remain")
+    say(f"written: {', '.join(str(taken.folder / name) for name in taken.files)}")
+    if taken.address is not None:
+        say(f"uploaded: {taken.address}")

@@ -1,0 +1,76 @@
+"""One unit of a run, by its arm, seed and cycle, and its weights."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from silo_tune.errors import BadInput, unknown
+from silo_tune.export.network_file import check_plain
+from silo_tune.models.checkpoint import unpack
+from silo_tune.planner.journal import decisions, key_of_cycle
+from silo_tune.planner.unit import Unit
+from silo_tune.store.run_folder import Run
+from silo_tune.store.unit_store import unit_of
+from silo_tune.study.arms import TuneArm
+from silo_tune.study.model import Study
+
+
+def require_chain(run: Run, study: Study, arm: str, seed: int) -> None:
+    """Raises BadInput where a run has no one chain of this arm and seed; what there is is named."""
+    if arm not in study.arms:
+        raise BadInput(unknown("arm", arm, study.arms))
+    if isinstance(study.arms[arm], TuneArm):
+        raise BadInput(
+            f"arm {arm!r} is a search whose chains are trials; run a schedule arm with the constants that it found"
+        )
+    if seed not in study.replicates.seeds:
+        raise BadInput(f"unknown seed {seed}; choose from {', '.join(map(str, study.replicates.seeds))}")
+    if run.is_record(study):
+        raise BadInput(f"{run.url} is a record: it has rows and no weights; name the run folder that it is from")
+
+
+def require_functions(study: Study, functions: bool) -> None:
+    """Raises BadInput where a study names functions that nobody allowed to import, or a network that reads files."""
+    named = [ref.function for ref in (study.model, study.data) if ref.function is not None]
+    if named and not functions:
+        raise BadInput(f"the run's study names {', '.join(named)}: say --functions to import what you trust")
+    if study.model.function is None:
+        check_plain(study.model.resolved())
+
+
+def weights_of(
+    run: Run, study: Study, arm: str, seed: int, cycle: int | None, first: int = 0
+) -> tuple[Unit, dict[str, dict[str, Tensor]]]:
+    """The unit that a chain continued with at a cycle, and its state.
+
+    Args:
+        run, study, arm, seed: which chain.
+        cycle: of it; the last that has weights when left out.
+        first: the first cycle that may be meant.
+
+    Raises:
+        BadInput: there is no such unit, or its weights are gone.
+    """
+    closed = {
+        number: result
+        for number in range(first, study.cycles)
+        if (key := key_of_cycle(decisions(run, arm, seed, number))) is not None
+        and (result := run.result(key)) is not None
+    }
+    if not closed:
+        which = "a cycle" if first == 0 else "a pruned cycle"
+        raise BadInput(f"arm {arm!r}, seed {seed} has not closed {which}; resume the run")
+    if cycle is not None and cycle not in closed:
+        have = ", ".join(map(str, closed))
+        raise BadInput(f"--cycle: arm {arm!r}, seed {seed} has no network of cycle {cycle}; it has of {have}")
+    for number in reversed(closed) if cycle is None else [cycle]:
+        data = run.units.read_state(closed[number])
+        if data is not None:
+            return unit_of(closed[number]), unpack(data)[0]
+    there = [str(number) for number, result in closed.items() if run.units.has_state(result)]
+    which = "every cycle" if cycle is None else f"cycle {cycle}"
+    raise BadInput(
+        f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle. "
+        f"Cycles that have theirs: {', '.join(there) or 'none'}. For every cycle's, run the study anew with "
+        f'cluster.keep = "all" and another --out'
+    )

@@ -1,0 +1,130 @@
+"""What a reader of the weights must know: a model card in Markdown, with the facts as YAML at its head."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from silo_tune.export.network_file import About
+from silo_tune.formats import level_sign, percent_sign, telling
+from silo_tune.study.model import Study
+from silo_tune.study.wording import words_of
+
+USE = """```python
+import silo_tune
+
+network = silo_tune.load("{file}"{functions})  # in evaluation mode, on the CPU
+```"""
+USE_ONNX = """```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+```"""
+
+
+def card(
+    study: Study,
+    arm: str,
+    result: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+    about: About,
+    file: str,
+    command: Sequence[str],
+) -> str:
+    """The card of a unit.
+
+    Args:
+        study, arm: which chain of the run.
+        result: the unit's, as it is committed.
+        data: what RUN/data.json says.
+        about: as in the file of the network.
+        file: its name.
+        command: what wrote it.
+    """
+    unit, task, score = result["unit"], about.task or {}, study.scored
+    known = {
+        "task": task.get("name"),
+        "data": {"name": study.data.name or study.data.function, "content": None if data is None else data["content"]},
+        "sparsity": result["sparsity"],
+        "score": {
+            "name": score.name,
+            "unit": "share of 1" if score.share else score.unit or None,
+            "validation": result["val_score"],
+            "n_validation": result["n_val"],
+            "test": result["test_score"],
+            "n_test": result["n_test"],
+        },
+        "study": study.name,
+        "arm": arm,
+        "seed": unit["seed"],
+        "cycle": unit["cycle"],
+        "key": result["key"],
+        "command": shlex.join(command),
+        "versions": dict(about.versions),
+    }
+    best = (unit.get("evaluation") or {}).get("best_on_test")
+    parts = {"val": "validation", "test": "test, the best of all epochs" if best else "test"}
+    with telling(words_of(study)) as words:
+        scores = [
+            (f"{words.title}, {title}", level_sign(result[f"{part}_score"]), result[f"n_{part}"])
+            for part, title in parts.items()
+        ]
+    return "\n".join([*_head(known), *_body(study, known, about, scores, file, command)]) + "\n"
+
+
+def _head(known: Mapping[str, Any]) -> list[str]:
+    """YAML, each value as JSON, which YAML reads."""
+    facts = [f"  {name}: {json.dumps(value)}" for name, value in known.items()]
+    return ["---", "library_name: silo-tune", 'tags: ["silo-tune", "pruning"]', "silo_tune:", *facts, "---", ""]
+
+
+def _body(
+    study: Study,
+    known: Mapping[str, Any],
+    about: About,
+    scores: Sequence[tuple[str, str, int]],
+    file: str,
+    command: Sequence[str],
+) -> list[str]:
+    name = about.model.get("name") or about.model["function"]
+    use = USE_ONNX if file.endswith(".onnx") else USE
+    trusted = ", functions=True" if "function" in about.model else ""
+    rows = [
+        ("network", f"`{name}`"),
+        ("data", f"`{known['data']['name']}`"),
+        ("weights that are zero", f"{percent_sign(known['sparsity'])} of the prunable ones"),
+        *((title, f"{value} of {count:,}") for title, value, count in scores),
+        ("trial", f"`{known['key'][:12]}`: arm `{known['arm']}`, seed {known['seed']}, cycle {known['cycle']}"),
+    ]
+    return [
+        f"# {study.name}: {known['arm']}, seed {known['seed']}, cycle {known['cycle']}",
+        "",
+        f"A network for {known['task']} that was pruned and retrained by silo-tune. Pruned weights are exact zeros.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {title} | {value} |" for title, value in rows),
+        "",
+        use.format(file=file, functions=trusted),
+        "",
+        _takes(about),
+        "",
+        "Written by",
+        "",
+        "```sh",
+        shlex.join(command),
+        "```",
+    ]
+
+
+def _takes(about: About) -> str:
+    if len(about.shape) != 3:
+        return "It takes examples as the study's data gives them, encoded by what the training part shows."
+    height, width, channels = about.shape
+    image = f"It takes images (batch, {channels}, {height}, {width}), single precision"
+    if about.mean is None or about.std is None:
+        return f"{image}, normalised by mean and standard deviation of the training part, which are not known here."
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (about.mean, about.std))
+    return f"{image}: (pixel − mean) / std per channel, of pixels from 0 to 255, with mean {mean} and std {std}."
