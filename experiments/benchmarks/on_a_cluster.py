@@ -1,8 +1,8 @@
 """What a cluster costs: slots that wait, work that a death loses, and what ten thousand units leave behind.
 
-    python experiments/benchmarks/cluster.py busy [--seeds 3] [--json FILE]
-    python experiments/benchmarks/cluster.py killed [--kills 5] [--json FILE]
-    python experiments/benchmarks/cluster.py long [--units 10000] [--local] [--json FILE]
+    python experiments/benchmarks/on_a_cluster.py busy [--seeds 3] [--json FILE]
+    python experiments/benchmarks/on_a_cluster.py killed [--kills 5] [--json FILE]
+    python experiments/benchmarks/on_a_cluster.py long [--units 10000] [--local] [--json FILE]
 
 - *busy*: a greedy Oracle of seven rates, SILO and a control on the real CIFAR-10 (SILO_TUNE_CIFAR10; ResNet-8 of width
   8, 8,000 images, 4 epochs a cycle), on two slots, two ways in one run: ours, and the usual one of a Tuner for each

@@ -1,6 +1,6 @@
 """The planner's own cost: whole studies with simulated training, on a real run folder of the local disk.
 
-    python experiments/benchmarks/planner.py [--units N …] [--grow seeds|cycles|points] [--json FILE]
+    python experiments/benchmarks/planning.py [--units N …] [--grow seeds|cycles|points] [--json FILE]
 
 Each size is a study of about so many units (SILO, three controls, a greedy and a conditioned Oracle), run to its end in
 a process of its own. Training is simulated: an outcome that depends on the key alone, and a state of a few bytes. All

@@ -1,6 +1,6 @@
 """How long a report of many rows takes, and how much memory.
 
-    python experiments/benchmarks/report.py [--rows N] [--keep DIR] [--profile]
+    python experiments/benchmarks/reporting.py [--rows N] [--keep DIR] [--profile]
 
 It makes a record of so many rows with two grid Oracles and eight schedules over nine cycles, more seeds until there are
 enough rows, and runs `silo-tune report` on it in a process of its own: wall seconds, and the greatest resident memory.
