@@ -320,7 +320,7 @@ def test_the_command_shows_both_networks(lenet: str, tmp_path: Path) -> None:
         ({"--seed": "7"}, "unknown seed 7; choose from 0"),
         ({"--cycle": "0"}, "cycle 0 is the dense network"),
         ({"--cycle": "3"}, "has no network of cycle 3; it has of 1, 2"),
-        ({"--cycle": "1"}, "the weights of cycle 1 of arm 'silo', seed 0 are gone: .* cluster.keep = \"all\""),
+        ({"--cycle": "1"}, "the weights of cycle 1 of arm 'silo', seed 0 are gone: .* cluster.keep = \"chains\""),
         ({"--out": "small.pt"}, "'small.pt' does not end in .safetensors"),
         ({"--out": "none/small.safetensors"}, "there is no folder 'none'"),
         ({"--batch": "0"}, "0 is not a number of images"),
@@ -360,7 +360,7 @@ def test_a_users_functions_are_imported_only_when_asked(tmp_path: Path) -> None:
     from tests.users import model
 
     assert load(file, model).body[0].out_features == 22  # type: ignore[union-attr,index]
-    with pytest.raises(BadInput, match=r"made by 'tests\.users:model', which is imported only if you say so"):
+    with pytest.raises(BadInput, match=r"made by 'tests\.users:model', which a file does not hold: give load"):
         load(file)
 
 
@@ -418,7 +418,7 @@ def about_of(**changes: Any) -> dict[str, Any]:
         ({"model": {"name": "lenet"}}, "none that a file may name"),
         ({"model": {"name": "timm:hf-hub:someone/something"}}, "none that a file may name"),
         ({"model": {"name": "timm:vit_tiny_patch16_224", "checkpoint_path": "/tmp/x.pt"}}, "none that a file may name"),
-        ({"model": {"function": "os:system", "version": "1"}}, "imported only if you say so"),
+        ({"model": {"function": "os:system", "version": "1"}}, "a file does not hold"),
         ({"model": {"name": "resnet8", "width": 4, "depth": 9}}, "cannot be built"),
         ({"kept": {"fc1.weight": [0, 400]}}, "has filters 0 to 299"),
         ({"kept": {"fc1.weight": []}}, "has filters 0 to 299, of which one or more stay"),
@@ -438,7 +438,7 @@ def test_a_file_that_is_not_whole_or_asks_for_too_much_is_refused(
 
 def test_other_files_are_refused(lenet: str, tmp_path: Path) -> None:
     other, text = tmp_path / "other.safetensors", tmp_path / "text.safetensors"
-    other.write_bytes(pack_weights(nn.Linear(2, 2)))
+    other.write_bytes(pack_weights(nn.Linear(2, 2).state_dict()))
     text.write_text("weights", encoding="utf-8")
     for file, words in (
         (other, "does not say what its network is"),

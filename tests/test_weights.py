@@ -141,25 +141,61 @@ def test_every_cycle_that_has_weights_can_be_taken_the_dense_one_too(digits: str
     assert remaining[0][1] > remaining[1][1] > remaining[2][1]
 
 
-def test_a_users_network_is_imported_only_when_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_functions_are_imported_only_when_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = trained(
         tmp_path / "run", cycles=2, data={"function": "tests.users:data", "version": "1"},
         report={"tolerance": 0.3}, model={"function": "tests.users:model", "version": "1", "dropout": 0.1},
     )  # fmt: skip
+    told: list[str] = []
+    take_weights(url, "silo", 0, out=str(tmp_path / "plain"), notice=told.append)
+    assert told == [
+        "the run's study names tests.users:data: say --functions to import what you trust; so nothing is written of "
+        "how its inputs are normalised"
+    ]
+    monkeypatch.setattr("silo_tune.export.weights.require_onnx", lambda: None)
+    with pytest.raises(BadInput, match=r"names tests\.users:model: say --functions"):
+        take_weights(url, "silo", 0, form="onnx", out=str(tmp_path / "none"))
+    take_weights(url, "silo", 0, out=str(tmp_path / "out"), functions=True)
     out = tmp_path / "out"
-    with pytest.raises(BadInput, match=r"names tests\.users:model, tests\.users:data: say --functions"):
-        take_weights(url, "silo", 0, out=str(out))
-    take_weights(url, "silo", 0, out=str(out), functions=True)
-    with pytest.raises(BadInput, match=r"'tests\.users:model', which is imported only if you say so: load\(FILE, func"):
+    assert [read_file(tmp_path / name)[0].mean is None for name in ("plain", "out")] == [True, False]
+    with pytest.raises(
+        BadInput, match=r"made by 'tests\.users:model', which a file does not hold: give load\(FILE, mod"
+    ):
         silo_tune.load(out)
     from tests.users import model
 
-    same = [silo_tune.load(out, model), silo_tune.load(out, functions=True)]
-    assert all(torch.equal(a, b) for a, b in zip(*(one.parameters() for one in same), strict=True))
-    assert "functions=True" in (out / "README.md").read_text()
+    ways = [silo_tune.load(out, model), silo_tune.load(out, model((8, 8, 1), 3)), silo_tune.load(out, functions=True)]
+    for parameters in zip(*(one.parameters() for one in ways), strict=True):
+        assert all(torch.equal(parameters[0], other) for other in parameters)
+    assert 'silo_tune.load("model.safetensors", functions=True)' in (out / "README.md").read_text(encoding="utf-8")
     monkeypatch.setitem(sys.modules, "tests.users", None)
     with pytest.raises(BadInput, match=r"cannot import 'tests\.users:model'"):
         silo_tune.load(out, functions=True)
+
+
+def plain_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def test_what_silo_tune_prune_trained_is_written_where_its_objects_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    pruned = silo_tune.prune(
+        plain_network, (x, (x[:, 0] > 0).long()), epsilon=0.1, delta=0.1, epochs=1, cycles=1, weights_remaining=0.5,
+        dense_epochs=1, max_lr=0.1, tolerance=0.1, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    monkeypatch.setattr("silo_tune.study.handed._HELD", {})  # as in another process
+    told: list[str] = []
+    take_weights(pruned.run, "silo", 0, 1, out=str(tmp_path / "out"), notice=told.append)
+    assert ["was handed over as an object" in line for line in told] == [True]
+    with pytest.raises(BadInput, match=r"give load\(FILE, model=…\) the network, or the function that makes it$"):
+        silo_tune.load(tmp_path / "out", functions=True)
+    assert '`silo_tune.load("model.safetensors", model=…)`' in (tmp_path / "out" / "README.md").read_text("utf-8")
+    _, state = chosen(pruned.run, 1)
+    for given in (plain_network, plain_network()):
+        network = silo_tune.load(tmp_path / "out", given)
+        assert all(torch.equal(tensor, state["weights"][name]) for name, tensor in network.state_dict().items())
 
 
 def test_without_its_data_a_network_of_images_is_written_and_what_is_lacking_is_said(
@@ -172,7 +208,7 @@ def test_without_its_data_a_network_of_images_is_written_and_what_is_lacking_is_
     monkeypatch.setattr("silo_tune.export.weights.open_examples", lost)
     told: list[str] = []
     take_weights(digits, "silo", 0, out=str(tmp_path / "without"), notice=told.append)
-    assert told == ["data set 'digits' is gone; so the file does not say how images are normalised"]
+    assert told == ["data set 'digits' is gone; so nothing is written of how its inputs are normalised"]
     (about, weights), (_, same) = (read_file(tmp_path / name) for name in ("without", "with"))
     assert (about.mean, about.std) == (None, None)
     assert all(torch.equal(tensor, same[name]) for name, tensor in weights.items())
@@ -197,7 +233,7 @@ def test_the_card_says_what_the_network_is(digits: str, tmp_path: Path) -> None:
         "test": result["test_score"], "n_test": 100,
     }  # fmt: skip
     assert set(known["versions"]) == {"silo-tune", "torch"}
-    assert f"accuracy, validation | {100 * result['val_score']:.2f} % of 100" in text
+    assert f"accuracy, validation | {100 * result['val_score']:.2f} % (100 images)" in text
     # The command in the card writes the same again.
     words = known["command"].split()
     assert words[:2] == ["silo-tune", "weights"]
@@ -245,7 +281,7 @@ def test_a_mistake_is_one_line(digits: str, options: dict[str, str], words: str,
 
 def test_weights_that_are_gone_are_named_with_those_that_are_there(sold: str, tmp_path: Path) -> None:
     with pytest.raises(
-        BadInput, match=r"of cycle 0 of arm 'silo', seed 0 are gone: .* have theirs: 1\. .*keep = \"all\""
+        BadInput, match=r"of cycle 0 of arm 'silo', seed 0 are gone: .* have theirs: 1\. .*keep = \"chains\""
     ):
         take_weights(sold, "silo", 0, 0, out=str(tmp_path))
 
@@ -255,7 +291,7 @@ def test_a_file_is_written_over_only_by_force(digits: str, tmp_path: Path) -> No
         return in_process("weights", digits, "--arm", "silo", "--seed", "0", *words, cwd=tmp_path)
 
     assert said().stdout.splitlines() == [
-        "silo, seed 0, cycle 2: 64.0% of the weights remain",
+        "silo, seed 0, cycle 2: 64.0 % of the prunable weights remain",
         "written: small-silo-seed-0-cycle-2/model.safetensors, small-silo-seed-0-cycle-2/README.md",
     ]
     card = tmp_path / "small-silo-seed-0-cycle-2" / "README.md"

@@ -121,7 +121,7 @@ def zeros(name: str, batch: int) -> Iterator[tuple[str, ...]]:
         "half of the filters removed": small,
     }
     for form, network in forms.items():
-        data = pack_weights(network)
+        data = pack_weights(network.state_dict())
         time = latency(dense, network, noise(batch))
         ratio = "" if network is dense else f"{time.ratio:.2f} ({time.low:.2f}–{time.high:.2f})"
         sizes = (f"{count / 1e6:.2f}" for count in (len(data), len(zlib.compress(data))))

@@ -11,6 +11,7 @@ import typer
 
 from silo_tune.cli.app import Debug, RunFolder, app
 from silo_tune.cli.streams import say
+from silo_tune.formats import percent
 
 
 class FileForm(StrEnum):
@@ -62,7 +63,8 @@ def weights(
         push=push,
         notice=lambda message: say(message, err=True),
     )
-    say(f"{arm}, seed {seed}, cycle {taken.cycle}: {taken.result['weights_remaining']:.1%} of the weights remain")
+    left = percent(taken.result["weights_remaining"])
+    say(f"{arm}, seed {seed}, cycle {taken.cycle}: {left} % of the prunable weights remain")
     say(f"written: {', '.join(str(taken.folder / name) for name in taken.files)}")
     if taken.address is not None:
         say(f"uploaded: {taken.address}")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from silo_tune.errors import BadInput, unknown
-from silo_tune.export.network_file import check_plain
 from silo_tune.models.checkpoint import unpack
 from silo_tune.planner.journal import decisions, key_of_cycle
 from silo_tune.planner.unit import Unit
 from silo_tune.store.run_folder import Run
 from silo_tune.store.unit_store import unit_of
+from silo_tune.study import handed
 from silo_tune.study.arms import TuneArm
+from silo_tune.study.data import Data
 from silo_tune.study.model import Study
+from silo_tune.study.parts import ModelRef
 
 
 def require_chain(run: Run, study: Study, arm: str, seed: int) -> None:
@@ -29,13 +31,12 @@ def require_chain(run: Run, study: Study, arm: str, seed: int) -> None:
         raise BadInput(f"{run.url} is a record: it has rows and no weights; name the run folder that it is from")
 
 
-def require_functions(study: Study, functions: bool) -> None:
-    """Raises BadInput where a study names functions that nobody allowed to import, or a network that reads files."""
-    named = [ref.function for ref in (study.model, study.data) if ref.function is not None]
+def require_functions(part: Study | Data | ModelRef, functions: bool) -> None:
+    """Raises BadInput where a study, or its network or data, names functions that nobody allowed to import."""
+    parts = (part.model, part.data) if isinstance(part, Study) else (part,)
+    named = [ref.function for ref in parts if ref.function not in (None, handed.MODEL, handed.DATA)]
     if named and not functions:
         raise BadInput(f"the run's study names {', '.join(named)}: say --functions to import what you trust")
-    if study.model.function is None:
-        check_plain(study.model.resolved())
 
 
 def weights_of(
@@ -72,5 +73,5 @@ def weights_of(
     raise BadInput(
         f"the weights of {which} of arm {arm!r}, seed {seed} are gone: a run keeps those of a chain's last cycle. "
         f"Cycles that have theirs: {', '.join(there) or 'none'}. For every cycle's, run the study anew with "
-        f'cluster.keep = "all" and another --out'
+        f'cluster.keep = "chains" and another --out'
     )

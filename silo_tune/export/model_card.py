@@ -8,20 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from silo_tune.export.network_file import About
-from silo_tune.formats import level_sign, percent_sign, telling
+from silo_tune.formats import level_sign, percent_sign, plural, telling
+from silo_tune.study.handed import MODEL as HANDED
 from silo_tune.study.model import Study
 from silo_tune.study.wording import words_of
-
-USE = """```python
-import silo_tune
-
-network = silo_tune.load("{file}"{functions})  # in evaluation mode, on the CPU
-```"""
-USE_ONNX = """```python
-import onnxruntime
-
-session = onnxruntime.InferenceSession("{file}")
-```"""
 
 
 def card(
@@ -68,7 +58,10 @@ def card(
     parts = {"val": "validation", "test": "test, the best of all epochs" if best else "test"}
     with telling(words_of(study)) as words:
         scores = [
-            (f"{words.title}, {title}", level_sign(result[f"{part}_score"]), result[f"n_{part}"])
+            (
+                f"{words.title}, {title}",
+                f"{level_sign(result[f'{part}_score'])} ({plural(result[f'n_{part}'], words.example)})",
+            )
             for part, title in parts.items()
         ]
     return "\n".join([*_head(known), *_body(study, known, about, scores, file, command)]) + "\n"
@@ -84,30 +77,29 @@ def _body(
     study: Study,
     known: Mapping[str, Any],
     about: About,
-    scores: Sequence[tuple[str, str, int]],
+    scores: Sequence[tuple[str, str]],
     file: str,
     command: Sequence[str],
 ) -> list[str]:
     name = about.model.get("name") or about.model["function"]
-    use = USE_ONNX if file.endswith(".onnx") else USE
-    trusted = ", functions=True" if "function" in about.model else ""
+    story = "pruned and retrained by silo-tune; pruned weights are exact zeros" if known["cycle"] else "not pruned"
     rows = [
         ("network", f"`{name}`"),
         ("data", f"`{known['data']['name']}`"),
         ("weights that are zero", f"{percent_sign(known['sparsity'])} of the prunable ones"),
-        *((title, f"{value} of {count:,}") for title, value, count in scores),
+        *scores,
         ("trial", f"`{known['key'][:12]}`: arm `{known['arm']}`, seed {known['seed']}, cycle {known['cycle']}"),
     ]
     return [
         f"# {study.name}: {known['arm']}, seed {known['seed']}, cycle {known['cycle']}",
         "",
-        f"A network for {known['task']} that was pruned and retrained by silo-tune. Pruned weights are exact zeros.",
+        f"A network for {known['task']}, {story}.",
         "",
         "| | |",
         "|---|---|",
         *(f"| {title} | {value} |" for title, value in rows),
         "",
-        use.format(file=file, functions=trusted),
+        _use(about, file),
         "",
         _takes(about),
         "",
@@ -117,6 +109,16 @@ def _body(
         shlex.join(command),
         "```",
     ]
+
+
+def _use(about: About, file: str) -> str:
+    if file.endswith(".onnx"):
+        return f'`onnxruntime.InferenceSession("{file}")` takes any number of examples, and gives `logits`.'
+    if "function" in about.model:
+        more = ", model=…" if about.model["function"] == HANDED else ", functions=True"
+    else:
+        more = ", model=…" if str(about.model["name"]).partition(":")[0] == "hf" else ""
+    return f'`silo_tune.load("{file}"{more})` gives the network, in evaluation mode, on the CPU.'
 
 
 def _takes(about: About) -> str:

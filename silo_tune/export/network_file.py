@@ -20,6 +20,7 @@ from silo_tune.models.build import build_model, laid_out
 from silo_tune.models.checkpoint import read_state_dict
 from silo_tune.pruning.filters import without_filters
 from silo_tune.study import registry
+from silo_tune.study.handed import MODEL as HANDED
 
 FORMAT = 2
 # The one key of the file's metadata; its value is JSON. The second is that of files of format 1.
@@ -69,11 +70,10 @@ def shrunk(model: nn.Module, about: About) -> nn.Module:
     return laid_out(without_filters(model, about.kept, (height, width, channels)))
 
 
-def pack_weights(network: nn.Module, about: About | None = None) -> bytes:
+def pack_weights(weights: Mapping[str, Tensor], about: About | None = None) -> bytes:
     """Weights and buffers of a network as safetensors, by their own names."""
     tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in network.state_dict().items()
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in weights.items()
     }
     return safetensors.torch.save(tensors, {} if about is None else {KEY: about.words})
 
@@ -125,57 +125,59 @@ def _about(words: str, path: Path) -> About:
 
 
 @torch.inference_mode(False)  # a caller's mode would keep torch-pruning from following the network
-def load(path: str | Path, model: Callable[..., nn.Module] | None = None, *, functions: bool = False) -> nn.Module:
+def load(
+    path: str | Path, model: nn.Module | Callable[..., nn.Module] | None = None, *, functions: bool = False
+) -> nn.Module:
     """The network of a file of `silo-tune weights` or `silo-tune shrink`, in evaluation mode on the CPU.
 
     The run is not needed. Nothing is unpickled. `silo_tune.export.network_file.read_file` says what it takes.
 
     Args:
         path: the file, or the folder that `silo-tune weights` wrote.
-        model: the function that builds the network, where the study named one of yours.
-        functions: import that function by the name in the file, which must be one that you trust.
+        model: where it is not one of this project, timm or torchvision: the network, which is given the weights, or the
+            function that makes it.
+        functions: import the function that the file names, which must be one that you trust.
 
     Raises:
         BadInput: there is no such file, it is another's, its function cannot be imported, or its parts do not fit
             together.
     """
     about, weights = read_file(path)
-    return network_of(about, weights, f"the weights of {str(path)!r}", model, functions)
-
-
-def network_of(
-    about: About,
-    weights: Mapping[str, Tensor],
-    whose: str,
-    model: Callable[..., nn.Module] | None = None,
-    functions: bool = False,
-) -> nn.Module:
-    """A network with its weights, as `load` gives it; `whose` begins the message where they do not fit."""
-    network = _built(about, model, functions)
+    network = model if isinstance(model, nn.Module) else _built(about, model, functions)
     network = shrunk(network, about) if about.kept else network
     try:
-        network.load_state_dict(dict(weights), strict=True)
+        network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise BadInput(f"{whose} do not fit its network: {one_line(error)}") from error
+        raise BadInput(f"the weights of {str(path)!r} do not fit its network: {one_line(error)}") from error
     return network.eval()
 
 
 def _built(about: About, model: Callable[..., nn.Module] | None, functions: bool) -> nn.Module:
-    name = about.model.get("function")
-    if name is not None and model is None and not functions:
-        raise BadInput(
-            f"the network is made by {name!r}, which is imported only if you say so: load(FILE, functions=True), or "
-            f"give the function itself, load(FILE, model=…)"
-        )
-    if name is None:
-        check_plain(about.model)
+    args = {key: value for key, value in about.model.items() if key not in ("name", "function", "version")}
     try:
         if model is not None:
-            args = {key: value for key, value in about.model.items() if key not in ("name", "function", "version")}
-            return laid_out(model(shape=about.shape, classes=about.classes, **args, **about.further))
+            handed = about.model.get("function") == HANDED
+            return laid_out(
+                model() if handed else model(shape=about.shape, classes=about.classes, **args, **about.further)
+            )
+        _check_known(about.model, functions)
         return build_model(about.model, about.shape, about.classes, seed=0, further=about.further)
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"the network {dict(about.model)} cannot be built: {error}") from error
+
+
+def _check_known(model: Mapping[str, Any], functions: bool) -> None:
+    """Raises BadInput for a network that its words alone do not give: a user's, one of an object, of transformers."""
+    name = str(model.get("function") or model.get("name"))
+    alone = name == HANDED or name.partition(":")[0] == "hf"
+    if alone or ("function" in model and not functions):
+        imported = "" if alone else "; or say load(FILE, functions=True), and it is imported"
+        raise BadInput(
+            f"the network is made by {name!r}, which a file does not hold: give load(FILE, model=…) the network, or "
+            f"the function that makes it{imported}"
+        )
+    if "function" not in model:
+        check_plain(model)
 
 
 def check_plain(model: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from silo_tune.data.sets import split_rows
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.export.chosen_unit import require_chain, require_functions, weights_of
 from silo_tune.export.inference import Latency, latency, macs, non_zero, parameters
-from silo_tune.export.network_file import About, pack_weights, shrunk, write_all
+from silo_tune.export.network_file import About, check_plain, pack_weights, shrunk, write_all
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights
@@ -144,6 +144,8 @@ def shrink_unit(
             'nothing can be removed: single weights were pruned; prune filters (prune.granularity = "filter")'
         )
     require_functions(study, functions)
+    if study.model.function is None:
+        check_plain(study.model.resolved())
     if cycle == 0:
         raise BadInput("--cycle: cycle 0 is the dense network, of which nothing was pruned")
     unit, state = weights_of(run, study, arm, seed, cycle, first=1)
@@ -154,7 +156,7 @@ def shrink_unit(
     small = shrunk(masked, about)
     compared = compare(masked, small, images)
     require_equal(compared, masked, found, about)
-    data = pack_weights(small, about)
+    data = pack_weights(small.state_dict(), about)
     costs = costs_of(masked, small, data, images, batch)
     filters = sum(found[name].count for name in about.kept), sum(map(len, about.kept.values()))
     outcome = Shrunk(arm, seed, unit.cycle, unit.key, filters, compared, costs)
@@ -283,7 +285,7 @@ def costs_of(masked: nn.Module, small: nn.Module, data: bytes, images: Images, b
     """What both networks cost; `data` is the small one's file, `batch` the number of images in a timed pass."""
     first, _ = next(images.batches())
     timed = first[torch.arange(batch) % len(first)]
-    before, after = _size(masked, first[:1], pack_weights(masked)), _size(small, first[:1], data)
+    before, after = _size(masked, first[:1], pack_weights(masked.state_dict())), _size(small, first[:1], data)
     return Costs(before, after, latency(masked, small, timed))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from silo_tune.data.batches import Feed
 from silo_tune.data.example_feed import feed_of
@@ -19,19 +19,27 @@ from silo_tune.data.sets import split_rows
 from silo_tune.errors import BadInput, words
 from silo_tune.export.chosen_unit import require_chain, require_functions, weights_of
 from silo_tune.export.model_card import card
-from silo_tune.export.network_file import KEY, SAFETENSORS, TORCH, About, network_of, pack_weights, write_all
+from silo_tune.export.network_file import KEY, SAFETENSORS, TORCH, About, pack_weights, write_all
 from silo_tune.export.onnx_file import ONNX, require_onnx, to_onnx
 from silo_tune.machine import VERSION
-from silo_tune.models.checkpoint import pack_state_dict
+from silo_tune.models.build import build_model
+from silo_tune.models.checkpoint import load_weights, pack_state_dict
 from silo_tune.planner.unit import Unit
 from silo_tune.seeds import stream
 from silo_tune.store.run_folder import Run
+from silo_tune.study.hf_folder import place_of
 from silo_tune.study.model import Study
+from silo_tune.study.registry import HF_PREFIX
 from silo_tune.study.task import USUAL
 from silo_tune.tasks.making import outputs_of
+from silo_tune.tasks.outputs import as_tensors
 
 FILES = {"safetensors": SAFETENSORS, "torch": TORCH, "onnx": ONNX}
 CARD = "README.md"
+PACKERS: dict[str, Callable[[Mapping[str, Tensor], About], bytes]] = {
+    "safetensors": pack_weights,
+    "torch": lambda weights, about: pack_state_dict(weights, KEY, about.words),
+}
 # So many examples an ONNX file is checked on (ours).
 CHECKED = 5
 
@@ -53,7 +61,7 @@ class Given:
 
     Attributes:
         shape, classes, further: as in `About`.
-        batch: a few examples as the network is given them; of a data set's own kind, or random images.
+        batch: a few examples as the network is given them, or random numbers in their place.
         mean, std: as in `About`.
     """
 
@@ -102,32 +110,24 @@ def take_weights(
     run = Run(url, notice)
     study = run.study()
     require_chain(run, study, arm, seed)
-    require_functions(study, functions)
     unit, state = weights_of(run, study, arm, seed, cycle)
     folder = Path(out or f"{study.name}-{arm}-seed-{seed}-cycle-{unit.cycle}")
     names = (FILES[form], CARD)
     _require_new(folder, names, force)
-    given = _given(run, study, unit, notice)
+    given = _given(run, study, unit, functions, notice)
     about = _about(study, unit, given)
-    network = network_of(about, state["weights"], f"the weights of trial {unit.key[:12]}", functions=functions)
     result = run.result(unit.key)
     assert result is not None
     command = ["silo-tune", "weights", url, "--arm", arm, "--seed", str(seed), "--cycle", str(unit.cycle)]
     command += [*(["--format", form] if form != "safetensors" else []), *(["--functions"] if functions else [])]
     told = card(study, arm, result, run.data_facts(), about, FILES[form], command)
-    write_all({folder / FILES[form]: _bytes(form, network, about, given.batch), folder / CARD: told.encode()})
+    if form == "onnx":
+        data = to_onnx(_network(study, unit, given, state["weights"], functions), given.batch)
+    else:
+        data = PACKERS[form](state["weights"], about)
+    write_all({folder / FILES[form]: data, folder / CARD: told.encode()})
     address = None if push is None else _upload(folder, names, push)
     return Taken(folder, names, unit.cycle, result, address)
-
-
-def _bytes(form: str, network: nn.Module, about: About, batch: Any) -> bytes:
-    if form == "onnx":
-        return to_onnx(network, batch)
-    return (
-        pack_weights(network, about)
-        if form == "safetensors"
-        else pack_state_dict(network.state_dict(), KEY, about.words)
-    )
 
 
 def _require_new(folder: Path, names: tuple[str, ...], force: bool) -> None:
@@ -139,16 +139,21 @@ def _require_new(folder: Path, names: tuple[str, ...], force: bool) -> None:
 # --- the data ---
 
 
-def _given(run: Run, study: Study, unit: Unit, notice: Callable[[str], None]) -> Given:
-    """Raises BadInput where the data is not that of the run; or not there, and no images that numbers can stand for."""
+def _given(run: Run, study: Study, unit: Unit, functions: bool, notice: Callable[[str], None]) -> Given:
+    """What the data tells; of data that is not there what the run recorded, if the network needs no more.
+
+    Raises:
+        BadInput: the data is not that of the run, or not there and needed.
+    """
     try:
+        require_functions(study.data, functions)
         dataset = open_examples(study.data, study.task)
     except BadInput as error:
         known = run.data_facts()
-        if known is None or len(known["shape"]) != 3:
+        if known is None or (len(known["shape"]) != 3 and study.model.function is None):
             raise
-        notice(f"{error}; so the file does not say how images are normalised")
-        return _random_images(tuple(known["shape"]), outputs_of(study.task, known["classes"]), unit.seed)
+        notice(f"{error}; so nothing is written of how its inputs are normalised")
+        return _recorded(tuple(known["shape"]), outputs_of(study.task, known["classes"]), unit.seed)
     run.check_data(facts(dataset, study.data))
     feed = feed_of(dataset, split_rows(dataset, study.data, unit.seed), unit.augmentation, torch.device("cpu"))
     batch = next(iter(feed.batches(replace(feed.val, rows=feed.val.rows[:CHECKED]), CHECKED)))
@@ -160,10 +165,23 @@ def _given(run: Run, study: Study, unit: Unit, notice: Callable[[str], None]) ->
     return Given(dataset.shape, classes, batch, further, mean, std)
 
 
-def _random_images(shape: tuple[int, ...], classes: int, seed: int) -> Given:
-    height, width, channels = shape
-    images = torch.randn(CHECKED, channels, height, width, generator=stream("random-images", seed))
-    return Given(shape, classes, (images, None), {})
+def _recorded(shape: tuple[int, ...], classes: int, seed: int) -> Given:
+    """With random images or other random numbers."""
+    inputs = torch.randn(CHECKED, *as_tensors(shape), generator=stream("random-images", seed))
+    return Given(shape, classes, (inputs, None), {})
+
+
+def _network(study: Study, unit: Unit, given: Given, weights: Mapping[str, Tensor], functions: bool) -> nn.Module:
+    """The network as the run has it, in evaluation mode on the CPU."""
+    require_functions(study.model, functions)
+    name = study.model.name or ""
+    folder = place_of(name) if name.startswith(HF_PREFIX) else None
+    model = build_model(unit.model, given.shape, given.classes, seed=0, further=given.further, folder=folder)
+    try:
+        load_weights(model, weights)
+    except RuntimeError as error:
+        raise BadInput(f"model: what {dict(unit.model)} makes has other weights than the run's: {error}") from error
+    return model.eval()
 
 
 def _about(study: Study, unit: Unit, given: Given) -> About:

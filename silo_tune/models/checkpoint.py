@@ -134,7 +134,7 @@ def _unpickled(file: Path) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def pack_state_dict(weights: Tensors, key: str, told: str) -> bytes:
+def pack_state_dict(weights: Mapping[str, Tensor], key: str, told: str) -> bytes:
     """A state dict as torch.save writes it, for `load_state_dict`; what is told hangs on it as an attribute."""
     state = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in weights.items())
     vars(state)[key] = told
