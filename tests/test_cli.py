@@ -343,3 +343,18 @@ def test_a_run_its_status_and_the_report_that_it_names(study: str, tmp_path: Pat
     assert pages[0] == pages[1]
     followed = in_process("status", "runs/small", "--follow", cwd=tmp_path)  # a finished run is not waited for
     assert (followed.returncode, followed.stdout.splitlines()[0]) == (0, lines[0])
+
+
+def test_a_finished_run_is_told_again_and_drawn_again_only_when_something_changed(study: str, tmp_path: Path) -> None:
+    first = in_process("run", study, "--local", "--set", "cycles=2", cwd=tmp_path).stdout
+    page = tmp_path / "runs" / "small" / "report" / "report.html"
+    page.write_text("drawn by hand")
+    again = in_process("run", study, "--local", "--set", "cycles=2", cwd=tmp_path).stdout
+    said, said_again = (text[text.index("small: ") :].split("trials: ")[0] for text in (first, again))
+    assert said == said_again
+    assert page.read_text() == "drawn by hand"
+    in_process("run", study, "--local", "--set", "cycles=2", "--set", "report.tolerance=0.06", cwd=tmp_path)
+    assert "0.06" in page.read_text()
+    page.unlink()
+    in_process("run", study, "--local", "--set", "cycles=2", "--set", "report.tolerance=0.06", cwd=tmp_path)
+    assert page.exists()

@@ -13,7 +13,7 @@ import typer
 from silo_tune.cli.app import Debug, Out, Preflight, Reused, RunFolder, Sets, Smoke, StudyFile, app
 from silo_tune.cli.stopping import monitors, stops, watched
 from silo_tune.cli.streams import outlive_readers, say
-from silo_tune.cli.writing import write_report
+from silo_tune.cli.writing import write_report, written_report
 from silo_tune.errors import BadInput, RunFailed, Stopped, StudyError
 from silo_tune.formats import printable
 
@@ -125,7 +125,7 @@ def _print_lines(console: Console, lines: list[str]) -> None:
 
 def _finish(console: Console, outcome: Outcome) -> None:
     counts = outcome.counts
-    report = write_report(outcome.url)
+    report = (None if counts.trained else written_report(outcome.url)) or write_report(outcome.url)
     lines = [
         "",
         *report.lines,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silo_tune.cli.app import tell_notes
 from silo_tune.errors import BadInput
+from silo_tune.machine import VERSION
 
 if TYPE_CHECKING:
     from silo_analysis.answers.answer import Answer
     from silo_analysis.combine.groups import Group
     from silo_analysis.estimates.summary import Summary
+    from silo_tune.store.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,50 @@ def write_report(url: str) -> Written:
     """Table and report of a run, from its files, or report of a record."""
     from silo_analysis.answers.as_json import as_json
     from silo_analysis.answers.terminal import summary_lines
+    from silo_tune.store.run_folder import Run
 
     summary, answers, page = _write_report(url)
-    return Written(summary_lines(summary, answers), as_json(summary, answers), page)
+    written = Written(summary_lines(summary, answers), as_json(summary, answers), page)
+    storage = Run(url).storage
+    body = {"of": _made_of(storage), "lines": written.lines, "answers": written.data}
+    storage.replace(ANSWERS, json.dumps(body, indent=1, ensure_ascii=False).encode())
+    return written
+
+
+# What the report says, beside the page, and what it was made of.
+ANSWERS = "report/answers.json"
+
+
+def written_report(url: str) -> Written | None:
+    """The report that stands, where it is of this table, this study and this version; else None."""
+    from silo_tune.store.run_folder import Run
+    from silo_tune.store.storage import StorageError
+
+    run = Run(url)
+    try:
+        body = json.loads(run.storage.read(ANSWERS))
+        if body["of"] != _made_of(run.storage) or not run.storage.exists("report/report.html"):
+            return None
+        written = Written(list(body["lines"]), dict(body["answers"]), run.storage.shown("report/report.html"))
+    except (StorageError, FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    recorded = run.recorded()
+    if recorded is not None:
+        tell_notes(recorded[1])
+    return written
+
+
+def _made_of(storage: Storage) -> str:
+    """sha256 of what a report is made from, our own code too."""
+    import silo_analysis
+
+    found = hashlib.sha256(VERSION.encode())
+    for name in ("table.parquet", "examples.parquet", "study.toml", "data.json"):
+        found.update(storage.read(name) if storage.exists(name) else b"none")
+    for file in sorted(Path(silo_analysis.__file__).parent.rglob("*.py")):
+        stat = file.stat()
+        found.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return found.hexdigest()
 
 
 def _write_report(url: str) -> tuple[Summary, tuple[Answer, ...], str]:
