@@ -17,6 +17,16 @@ def stream_seed(purpose: str, seed: int, cycle: int = 0, repeat: int = 0, epoch:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def seed_globally(seed: int) -> None:
+    """Seed what layers draw from, as `torch.manual_seed` does.
+
+    Where there is no accelerator that one keeps a stack for the day that there is, for up to a millisecond.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+
+
 def stream(purpose: str, seed: int, cycle: int = 0, repeat: int = 0, epoch: int = 0) -> torch.Generator:
     """A CPU generator of that stream."""
     return torch.Generator().manual_seed(stream_seed(purpose, seed, cycle, repeat, epoch))

@@ -141,7 +141,7 @@ def test_pruned_weights_are_zero_after_every_step() -> None:
 
 def test_a_pruned_weight_that_comes_back_is_a_violation() -> None:
     trainer = trainer_of(unit_of())
-    trainer._pairs = []
+    trainer._masked = []
     with pytest.raises(Violation, match="pruned weight is not zero"):
         finish(trainer)
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from silo_tune.errors import BadInput, unknown
 from silo_tune.models.initialise import INITIALISATIONS
-from silo_tune.seeds import stream_seed
+from silo_tune.seeds import seed_globally, stream_seed
 from silo_tune.study import registry
 
 
@@ -43,7 +43,7 @@ def build_model(
     _require_images(model, shape)
     args |= further or {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_globally(seed)
         built = _built(model, shape, classes, args, pretrained, folder)
         if init is not None:
             INITIALISATIONS[init](built)

@@ -42,6 +42,8 @@ def as_tensors(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def examples_in(batch: Any) -> int:
     """Examples of a batch: the length of the first tensor in it; 1 where there is none."""
+    if isinstance(batch, tuple) and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return len(batch[0])
     return _length(batch) or 1
 
 

@@ -22,7 +22,7 @@ from silo_tune.planner.unit import Unit
 from silo_tune.pruning.masks import Masks, apply_masks, pruned_are_zero
 from silo_tune.schedules.peaks import build
 from silo_tune.schedules.shapes import PROFILES, Profile
-from silo_tune.seeds import stream, stream_seed
+from silo_tune.seeds import seed_globally, stream, stream_seed
 from silo_tune.tasks.outputs import examples_in
 from silo_tune.tasks.seam import Evaluation, Task
 
@@ -66,6 +66,8 @@ def begin_late_momentum(optimizer: torch.optim.Optimizer) -> None:
 
     Fused SGD takes a momentum of every weight that has a gradient, or of none.
     """
+    if len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups):
+        return
     for group in optimizer.param_groups:
         for weight in group["params"]:
             if weight.grad is not None and "momentum_buffer" not in optimizer.state[weight]:
@@ -152,7 +154,7 @@ class Trainer:
             self.previous = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         where = (self.unit.seed, self.unit.cycle, self.unit.repeat, self.epoch)
         # Dropout and the like draw from the global stream: it too is a function of where the epoch stands.
-        torch.manual_seed(stream_seed("noise", *where))
+        seed_globally(stream_seed("noise", *where))
         self.model.train()
         loss_sum = torch.zeros((), device=self.feed.device)
         count = 0
@@ -186,7 +188,8 @@ class Trainer:
         self.peak = max(self.peak, lr)
         with self._autocast:
             losses = self.task.losses(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self._moving:  # as zero_grad does, which also reports to a profiler at every step
+            weight.grad = None
         self._scaler.scale(losses.objective).backward()
         if self.unit.clip is not None:
             self._clip(self.unit.clip)
@@ -194,9 +197,9 @@ class Trainer:
             begin_late_momentum(self.optimizer)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        with torch.no_grad():
-            for weight, mask in self._pairs:
-                weight.mul_(mask)
+        if self._masked:
+            with torch.no_grad():
+                torch._foreach_mul_(self._masked, self._factors)  # type: ignore[arg-type]
         self.step += 1
         if self.step in self.snapshots:
             self.taken[self.step] = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -205,7 +208,7 @@ class Trainer:
     def _clip(self, greatest: float) -> None:
         """Shorten the gradient to a norm; what pruned weights would do counts for nothing."""
         self._scaler.unscale_(self.optimizer)
-        for weight, mask in self._pairs:
+        for weight, mask in zip(self._masked, self._factors, strict=True):
             if weight.grad is not None:
                 weight.grad.mul_(mask)
         nn.utils.clip_grad_norm_(self.parameters.values(), greatest)
@@ -225,7 +228,8 @@ class Trainer:
         """Go on with other masks; weights that go are zero at once."""
         self.masks = masks
         # In the layout of their weights: multiplying is then one pass over memory.
-        self._pairs = [(self.parameters[n], copy_into(self.parameters[n], m)) for n, m in masks.items()]
+        self._masked = [self.parameters[name] for name in masks]
+        self._factors = [copy_into(self.parameters[name], mask) for name, mask in masks.items()]
         apply_masks(self.parameters, masks)
 
     def begin_anew(self, max_lr: float) -> None:
@@ -235,7 +239,7 @@ class Trainer:
             raise BadInput(
                 "model: all of its parameters are frozen (requires_grad is false); there is nothing to train"
             )
-        self.max_lr = max_lr
+        self.max_lr, self._moving = max_lr, moving
         self.optimizer = make_optimizer(moving, self.unit.optimizer, max_lr)
 
     def freeze(self, names: Iterable[str]) -> None:

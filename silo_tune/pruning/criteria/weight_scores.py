@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from silo_tune.errors import BadInput
 from silo_tune.pruning.criteria.scoring import Scoring, in_mode, slopes_of_recurrent
+from silo_tune.seeds import seed_globally
 from silo_tune.tasks.outputs import call, examples_in, logits_of
 
 
@@ -71,7 +72,7 @@ def snip(scoring: Scoring, per_class: int = 10) -> dict[str, Tensor]:
         _buffers_kept(scoring.model),
         torch.random.fork_rng(devices=[]),
     ):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=scoring.generator)))
+        seed_globally(int(torch.randint(2**62, (), generator=scoring.generator)))
         grads = gradients(scoring.training.task.losses(scoring.model, batch).told, scoring.weights)
     sensitivity = {name: (weight.detach() * grads[name]).abs() for name, weight in scoring.weights.items()}
     total = sum(float(values.double().sum()) for values in sensitivity.values())
