@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 from collections import Counter
@@ -72,12 +73,12 @@ def written_report(url: str) -> Written | None:
 
 def _made_of(storage: Storage) -> str:
     """sha256 of what a report is made from, our own code too."""
-    import silo_analysis
-
     found = hashlib.sha256(VERSION.encode())
     for name in ("table.parquet", "examples.parquet", "study.toml", "data.json"):
         found.update(storage.read(name) if storage.exists(name) else b"none")
-    for file in sorted(Path(silo_analysis.__file__).parent.rglob("*.py")):
+    analysis = importlib.util.find_spec("silo_analysis")
+    assert analysis is not None
+    for file in sorted(Path(str(analysis.origin)).parent.rglob("*.py")):
         stat = file.stat()
         found.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
     return found.hexdigest()
