@@ -164,6 +164,15 @@ def test_it_behaves_as_the_scheduler_of_a_function_wherever_torch_puts_it(combin
     assert stored(one.state_dict()).keys() == one.state_dict().keys()
 
 
+def test_it_begins_where_last_epoch_says_as_the_scheduler_of_a_function() -> None:
+    ours, theirs = optimizer_of(1.0, 0.5), optimizer_of(1.0, 0.5)
+    for group in (*ours.param_groups, *theirs.param_groups):
+        group["initial_lr"] = group["lr"]
+    shape = make_profile("warmup-drop", {})
+    other = LambdaLR(theirs, lambda step: SILO.eps * shape(step, 30), last_epoch=6)
+    assert SiloLR(ours, SILO, 30, last_epoch=6).get_last_lr() == other.get_last_lr()
+
+
 def test_a_state_continues_where_it_stood_and_later_steps_do_not_touch_it() -> None:
     lr = SiloLR(optimizer_of(1.0), SILO, STEPS)
     lr.next_cycle(0.8, steps=7)
