@@ -89,6 +89,10 @@ def layers() -> str:
     return rows(["kind", "weights", "by default"], body)
 
 
+def optimizers() -> str:
+    return rows(["name", "what it is"], ([f"`{name}`", line] for name, line in registry.COMMON_OPTIMIZERS.items()))
+
+
 def recipes() -> str:
     return rows(["network", "what it is trained with (source)"], ([f"`{n}`", one.line] for n, one in RECIPES.items()))
 
@@ -142,6 +146,8 @@ EXAMPLES = {
     ".model": 'model = { name = "resnet20", width = 32 }',
     "preset.name": 'name = "authors-2023"',
     "retrain.clip": "clip = 1.0",
+    "retrain.accumulate": "accumulate = 4",
+    "retrain.decay": 'decay = "weights"',
     ".task": 'task = "regression"',
     "task.function": 'function = "mine:Detection"',
     "task.version": 'version = "1"',
@@ -402,6 +408,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "criteria": criteria,
     "layers": layers,
     "models": models,
+    "optimizers": optimizers,
     "recipes": recipes,
     "data": data,
     "pipelines": pipelines,

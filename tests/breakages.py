@@ -164,7 +164,7 @@ BREAKAGES = (
         "A resumed unit ends bit-identical",
         "momentum is left behind",
         "silo_tune/training/trainer.py",
-        'self.carry_on(groups.get("optim", {}))',
+        "self.carry_on(groups)",
         "self.carry_on({})",
         "tests/test_training.py::test_resume_is_bit_identical",
     ),

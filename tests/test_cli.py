@@ -98,6 +98,8 @@ def test_small_commands_answer_at_once(arguments: tuple[str, ...], limit: float)
         ("criteria", "magnitude"),
         ("layers", "lstm"),
         ("models", "timm:NAME"),
+        ("models", "hf:NAME"),
+        ("optimizers", "Adafactor"),
         ("recipes", "vgg19"),
         ("data", "digits"),
         ("presets", "silo"),
@@ -161,11 +163,11 @@ def test_the_help_of_list_names_every_kind() -> None:
 
 
 def test_list_of_an_unknown_kind_names_the_choices() -> None:
-    done = silo_tune("list", "optimisers")
+    done = silo_tune("list", "losses")
     assert done.returncode == 2
     assert (
-        "choose from criteria, data, deviations, layers, models, pipelines, presets, profiles, recipes, schedules"
-        in done.stderr
+        "choose from criteria, data, deviations, layers, models, optimizers, pipelines, presets, "
+        "profiles, recipes, schedules" in done.stderr
     )
 
 

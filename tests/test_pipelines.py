@@ -160,7 +160,7 @@ def test_a_part_that_takes_over_weights_and_buffers_goes_on_as_one_training() ->
     for part in (second, bare):
         part.model.load_state_dict(first.model.state_dict())
         part.epoch, part.step = first.epoch, first.step
-    second.carry_on(first.state()[0]["optim"])
+    second.carry_on(first.state()[0])
     second.run_epoch()
     bare.run_epoch()
     ends = [torch.cat([p.detach().flatten() for p in t.model.parameters()]) for t in (whole, second, bare)]
@@ -181,7 +181,7 @@ def test_a_part_begins_with_the_buffers_of_the_part_before_it(tmp_path: Path, mo
     dense = bench.unit(0, None, arm="while")
     bench.train(dense)
     taken: list[Mapping[str, torch.Tensor]] = []
-    monkeypatch.setattr(Trainer, "carry_on", lambda self, buffers: taken.append(dict(buffers)))
+    monkeypatch.setattr(Trainer, "carry_on", lambda self, groups: taken.append(groups["optim"]))
     bench.train(bench.unit(1, dense, arm="while"))
     handed = bench.weights(dense)["optim"]
     assert taken[0].keys() == handed.keys()

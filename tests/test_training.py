@@ -19,7 +19,8 @@ from silo_tune.planner.unit import Unit, make_unit
 from silo_tune.pruning.masks import full_masks, prunable, pruned_are_zero, shrink
 from silo_tune.schedules.shapes import PROFILES, maximum_of
 from silo_tune.tasks.supervised import classification
-from silo_tune.training.trainer import Trainer, begin_late_momentum, evaluate, make_optimizer
+from silo_tune.training.optimizers import begin_late_momentum, make_optimizer
+from silo_tune.training.trainer import Trainer, evaluate
 from tests.conftest import small_study
 
 CPU = torch.device("cpu")

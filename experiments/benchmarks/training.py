@@ -57,8 +57,9 @@ from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
 from silo_tune.study.workspace import Workspace
 from silo_tune.tasks.supervised import classification
+from silo_tune.training.optimizers import make_optimizer
 from silo_tune.training.process import enter
-from silo_tune.training.trainer import Trainer, make_optimizer
+from silo_tune.training.trainer import Trainer
 
 CIFAR10 = "SILO_TUNE_CIFAR10"
 MAX_LR = 0.03

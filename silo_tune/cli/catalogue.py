@@ -85,6 +85,7 @@ KINDS: dict[str, Callable[[], Lines]] = {
     "layers": _layers,
     "models": _models,
     "recipes": _recipes,
+    "optimizers": lambda: dict(registry.COMMON_OPTIMIZERS),
     "data": lambda: _of(registry.DATA),
     "pipelines": _pipelines,
     "deviations": _deviations,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from silo_tune.errors import BadInput, unknown
 from silo_tune.planner.candidates import peak_of
 from silo_tune.planner.coincidences import same_as
-from silo_tune.schedules.shapes import make_profile
 from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
 from silo_tune.study.model import Study
+from silo_tune.study.parts import made_profile
 from silo_tune.study.pipelines import Ice
 from silo_tune.study.presets import PRESETS
 
@@ -47,8 +47,7 @@ def curves_of(study: Study, name: str) -> Curves:
         raise BadInput(unknown("arm", name, study.arms))
     arm = study.arms[name]
     settings = study.settings(arm)
-    args = {key: value for key, value in settings.profile.items() if key != "name"}
-    profile = make_profile(settings.profile["name"], args)
+    profile = made_profile(settings.profile)
     return Curves(
         arm=name,
         remaining=tuple(1.0 - pruned for pruned in study.pruned_by(arm)[1:]),

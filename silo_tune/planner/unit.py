@@ -98,6 +98,13 @@ class Unit:
     pipeline: Mapping[str, Any] | None = None
     task: Mapping[str, Any] | None = None
     clip: float | None = None
+    accumulate: int = 1
+    decay: str = "all"
+
+    @property
+    def step_batch(self) -> int:
+        """Examples of an optimizer step."""
+        return self.batch * self.accumulate
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -140,12 +147,14 @@ class UnitMaker:
                 "data": study.data.source(),
                 "split": study.data.split(),
                 "augmentation": study.data.augmentation(),
-                "optimizer": study.retrain.optimizer.model_dump(mode="json"),
+                "optimizer": study.retrain.optimizer.resolved(),
                 "batch": study.retrain.batch,
                 "precision": study.retrain.precision,
                 "evaluation": study.evaluate.resolved(),
                 "task": study.task.resolved() if study.task is not None else None,
                 "clip": study.retrain.clip,
+                "accumulate": study.retrain.accumulate,
+                "decay": study.retrain.decay,
             }
         )
         dense = study.dense

@@ -131,6 +131,10 @@ class Study(Frozen):
             "model.function": self.model.function,
             "task.function": self.task.function if self.task is not None else None,
             "prune.criterion.function": self.prune.criterion.function,
+            "dense.profile.function": self.dense.profile.function,
+            "retrain.profile.function": self.retrain.profile.function,
+            "retrain.optimizer.function": getattr(self.retrain.optimizer, "function", None),
+            **{f"arms.{n}.profile.function": a.profile.function for n, a in self.arms.items() if a.profile is not None},
             **{
                 f"arms.{n}.schedule.function": a.schedule.function
                 for n, a in self.arms.items()
@@ -351,7 +355,7 @@ def pipeline_problems(study: Study) -> Iterator[tuple[str, str]]:
             )
         if isinstance(pipeline, WhileTraining):
             yield from _part_problems(study, name, pipeline)
-        elif study.settings(arm).profile["name"] != "constant":
+        elif study.settings(arm).profile.get("name") != "constant":
             yield (
                 f"arms.{name}.profile",
                 'fine-tunes a number of epochs that nobody knows before: its profile is "constant"',
@@ -382,6 +386,8 @@ def _part_problems(study: Study, name: str, pipeline: WhileTraining) -> Iterator
         yield f"arms.{name}.own_dense", "cycle 0 is the first part of its training: set own_dense = true"
     if study.cycles > pipeline.over:
         yield f"arms.{name}.pipeline", f"its training has {pipeline.over} parts, and there are {study.cycles} cycles"
+    if "function" in study.settings(arm).profile:
+        yield f"arms.{name}.profile", "each cycle has a part of the profile, which takes a registered one"
     if study.settings(arm).after_prune != "keep":
         yield f"arms.{name}.after_prune", "is one training: it keeps its weights"
     if isinstance(arm, ScheduleArm) and (arm.open or arm.schedule.adaptive):

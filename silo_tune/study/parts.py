@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from silo_tune.errors import unknown
+from silo_tune.errors import BadInput, unknown
 from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, make_schedule, open_constants
-from silo_tune.schedules.shapes import make_profile, resolve_profile
+from silo_tune.schedules.shapes import Profile, make_profile, resolve_profile
 from silo_tune.study import registry
 
 # A name is part of a file's name, whose length systems limit.
@@ -19,6 +31,7 @@ ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 # More of anything that is counted (epochs, images of a batch, cores) is a slip of the hand.
 MOST = 1_000_000
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+TORCH_NAME = re.compile(r"[A-Z]\w*")  # of a class of torch.optim
 REWIND_POINT = re.compile(r"init|[1-9]\d* (ep|it)")
 
 LISTED = Field(strict=False)
@@ -144,19 +157,46 @@ class ProfileRef(Named):
     def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
         make_profile(name, args)
 
-    @model_validator(mode="after")
-    def _registered(self) -> ProfileRef:
-        if self.function is not None:
-            raise ValueError("a profile is one of the registered names, not a function")
-        return self
-
     def resolved(self) -> dict[str, Any]:
-        assert self.name is not None
-        return resolve_profile(self.name, self.args)
+        return super().resolved() if self.name is None else resolve_profile(self.name, self.args)
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
+        if self.name is None:
+            return {"function": self.function, "version": self.version, "args": self.args}
         return {"name": self.name, **self.args}
+
+
+def made_profile(table: Mapping[str, Any]) -> Profile:
+    """The profile of a resolved table; a user's function is imported here. Raises BadInput when it cannot be."""
+    args = {key: value for key, value in table.items() if key not in ("name", "function", "version")}
+    if "function" in table:
+        return UserProfile(str(table["function"]), registry.resolve(table["function"]), args)
+    return make_profile(table["name"], args)
+
+
+@dataclass(frozen=True)
+class UserProfile:
+    """A user's function (step, total, arguments) → share of max_lr, from 0 to 1. Raises BadInput for anything else."""
+
+    name: str
+    function: Callable[..., Any]
+    args: Mapping[str, Any]
+
+    maximum: ClassVar[None] = None  # what it reaches is what it gives
+
+    def __call__(self, step: int, total: int) -> float:
+        given = self.function(step, total, **copy.deepcopy(dict(self.args)))
+        try:
+            share = float(given)
+        except (TypeError, ValueError):
+            share = math.nan
+        if not 0 <= share <= 1:  # NaN is in no range
+            raise BadInput(
+                f"retrain.profile: {self.name} gives {given!r} at step {step} of {total}; a profile gives shares of "
+                f"max_lr, from 0 to 1"
+            )
+        return share
 
 
 class ScheduleRef(Named):
@@ -210,7 +250,13 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BROUGHT = ("timm", "model")
 
 
-class SGD(Frozen):
+class _OfStudy(Frozen):
+    def resolved(self) -> dict[str, Any]:
+        """What enters a unit's key."""
+        return self.model_dump(mode="json")
+
+
+class SGD(_OfStudy):
     name: Literal["sgd"] = Field(default="sgd", description="the optimizer")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="share of the last step that is taken again")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty per step")
@@ -223,7 +269,7 @@ class SGD(Frozen):
         return self
 
 
-class AdamW(Frozen):
+class AdamW(_OfStudy):
     name: Literal["adamw"] = Field(default="adamw", description="the optimizer")
     betas: Annotated[tuple[float, float], LISTED] = Field(
         default=(0.9, 0.999), description="decay of the mean gradient and of its square"
@@ -232,6 +278,37 @@ class AdamW(Frozen):
     weight_decay: float = Field(
         default=0.01, ge=0, description="decoupled decay per step, as a share of the learning rate"
     )
+
+
+class OptimizerRef(Named):
+    """Any class of torch.optim by its name there, with its own defaults, or a user's function.
+
+    The function takes the parameters (or groups of them), `lr` and its arguments, and gives a torch.optim.Optimizer.
+    """
+
+    @classmethod
+    def check_name(cls, name: str, args: Mapping[str, Any]) -> None:
+        if not TORCH_NAME.fullmatch(name):
+            alike = [known for known in registry.COMMON_OPTIMIZERS if known.lower() == name.lower()]
+            raise ValueError(unknown("optimizer", name, alike or registry.COMMON_OPTIMIZERS))
+
+    @model_validator(mode="after")
+    def _without_rate(self) -> OptimizerRef:
+        if "lr" in self.args:
+            raise ValueError("leave lr out: arms and [dense] say the rate")
+        return self
+
+
+def _kind_of_optimizer(value: Any) -> str:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return name if name in ("sgd", "adamw") else "other"
+
+
+Optimizer = Annotated[
+    Annotated[SGD, Tag("sgd")] | Annotated[AdamW, Tag("adamw")] | Annotated[OptimizerRef, Tag("other")],
+    Discriminator(_kind_of_optimizer),
+    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+]
 
 
 class Dense(Frozen):
@@ -262,15 +339,28 @@ class Dense(Frozen):
 
 
 class Retrain(Frozen):
-    """[retrain]: the training of one cycle; batch, optimizer and precision also hold for the dense cycle."""
+    """[retrain]: the training of one cycle; all but epochs and profile also hold for the dense cycle."""
 
     epochs: int = Field(ge=1, le=MOST, description="epochs of a cycle")
     batch: int = Field(default=64, ge=1, le=MOST, description="images per step, in the dense cycle too")
     profile: ProfileRef = Field(
         default=ProfileRef(name="warmup-drop"), description="learning rate inside a cycle, as a share of max_lr"
     )
-    optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = Field(
-        default=SGD(), description="the optimizer, of the dense cycle too; a new one in every cycle"
+    optimizer: Optimizer = Field(
+        default=SGD(),
+        description='"sgd", "adamw", a class of torch.optim by its name there, or a user\'s function; of the dense '
+        "cycle too, and a new one in every cycle",
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        le=MOST,
+        description="batches whose gradients are added up to one step of the optimizer, in the dense cycle too",
+    )
+    decay: Literal["all", "weights"] = Field(
+        default="all",
+        description='what weight decay shrinks: "all" parameters, or "weights" alone, no biases and nothing of '
+        "normalisation layers",
     )
     clip: float | None = Field(
         default=None,

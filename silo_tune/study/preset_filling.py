@@ -98,6 +98,8 @@ def _number(value: Any, *kinds: type) -> Any:
 def _profile(section: Mapping[str, Any]) -> Mapping[str, Any]:
     profile = section.get("profile", "warmup-drop")
     named = {"name": profile} if isinstance(profile, str) else profile
+    if isinstance(named, Mapping) and isinstance(named.get("function"), str):
+        return named
     return named if isinstance(named, Mapping) and isinstance(named.get("name"), str) else {"name": "warmup-drop"}
 
 

@@ -186,7 +186,7 @@ def _shaped(profile: str | dict[str, Any], published: float | None = None) -> Ca
 
 def _warmed(setting: Setting, args: Args) -> Arm:
     """The study's own warm-up and drops, or the usual ones where it has another shape."""
-    own = str(setting.retrain_profile["name"]).startswith("warmup-drop")
+    own = str(setting.retrain_profile.get("name")).startswith("warmup-drop")
     return {**_constant(setting, args), **({} if own else {"profile": "warmup-drop"})}
 
 
@@ -209,6 +209,8 @@ def _adaptive(setting: Setting, args: Args) -> Arm:
 def _dense(setting: Setting, what: str) -> tuple[int, float]:
     if setting.dense_epochs is None or setting.dense_max_lr is None:
         raise ValueError(f"{what}, and [dense] is a checkpoint, whose training is not part of this study")
+    if "function" in setting.dense_profile:
+        raise ValueError(f"{what}, and its profile is a function, which cannot be replayed; take a registered one")
     return setting.dense_epochs, setting.dense_max_lr
 
 

@@ -309,6 +309,16 @@ CRITERIA: dict[str, CriterionEntry] = {
     ),
 }
 
+# What a wrong name of an optimizer is compared with, and what `silo-tune list` shows.
+COMMON_OPTIMIZERS = {
+    "sgd": "SGD with momentum 0.9 and weight decay 5e-4, unless the study says otherwise",
+    "adamw": "AdamW with weight decay 0.01, unless the study says otherwise",
+    **dict.fromkeys(
+        ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "Adafactor", "RMSprop", "SGD", "AdamW"),
+        "of torch.optim, with its defaults there, as every other of its classes",
+    ),
+}
+
 # Initial weights that every registered network can have instead of its own.
 INITS = ("xavier-normal",)
 

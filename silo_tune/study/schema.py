@@ -16,7 +16,7 @@ from silo_tune.schedules.shapes import PROFILES
 from silo_tune.study import registry
 from silo_tune.study.authors import DEVIATIONS
 from silo_tune.study.model import Study
-from silo_tune.study.parts import ARM_NAME, FUNCTION, REWIND_POINT, whole
+from silo_tune.study.parts import ARM_NAME, FUNCTION, REWIND_POINT, TORCH_NAME, whole
 from silo_tune.study.presets import PRESETS
 from silo_tune.study.task import LOSSES
 
@@ -128,9 +128,12 @@ def references() -> dict[str, Schema]:
     hf = {"type": "string", "pattern": f"^{registry.HF_PREFIX}.+"}
     own = {"name": hf, "head": _words(registry.HEADS), "pretrained": {"type": "boolean"}, "init": init}
     of_hf = {"type": "object", "required": ["name", "head"], "properties": own}
+    of_torch = {"type": "string", **whole(TORCH_NAME)}
+    named_of_torch = {"type": "object", "required": ["name"], "properties": {"name": of_torch}}
     return {
         "ScheduleRef": _reference(schedules),
-        "ProfileRef": _reference(profiles, functions=False),
+        "ProfileRef": _reference(profiles),
+        "OptimizerRef": {"anyOf": [_words(("sgd", "adamw")), of_torch, named_of_torch, USER_FUNCTION]},
         "ModelRef": _reference(models, extra=[free, other, of_hf]),
         "CriterionRef": _reference(criteria),
         "LossRef": _reference(

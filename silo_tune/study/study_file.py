@@ -30,6 +30,7 @@ from silo_tune.study.parts import (
     Dense,
     Evaluate,
     Frozen,
+    OptimizerRef,
     Replicates,
     Report,
     Retrain,
@@ -491,6 +492,7 @@ _TAGGED: dict[str, type[BaseModel]] = {
     "tune": TuneArm,
     "sgd": SGD,
     "adamw": AdamW,
+    "other": OptimizerRef,
 }
 _INNER: dict[str, type[BaseModel]] = {"grid": Grid, "guided": Guided}
 

@@ -66,6 +66,9 @@ class OwnTask:
     def summed(self, model: nn.Module, batch: Any) -> Tensor:
         return self._loss(model, batch) * examples_in(batch)
 
+    def size(self, batch: Any) -> float:
+        return examples_in(batch)
+
     def evaluate(self, model: nn.Module, batches: Iterable[Any], count: int) -> Evaluation:
         with self._theirs("evaluate"):
             found = self.task.evaluate(model, batches)

@@ -74,6 +74,10 @@ class Task(Protocol):
         """The told loss, summed over the examples of a batch."""
         ...
 
+    def size(self, batch: Any) -> float:
+        """What its mean loss was divided by: of the means of several batches, these are the weights of their mean."""
+        ...
+
     def evaluate(self, model: nn.Module, batches: Iterable[Any], count: int) -> Evaluation:
         """Judge the network on a part of `count` examples; those that no batch holds count as wrong."""
         ...

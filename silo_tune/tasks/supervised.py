@@ -78,6 +78,9 @@ class Supervised:
         size = self.objective.size(targets)
         return total if size == len(targets) else total * (len(targets) / size)
 
+    def size(self, batch: Any) -> float:
+        return self.objective.size(batch[1])
+
     def fitted(self, output: Any, targets: Tensor) -> Tensor:
         """The outputs as numbers in the shape that the task has. Raises BadInput when they do not fit."""
         found = logits_of(output)

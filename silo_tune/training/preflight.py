@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ from silo_tune.pruning.in_effect import used_zeros
 from silo_tune.pruning.layers import SCALE, kinds_by_name, weights_of
 from silo_tune.pruning.masks import Masks
 from silo_tune.pruning.prune_step import few
+from silo_tune.schedules.shapes import maximum_of
 from silo_tune.study import registry
 from silo_tune.study.arms import Arm, OracleArm
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
-from silo_tune.study.parts import BROUGHT
+from silo_tune.study.parts import BROUGHT, made_profile
 from silo_tune.study.prune import LAYERS
 from silo_tune.study.task import USUAL
 from silo_tune.study.workspace import Workspace
@@ -194,6 +195,9 @@ class _Network:
             trainer = self.worker.trainer_of(stepped, model, masks, max_lr, frozenset())
             self._step(trainer)
             self._state(stepped, trainer)
+        for key, table, epochs in self._own_profiles():
+            with self.found.about(key):
+                self._profile(key, table, epochs * self._feed().steps(dense.step_batch))
         memory, data = _resident(), pack({"weights": model.state_dict(), "mask": masks})
         if self.study.cycles > 1 and not any(key.startswith(("model", "prune")) for key, _ in self.found.problems):
             with self.found.about("prune"):
@@ -277,6 +281,38 @@ class _Network:
         groups, meta = unpack(pack(*trainer.state()))
         again = self.worker.trainer_of(unit, *self._start(unit), frozenset())
         again.restore(groups, {**meta, "epoch": "1", "step": str(trainer.steps_per_epoch)})
+        if "function" in unit.optimizer and trainer.feed.device.type == "cpu":
+            trainer.step = again.step
+            for one in (trainer, again):
+                torch.manual_seed(0)
+                one.one_step()
+            if not all(torch.equal(one, again.parameters[name]) for name, one in trainer.parameters.items()):
+                raise BadInput(
+                    f"retrain.optimizer: {unit.optimizer['function']}: its next step is another after a resume; keep "
+                    f"all that it counts in the state of a parameter, or in a group"
+                )
+
+    def _own_profiles(self) -> Iterator[tuple[str, Mapping[str, Any], int]]:
+        """Profiles that are users' functions: where a study has them, their tables, and the epochs that they span."""
+        study, found = self.study, list[tuple[str, Mapping[str, Any], int]]()
+        if study.dense.epochs is not None:
+            found.append(("dense.profile", study.dense.profile.resolved(), study.dense.epochs))
+        for name, arm in study.arms.items():
+            settings = study.settings(arm)
+            key = "retrain.profile" if arm.profile is None else f"arms.{name}.profile"
+            found.append((key, settings.profile, settings.epochs))
+        seen = list[tuple[str, Mapping[str, Any], int]]()
+        for one in found:
+            if "function" in one[1] and one not in seen:
+                seen.append(one)
+                yield one
+
+    def _profile(self, key: str, table: Mapping[str, Any], total: int) -> None:
+        highest = maximum_of(made_profile(table), total)
+        if highest == 0:
+            raise BadInput(f"{key}: {table['function']} is 0 at every step")
+        if highest < 1:
+            self.found.lines.append(f"{key}: {table['function']} reaches {highest:.4g} of max_lr at most")
 
     def _start(self, unit: Unit) -> tuple[nn.Module, Masks, float]:
         model, masks, max_lr = self.worker.prepared(unit)

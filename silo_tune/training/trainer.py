@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,20 @@ from silo_tune.machine import VERSION
 from silo_tune.models.checkpoint import copy_into, load_weights
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.masks import Masks, apply_masks, pruned_are_zero
-from silo_tune.schedules.peaks import build
-from silo_tune.schedules.shapes import PROFILES, Profile
 from silo_tune.seeds import seed_globally, stream, stream_seed
+from silo_tune.study.parts import made_profile
 from silo_tune.tasks.outputs import examples_in
 from silo_tune.tasks.seam import Evaluation, Task
+from silo_tune.training.optimizers import (
+    BUFFERS,
+    begin_late_momentum,
+    buffers_of,
+    decayed_of,
+    has_momentum,
+    make_optimizer,
+    numbers_of,
+    restore_state,
+)
 
 # A mean training loss above this many times the guess's, late in the budget, is a divergence. It is absolute: a pruned
 # network starts with a low loss, and a rate that first triples it can still end best.
@@ -32,9 +42,8 @@ DIVERGED_LOSS = 1.5
 
 # The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
 STATE_FORMAT = "3"
-# Tensors that an optimizer keeps for each weight once it has made a step.
+OPTIMIZER_STATE = ("optim", "optim-numbers")  # groups of tensors in a state
 STANDING = ("epoch", "step", "seconds", "peak", "train_loss", "best_test")
-BUFFERS = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", "step"}}
 
 
 @dataclass(frozen=True)
@@ -44,34 +53,6 @@ class EpochLog:
     epoch: int
     train_loss: float
     seconds: float
-
-
-def profile_of(unit: Unit) -> Profile:
-    """The profile of a unit's canonical table."""
-    args = {key: value for key, value in unit.profile.items() if key != "name"}
-    return build(unit.profile["name"], PROFILES[unit.profile["name"]].factory, args)  # type: ignore[no-any-return]
-
-
-def make_optimizer(parameters: list[nn.Parameter], settings: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
-    """A new optimizer of the resolved [retrain.optimizer] table."""
-    args = {key: value for key, value in settings.items() if key != "name"}
-    if settings["name"] == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, fused=True, **args)
-    args["betas"] = tuple(args["betas"])
-    return torch.optim.AdamW(parameters, lr=lr, fused=True, **args)
-
-
-def begin_late_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give a weight whose first gradient comes after the first step a momentum of zero, as plain SGD does in effect.
-
-    Fused SGD takes a momentum of every weight that has a gradient, or of none.
-    """
-    if len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups):
-        return
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if weight.grad is not None and "momentum_buffer" not in optimizer.state[weight]:
-                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def names_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -114,11 +95,11 @@ class Trainer:
         self.parameters = dict(model.named_parameters())
         self._frozen: list[str] = []
         self.begin_anew(max_lr)
-        self.profile = profile_of(unit)
+        self.profile = made_profile(unit.profile)
         self._momentum = getattr(self.profile, "momentum_at", lambda step, total: None)
-        if unit.optimizer.get("momentum") == 0 and self._momentum(0, 1) is not None:
+        if self._momentum(0, 1) is not None and not has_momentum(self.optimizer):
             raise BadInput("retrain.profile: its momentum runs against the rate, and retrain.optimizer has none")
-        self.steps_per_epoch = feed.steps(unit.batch)
+        self.steps_per_epoch = feed.steps(unit.step_batch)
         self.total = self.steps_per_epoch * unit.epochs
         self.task, self.limit = task, DIVERGED_LOSS * (math.inf if task.guess is None else task.guess.loss)
         self.snapshots, self.taken = snapshots, dict[int, dict[str, Tensor]]()
@@ -158,9 +139,9 @@ class Trainer:
         self.model.train()
         loss_sum = torch.zeros((), device=self.feed.device)
         count = 0
-        for batch in self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)):
-            examples = examples_in(batch)
-            loss_sum += self._one_step(batch) * examples
+        for batches in self._batches_of_steps(where):
+            examples = sum(map(examples_in, batches))
+            loss_sum += self._one_step(batches) * examples
             count += examples
         self.epoch += 1
         self.train_loss = float(loss_sum) / count
@@ -173,27 +154,34 @@ class Trainer:
         """Train on the first batch of the first epoch alone; its loss."""
         where = (self.unit.seed, self.unit.cycle, self.unit.repeat, 0)
         self.model.train()
-        batch = next(iter(self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where))))
-        return float(self._one_step(batch))
+        return float(self._one_step(next(self._batches_of_steps(where))))
 
-    def _one_step(self, batch: Any) -> Tensor:
+    def _batches_of_steps(self, where: tuple[int, int, int, int]) -> Iterator[list[Any]]:
+        """The batches of an epoch, those of a step together: the examples of one large batch, in its order."""
+        batches = iter(self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)))
+        while step := list(itertools.islice(batches, self.unit.accumulate)):
+            yield step
+
+    def _one_step(self, batches: Sequence[Any]) -> Tensor:
         lr = self.max_lr * self.profile(self.step, self.total)
         momentum = self._momentum(self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
             if momentum is not None and "betas" in group:
-                group["betas"] = (momentum, group["betas"][1])
+                group["betas"] = (momentum, *group["betas"][1:])
             elif momentum is not None:
                 group["momentum"] = momentum
         self.peak = max(self.peak, lr)
-        with self._autocast:
-            losses = self.task.losses(self.model, batch)
         for weight in self._moving:  # as zero_grad does, which also reports to a profiler at every step
             weight.grad = None
-        self._scaler.scale(losses.objective).backward()
+        told = self._gradients(batches)
         if self.unit.clip is not None:
-            self._clip(self.unit.clip)
-        if self.step and self.unit.optimizer.get("momentum", 0) > 0:
+            self._scaler.unscale_(self.optimizer)
+        if self.unit.clip is not None or self._of_others:
+            self._mask_gradients()
+        if self.unit.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.unit.clip)
+        if self.step and self.unit.optimizer.get("name") == "sgd" and self.unit.optimizer["momentum"] > 0:
             begin_late_momentum(self.optimizer)
         self._scaler.step(self.optimizer)
         self._scaler.update()
@@ -203,15 +191,35 @@ class Trainer:
         self.step += 1
         if self.step in self.snapshots:
             self.taken[self.step] = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        return losses.told.detach()
+        return told
 
-    def _clip(self, greatest: float) -> None:
-        """Shorten the gradient to a norm; what pruned weights would do counts for nothing."""
-        self._scaler.unscale_(self.optimizer)
+    def _gradients(self, batches: Sequence[Any]) -> Tensor:
+        """Add up the gradient of the mean over the batches of a step; the told loss, a mean likewise."""
+        if len(batches) == 1:
+            with self._autocast:
+                losses = self.task.losses(self.model, batches[0])
+            self._scaler.scale(losses.objective).backward()
+            return losses.told.detach()
+        sizes = [self.task.size(batch) for batch in batches]
+        told = torch.zeros((), device=self.feed.device)
+        for batch, size in zip(batches, sizes, strict=True):
+            with self._autocast:
+                losses = self.task.losses(self.model, batch)
+            share = size / sum(sizes)
+            self._scaler.scale(losses.objective * share).backward()
+            told += losses.told.detach() * share
+        return told
+
+    def _mask_gradients(self) -> None:
+        """What pruned weights would do counts for nothing: in a norm, or in an optimizer that looks at whole layers."""
         for weight, mask in zip(self._masked, self._factors, strict=True):
             if weight.grad is not None:
                 weight.grad.mul_(mask)
-        nn.utils.clip_grad_norm_(self.parameters.values(), greatest)
+
+    @property
+    def _of_others(self) -> bool:
+        """Is the optimizer another than the two whose steps look at each weight alone?"""
+        return self.unit.optimizer.get("name") not in BUFFERS
 
     def _judge(self) -> None:
         finite = math.isfinite(self.train_loss) and all(bool(p.isfinite().all()) for p in self.parameters.values())
@@ -240,7 +248,8 @@ class Trainer:
                 "model: all of its parameters are frozen (requires_grad is false); there is nothing to train"
             )
         self.max_lr, self._moving = max_lr, moving
-        self.optimizer = make_optimizer(moving, self.unit.optimizer, max_lr)
+        decayed = decayed_of(self.model) if self.unit.decay == "weights" else None
+        self.optimizer = make_optimizer(moving, self.unit.optimizer, max_lr, decayed)
 
     def freeze(self, names: Iterable[str]) -> None:
         """Leave these parameters as they are, from the next new optimizer on."""
@@ -253,27 +262,22 @@ class Trainer:
         for name in self._frozen:
             self.parameters[name].requires_grad_(True)
 
-    def carry_on(self, buffers: Mapping[str, Tensor]) -> None:
-        """Begin with the optimizer's buffers of an earlier part of the same training."""
-        for key, saved in buffers.items():
-            name, _, buffer = key.rpartition("/")
-            parameter = self.parameters[name]
-            like = parameter if saved.shape == parameter.shape else saved
-            self.optimizer.state[parameter][buffer] = copy_into(like.detach(), saved)
+    def carry_on(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Begin with the optimizer's state of an earlier part of the same training."""
+        found = (groups.get(name, {}) for name in OPTIMIZER_STATE)
+        restore_state(self.optimizer, self.parameters, *found)
 
     # --- state ---
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
         """Weights, masks and optimizer buffers, and where the training stands."""
-        buffers = {
-            f"{name}/{key}": value
-            for name, parameter in self.parameters.items()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-            if isinstance(value, Tensor)
-        }
+        names = {parameter: name for name, parameter in self.parameters.items()}
+        buffers = buffers_of(self.optimizer, names)
+        numbers = numbers_of(self.optimizer, names) if self._of_others else {}
         groups = {"weights": self.model.state_dict(), "mask": self.masks, "optim": buffers}
+        groups |= {"optim-numbers": numbers} if numbers else {}
         meta = {name: repr(getattr(self, name)) for name in STANDING}
-        meta |= {"buffers": names_hash(buffers), "unit": self.unit.key}
+        meta |= {"buffers": names_hash({**buffers, **numbers}), "unit": self.unit.key}
         return groups, {**meta, **written_with(), "threads": str(torch.get_num_threads())}
 
     def require_written_here(self, meta: Mapping[str, str]) -> None:
@@ -294,10 +298,11 @@ class Trainer:
         """Go on from a state. Raises KeyError, ValueError or RuntimeError when it does not fit."""
         self.require_written_here(meta)
         self.require_layout(groups, int(meta["epoch"]), int(meta["step"]))
-        if meta["buffers"] != names_hash(groups.get("optim", {})):
+        kept = {name: tensor for group in OPTIMIZER_STATE for name, tensor in groups.get(group, {}).items()}
+        if meta["buffers"] != names_hash(kept):
             raise ValueError("some of the optimizer's buffers are missing")
         load_weights(self.model, groups["weights"])
-        self.carry_on(groups.get("optim", {}))
+        self.carry_on(groups)
         self.stand(meta)
 
     def _check_writer(self, meta: Mapping[str, str]) -> None:
@@ -322,10 +327,13 @@ class Trainer:
         for key, saved in groups.get("optim", {}).items():
             name, _, buffer = key.rpartition("/")
             found.setdefault(buffer, set()).add(name)
-            if name not in self.parameters or saved.shape not in (self.parameters[name].shape, ()):
+            known = name in self.parameters
+            if not known or not (self._of_others or saved.shape in (self.parameters[name].shape, ())):
                 wrong.append(key)
         if wrong:
             raise ValueError(f"{wrong[0]} has another shape or type than the network's")
+        if self._of_others:
+            return
         kept = BUFFERS[self.unit.optimizer["name"]] if self.unit.optimizer.get("momentum") != 0 else set()
         if step > 0 and found and set(found) != kept:
             counted, wanted = (", ".join(sorted(names)) or "none" for names in (found, kept))

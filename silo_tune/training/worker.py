@@ -40,7 +40,7 @@ from silo_tune.tasks.supervised import Supervised
 from silo_tune.training.gradient_stats import Spreads, measure
 from silo_tune.training.ice import IceLoop, carries, is_loop
 from silo_tune.training.process import choose_device, device_name, enter
-from silo_tune.training.trainer import EpochLog, Trainer, evaluate
+from silo_tune.training.trainer import OPTIMIZER_STATE, EpochLog, Trainer, evaluate
 
 T = TypeVar("T")
 Progress = Generator[EpochLog, None, dict[str, Any]]
@@ -109,7 +109,7 @@ class Worker:
         (outcome, right), state, data = self._outcome(unit, trainer, max_lr), None, b""
         if outcome["status"] == "ok":
             previous = {} if trainer.previous is None else {"previous": trainer.previous}
-            carried = {"optim": trainer.state()[0].get("optim", {})} if carries(unit) else {}
+            carried = {n: t for n, t in trainer.state()[0].items() if n in OPTIMIZER_STATE} if carries(unit) else {}
             data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **carried})
             state = self.units.write_state(unit.key, attempt, data)
         seconds = time.perf_counter() - began
@@ -322,7 +322,7 @@ class Worker:
 
     def _steps_at(self, dense: Unit, point: str) -> int:
         count, kind = point.split()
-        return int(count) * (self.feed(dense).steps(dense.batch) if kind == "ep" else 1)
+        return int(count) * (self.feed(dense).steps(dense.step_batch) if kind == "ep" else 1)
 
     def _keep_snapshots(self, unit: Unit, trainer: Trainer) -> None:
         for point in self.workspace.rewind_points:
@@ -338,7 +338,7 @@ class Worker:
             data = self.units.read_partial(unit.key)
             if data is None:
                 if carries(unit) and unit.parent is not None:
-                    trainer.carry_on(self.state_of(unit.parent).get("optim", {}))
+                    trainer.carry_on(self.state_of(unit.parent))
                 return trainer, max_lr
             if self._restored(unit, data, trainer.restore):
                 return trainer, max_lr
