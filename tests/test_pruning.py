@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from silo_tune.errors import BadInput
+from silo_tune.api import run_study
+from silo_tune.errors import BadInput, StudyError
+from silo_tune.export.chosen_unit import weights_of
 from silo_tune.models.build import build_model
 from silo_tune.pruning.filters import Filters
 from silo_tune.pruning.masks import (
@@ -19,6 +24,12 @@ from silo_tune.pruning.masks import (
     pruned_are_zero,
     shrink,
 )
+from silo_tune.run.local import LocalRunner
+from silo_tune.store.run_folder import Run
+from silo_tune.study.study_file import parse_study
+from silo_tune.study.workspace import Workspace
+from silo_tune.training.preflight import opened, preflight
+from tests.conftest import small_study, small_table
 
 
 def lenet() -> nn.Module:
@@ -146,3 +157,81 @@ def test_companions_are_never_counted() -> None:
 def test_a_target_that_kills_a_layer_counts_filters() -> None:
     with pytest.raises(BadInput, match=r"10\.000% of 3 filters are 0, fewer than the 1 layers"):
         filters().kept(0.1)
+
+
+# --- 2:4 ---
+
+
+def in_fours(mask: torch.Tensor) -> torch.Tensor:
+    """How many of each four weights along the inputs are alive."""
+    return mask.movedim(1, -1).reshape(-1, 4).sum(1)
+
+
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+@pytest.mark.parametrize(("name", "shape"), [("lenet-300-100", (8, 8, 1)), ("resnet8", (32, 32, 3))])
+def test_two_of_each_four_stay_and_exactly_two_in_the_end(name: str, shape: tuple[int, int, int], scope: str) -> None:
+    model = build_model({"name": name}, shape, 10, seed=1)
+    elements = PrunableElements.of(model, fours=True)
+    scores = {name: weight.detach().abs() for name, weight in elements.weights.items()}
+    masks = full_masks(elements.weights)
+    total = alive(masks)
+    for target in (0.8, 0.65, 0.5):
+        before, masks = masks, shrink(scores, masks, target, scope, fours=True)
+        assert alive(masks) == round(total * target)
+        assert not any((masks[name] & ~before[name]).any() for name in masks)
+        groups = torch.cat([in_fours(mask) for mask in masks.values()])
+        assert int(groups.min()) == 2
+        assert int(groups.max()) == (2 if target == 0.5 else 4)
+    for name, weight in scores.items():  # what stays of each four is no smaller than what goes
+        kept, gone = (weight.masked_fill(mask, fill) for mask, fill in ((~masks[name], torch.inf), (masks[name], 0.0)))
+        four = [part.movedim(1, -1).reshape(-1, 4) for part in (kept, gone)]
+        assert bool((four[0].amin(1) >= four[1].amax(1)).all())
+
+
+def test_equal_scores_in_a_four_go_by_position() -> None:
+    scores = {"a": torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0, 2.0, 0.0, 0.0]])}
+    masks = shrink(scores, full_masks(scores), 0.5, "global", fours=True)
+    assert masks["a"].tolist() == [[True, True, False, False, True, True, False, False]]
+
+
+def test_layers_whose_inputs_are_no_multiple_of_four_are_left_out() -> None:
+    resnet = build_model({"name": "resnet8"}, (32, 32, 3), 10, seed=1)
+    elements = PrunableElements.of(resnet, fours=True)
+    assert set(prunable(resnet)) - set(elements.weights) == {"conv1.weight"}  # of 3 channels
+    with pytest.raises(BadInput, match="needs a layer whose inputs are a multiple of 4"):
+        PrunableElements.of(nn.Linear(6, 8), fours=True)
+
+
+@pytest.mark.parametrize(
+    ("prune", "words"),
+    [
+        ({"targets": [0.7, 0.4]}, r'prune\.targets: granularity "2:4" keeps half .* and 40\.0% would remain'),
+        ({"rate": 0.4}, r'cycles: granularity "2:4" keeps half'),
+        ({"norm_scales": True}, r'prune\.norm_scales: it prunes single weights; leave it out with .*"2:4"'),
+        ({"count": "percentile"}, r'prune\.count: .*"2:4" is counted'),
+        ({"layers": ["linear", "embedding"]}, r"prune\.layers: embedding: the pattern 2:4 is for linear"),
+        ({"criterion": "l1-filter"}, r"'l1-filter' scores filters, and granularity is '2:4'; choose from gradient"),
+    ],
+)
+def test_what_two_of_four_cannot_mean_is_refused(prune: dict[str, Any], words: str) -> None:
+    with pytest.raises(StudyError, match=words):
+        small_study(prune={"granularity": "2:4", **prune})
+
+
+def test_a_study_ends_with_exactly_two_of_each_four(tmp_path: Path) -> None:
+    silo = {"silo": small_table()["arms"]["silo"]}
+    table = {**small_table(prune={"granularity": "2:4", "targets": [0.7, 0.5]}), "arms": silo}
+    url = run_study(parse_study(table), str(tmp_path / "run"), runner=LocalRunner()).url
+    run = Run(url)
+    unit, state = weights_of(run, run.study(), "silo", 0, None)
+    assert unit.spec["prune"]["granularity"] == "2:4"
+    assert all(bool((in_fours(mask) == 2).all()) for mask in state["mask"].values())
+    assert all(bool((state["weights"][name][~mask] == 0).all()) for name, mask in state["mask"].items())
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    made = small_study(model={"name": "mlp", "widths": [6, 8]}, prune={"granularity": "2:4", "targets": [0.7, 0.5]})
+    workspace = Workspace.of(made, str(tmp_path / "run"))
+    found = preflight(made, workspace, opened(made, workspace)[1], 1)
+    assert found.problems == []
+    assert "2:4: left out, for their inputs are no multiple of 4: body.2.weight" in found.lines, found.lines

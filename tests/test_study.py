@@ -94,7 +94,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"prune.criterion": {"name": "snip", "per_class": 0}}, "prune.criterion", "per_class is a count of at least 1"),
     ({"prune.criterion": {"name": "gradient", "images": 0.5}}, "prune.criterion", "at least 1, got 0.5"),
     ({"prune.scope": "local"}, "prune.scope", "unknown value 'local'; choose from global, layerwise"),
-    ({"prune.granularity": "channel"}, "prune.granularity", "choose from filter, weight"),
+    ({"prune.granularity": "channel"}, "prune.granularity", "choose from 2:4, filter, weight"),
     (
         {"prune.granularity": "filter"},
         "prune.criterion",
@@ -187,7 +187,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"report.schedule": "slio"}, "report.schedule", "unknown arm 'slio'; choose from conditioned, constant"),
     ({"report.schedule": "greedy"}, "report.schedule", "'greedy' is not a schedule arm; name one"),
     ({"cluster.cpus_per_unit": 0}, "cluster.cpus_per_unit", "greater than or equal to 1"),
-    ({"cluster.keep": "some"}, "cluster.keep", "choose from all, needed"),
+    ({"cluster.keep": "some"}, "cluster.keep", "choose from all, chains, needed"),
     ({"cluster.gpus": 1}, "cluster.gpus", "unknown key; choose from cpus_per_unit"),
 ]
 

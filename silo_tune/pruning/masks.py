@@ -82,11 +82,13 @@ class PrunableElements:
         weights: the prunable weights by name.
         filters: of the same names, when whole filters go; else empty.
         parameters: all parameters of the network by name; coupled parameters of filters are among them.
+        fours: of each four weights in a row of inputs at least two stay.
     """
 
     weights: Mapping[str, Tensor]
     filters: Mapping[str, Filters]
     parameters: Mapping[str, Tensor]
+    fours: bool = False
 
     @classmethod
     def of(
@@ -96,15 +98,24 @@ class PrunableElements:
         norm_scales: bool = False,
         removable: Mapping[str, Filters] | None = None,
         layers: tuple[str, ...] = DEFAULT_LAYERS,
+        fours: bool = False,
     ) -> PrunableElements:
         """The elements of a network: filters when it is said which are removable, else weights.
+
+        In `fours` layers take part whose inputs (channels of a convolution's group) are a multiple of four.
 
         Raises:
             BadInput: as `prunable`.
         """
         parameters = dict(model.named_parameters())
         if removable is None:
-            return cls(prunable(model, skip, norm_scales, layers), {}, parameters)
+            found = prunable(model, skip, norm_scales, layers)
+            found = {name: weight for name, weight in found.items() if not fours or weight.shape[1] % 4 == 0}
+            if not found:
+                raise BadInput(
+                    'prune.granularity: "2:4" needs a layer whose inputs are a multiple of 4; none has so many'
+                )
+            return cls(found, {}, parameters, fours)
         meant = {weight.name for weight in weights_of(model, layers)}
         weights = left_by(skip, {name: parameters[name] for name in removable if name in meant})
         return cls(weights, {name: removable[name] for name in weights}, parameters)
@@ -172,7 +183,9 @@ def kept_count(total: int, layers: int, target: float, noun: str = "weights") ->
     return kept
 
 
-def shrink(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: float, scope: str) -> Masks:
+def shrink(
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: float, scope: str, fours: bool = False
+) -> Masks:
     """The next masks.
 
     Args:
@@ -180,6 +193,7 @@ def shrink(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: fl
         masks: which elements are alive.
         target: share of all elements (alive or not) to keep.
         scope: "global" or "layerwise".
+        fours: of each four weights along the second dimension the best two stay; the target is half or more.
 
     Raises:
         BadInput: the target would force a layer below one element.
@@ -189,19 +203,38 @@ def shrink(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: fl
     if scope == "layerwise":
         counts = layer_counts([mask.numel() for mask in masks.values()], [int(m.sum()) for m in masks.values()], kept)
         return {
-            name: top(scores[name].flatten(), masks[name].flatten(), count).view_as(masks[name])
+            name: _best(scores[name], masks[name], count, fours).view_as(masks[name])
             for (name, count) in zip(masks, counts, strict=True)
         }
-    return _shrink_global(scores, masks, kept)
+    return _shrink_global(scores, masks, kept, fours)
 
 
-def _shrink_global(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], kept: int) -> Masks:
-    # Each layer's best one first, so that no layer dies; then the best of all others.
-    guarded = {name: top(scores[name].flatten(), mask.flatten(), 1) for name, mask in masks.items()}
+def _best(scores: Tensor, mask: Tensor, count: int, fours: bool) -> Tensor:
+    """Of one layer, flat."""
+    if not fours:
+        return top(scores.flatten(), mask.flatten(), count)
+    guard = best_two(scores, mask).flatten()
+    return guard | top(scores.flatten(), mask.flatten() & ~guard, count - int(guard.sum()))
+
+
+def best_two(scores: Tensor, mask: Tensor) -> Tensor:
+    """Mask of the best two living of each four along the second dimension; ties go to the earlier one."""
+    ranked = scores.double().masked_fill(~mask, -torch.inf).movedim(1, -1)
+    order = ranked.reshape(-1, 4).argsort(dim=1, descending=True, stable=True)
+    chosen = torch.zeros(order.shape, dtype=torch.bool).scatter_(1, order[:, :2], True)
+    return chosen.reshape(ranked.shape).movedim(-1, 1) & mask
+
+
+def _shrink_global(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], kept: int, fours: bool) -> Masks:
+    # Each layer's best one first, so that no layer dies, or the best two of each four; then the best of all others.
+    guarded = {
+        name: best_two(scores[name], mask).flatten() if fours else top(scores[name].flatten(), mask.flatten(), 1)
+        for name, mask in masks.items()
+    }
     flat_guard = torch.cat([guarded[name] for name in masks])
     flat_scores = torch.cat([scores[name].flatten() for name in masks])
     flat_alive = torch.cat([masks[name].flatten() for name in masks])
-    rest = top(flat_scores, flat_alive & ~flat_guard, kept - len(masks))
+    rest = top(flat_scores, flat_alive & ~flat_guard, kept - int(flat_guard.sum()))
     parts = (flat_guard | rest).split([mask.numel() for mask in masks.values()])
     return {name: part.view_as(mask) for (name, mask), part in zip(masks.items(), parts, strict=True)}
 

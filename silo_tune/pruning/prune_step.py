@@ -61,7 +61,8 @@ class UnitPruner:
         """
         here = self.workspace if unit.prune is None else unit.prune
         removable_ = self._removable_of(unit, model) if here.granularity == "filter" else None
-        elements = PrunableElements.of(model, here.skip, here.norm_scales, removable_, here.layers)
+        fours = here.granularity == "2:4"
+        elements = PrunableElements.of(model, here.skip, here.norm_scales, removable_, here.layers, fours)
         elements.kept(self.workspace.last_target)
         return elements
 
@@ -133,7 +134,8 @@ def next_masks(prune: PruneSpec, elements: PrunableElements, scoring: Scoring) -
         chosen = by_percentile(scored, living, prune.percentile, prune.scope, biased)
         declared = alive(chosen)
     else:
-        chosen, declared = shrink(scored, living, prune.target, prune.scope), elements.kept(prune.target)
+        chosen = shrink(scored, living, prune.target, prune.scope, elements.fours)
+        declared = elements.kept(prune.target)
     after = elements.masks(chosen)
     _check(elements, scoring.masks, after, declared)
     return after

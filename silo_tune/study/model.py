@@ -91,6 +91,7 @@ class Study(Frozen):
             pipeline_problems,
             looks_problems,
             network_problems,
+            pattern_problems,
         )
         problems = problems or [problem for check in checks for problem in check(self)]
         if problems:
@@ -260,6 +261,14 @@ def score_problems(study: Study) -> Iterator[tuple[str, str]]:
     rules = study.evaluate.resolved() or {}
     if score.name != "accuracy" and (rules.get("drop_last") or rules.get("best_on_test")):
         yield "evaluate", f"drop_last and best_on_test are ways to count accuracy, and the score is {score.title}"
+
+
+def pattern_problems(study: Study) -> Iterator[tuple[str, str]]:
+    """Of each four weights two stay: no more than half can go."""
+    least = study.remaining[-1]
+    if study.prune.granularity == "2:4" and least < 0.5:
+        key = "cycles" if study.prune.targets is None else "prune.targets"
+        yield key, f'granularity "2:4" keeps half of the weights or more, and {least:.1%} would remain in the end'
 
 
 def network_problems(study: Study) -> Iterator[tuple[str, str]]:

@@ -66,8 +66,10 @@ class Prune(Frozen):
     scope: Literal["global", "layerwise"] = Field(
         default="global", description='"global" compares weights over all layers, "layerwise" inside each'
     )
-    granularity: Literal["weight", "filter"] = Field(
-        default="weight", description='what is removed: single weights, or whole "filter"s'
+    granularity: Literal["weight", "filter", "2:4"] = Field(
+        default="weight",
+        description='what is removed: single weights, whole "filter"s, or single weights with at least 2 of each 4 '
+        'left ("2:4")',
     )
     skip: Annotated[tuple[str, ...], LISTED] = Field(
         default=(), description='name patterns of parameters that are never pruned, such as "fc.*"'
@@ -131,12 +133,12 @@ class Prune(Frozen):
         if self.rate is not None and self.targets is not None:
             raise Problems([("prune.targets", "give rate or targets, not both")])
         self._check_granularity()
-        if self.norm_scales and self.granularity == "filter":
-            raise Problems(
-                [("prune.norm_scales", 'it prunes single weights; leave it out with granularity = "filter"')]
-            )
-        if self.count == "percentile" and self.granularity == "filter":
-            raise Problems([("prune.count", 'a percentile is taken of single weights; filters are counted, "exact"')])
+        if self.norm_scales and self.granularity != "weight":
+            message = f'it prunes single weights; leave it out with granularity = "{self.granularity}"'
+            raise Problems([("prune.norm_scales", message)])
+        if self.count == "percentile" and self.granularity != "weight":
+            message = f'a percentile is taken of single weights; "{self.granularity}" is counted, "exact"'
+            raise Problems([("prune.count", message)])
         self._check_layers()
         return self
 
@@ -145,6 +147,9 @@ class Prune(Frozen):
         added = [kind for kind in self.layers if kind not in DEFAULT_LAYERS]
         if added and self.granularity == "filter":
             message = f"{', '.join(added)}: no filters that can be removed; filters are those of linear and conv layers"
+            raise Problems([("prune.layers", message)])
+        if added and self.granularity == "2:4":
+            message = f"{', '.join(added)}: the pattern 2:4 is for {', '.join(DEFAULT_LAYERS)}; leave the others out"
             raise Problems([("prune.layers", message)])
         name = self.criterion.name
         strange = [kind for kind in added if name is not None and kind in registry.CRITERIA[name].not_for]
@@ -156,10 +161,15 @@ class Prune(Frozen):
         if self.criterion.name is None:
             return  # a user's function is checked by the scores that it gives
         scored = registry.CRITERIA[self.criterion.name].granularity
-        if scored != self.granularity:
-            fitting = sorted(name for name, entry in registry.CRITERIA.items() if entry.granularity == self.granularity)
+        if scored != self.counted:
+            fitting = sorted(name for name, entry in registry.CRITERIA.items() if entry.granularity == self.counted)
             message = f"{self.criterion.name!r} scores {scored}s, and granularity is {self.granularity!r}; choose from "
             raise Problems([("prune.criterion", message + ", ".join(fitting))])
+
+    @property
+    def counted(self) -> str:
+        """What is scored and counted: "weight" or "filter"."""
+        return "filter" if self.granularity == "filter" else "weight"
 
     def remaining(self, cycles: int) -> list[float]:
         """Planned share of weights (or filters) remaining at each of so many cycles."""

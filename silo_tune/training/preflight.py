@@ -29,7 +29,7 @@ from silo_tune.models.checkpoint import load_pretrained, pack, unpack
 from silo_tune.planner.unit import Unit, canonical_json, make_unit
 from silo_tune.pruning.in_effect import used_zeros
 from silo_tune.pruning.layers import SCALE, kinds_by_name, weights_of
-from silo_tune.pruning.masks import Masks
+from silo_tune.pruning.masks import Masks, left_by
 from silo_tune.pruning.prune_step import few
 from silo_tune.schedules.shapes import maximum_of
 from silo_tune.study import registry
@@ -223,6 +223,12 @@ class _Network:
             if could and self.study.prune.granularity == "weight":
                 line += f" (prune.layers can name {', '.join(kind for kind in LAYERS if kind in could)})"
         self.found.lines.append(line)
+        if self.study.prune.granularity == "2:4":
+            meant = left_by(
+                self.study.prune.skip, {w.name: w.tensor for w in weights_of(model, self.study.prune.layers)}
+            )
+            if out := [name for name in meant if name not in masks]:
+                self.found.lines.append(f"2:4: left out, for their inputs are no multiple of 4: {', '.join(out)}")
         self.found.layers += _layer_lines(masks, kinds)
         task = self.worker.task(self.unit(0))
         unused = sorted(set(masks) - set(used_zeros(model, _named(model, masks), few(self._feed()), task.forward)))

@@ -80,7 +80,5 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _pruning(study: Study) -> str:
     if study.prune.rate is not None:
-        return f"pruning {percent(study.prune.rate, 0)} % of the remaining {study.prune.granularity}s each"
-    return (
-        f"leaving {', '.join(percent(share, 1) for share in study.remaining[1:])} % of the {study.prune.granularity}s"
-    )
+        return f"pruning {percent(study.prune.rate, 0)} % of the remaining {study.prune.counted}s each"
+    return f"leaving {', '.join(percent(share, 1) for share in study.remaining[1:])} % of the {study.prune.counted}s"
