@@ -107,7 +107,7 @@ HIDDEN_TOLD = {
     "prune": (7, "KeyError: 'no criterion' ("),
     "report.tolerance": (9, "finer than 287 validation images"),
     "report.schedule": (9, "(did you mean 'silo'?)"),
-    "cluster.keep": (10, "choose from all, needed"),
+    "cluster.keep": (10, "choose from all, chains, needed"),
     "arms.silo.schedule": (12, "max_lr '0.1' at cycle 1 is not a rate above 0"),
     "arms.oracle": (13, "(did you mean 'oracle'?)"),
 }
