@@ -7,8 +7,9 @@ import os
 import sys
 import traceback
 
-# Commands register themselves where they are imported; `--help` keeps this order.
+# Commands register themselves where they are imported.
 from silo_tune.cli import (  # noqa: F401
+    init_command,
     prune_command,
     report_commands,
     show_command,

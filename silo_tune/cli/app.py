@@ -6,11 +6,25 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from silo_tune.cli.streams import say
 from silo_tune.machine import VERSION
 
+# As a newcomer needs them.
+ORDER = (
+    "init", "plan", "run", "status", "report", "open", "show", "prune", "weights", "shrink", "fit", "replay", "export",
+    "list", "schema",
+)  # fmt: skip
+
+
+class _Ordered(typer.core.TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
+    cls=_Ordered,
     help="Find, check and apply learning rates for iterative pruning.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -65,7 +65,7 @@ def prune(
     with watched(), watch() as monitor:
         monitors.append(monitor)
         pruned = run_pruning(
-            {"model": _reference(model), "data": _data(data, target)},
+            {"model": reference(model), "data": data_table(data, target)},
             task={"name": task},
             weights_remaining=weights_remaining,
             cycles=cycles,
@@ -91,14 +91,14 @@ def prune(
         say(f"picture: {picture}")
 
 
-def _reference(name: str) -> dict[str, Any]:
+def reference(name: str) -> dict[str, Any]:
     """A name, or module:name of a function, whose version is its file's, as a run keeps it."""
     if ":" in name and not name.startswith(("timm:", "torchvision:", "hf:")):
         return {"function": name, "version": "1"}
     return {"name": name}
 
 
-def _data(name: str, target: str | None) -> dict[str, Any]:
+def data_table(name: str, target: str | None) -> dict[str, Any]:
     """[data] of a name, a function, a folder or a file."""
     from silo_tune.study import registry
 
@@ -107,7 +107,7 @@ def _data(name: str, target: str | None) -> dict[str, Any]:
         return {"name": name}
     kind = "folder" if os.path.isdir(name) else kinds.get(Path(name).suffix)
     if kind is None:
-        return _reference(name)  # an unknown name is refused with those that there are
+        return reference(name)  # an unknown name is refused with those that there are
     if kind == "table" and target is None:
         raise BadInput("--target: name the column of the table that is predicted")
     return {"name": kind, "path": name} | ({} if target is None else {"target": target})

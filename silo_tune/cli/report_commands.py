@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,22 @@ def report(
         say(json.dumps(written.data | {"report": written.page}, indent=2, ensure_ascii=False, allow_nan=False))
         return
     say("", *written.lines, "", f"report: {written.page}")
+
+
+@app.command("open")
+def open_report(run: RunFolder, debug: Debug = False) -> None:
+    """Open the page of a run's report, which is written first where there is none."""
+    import webbrowser
+
+    from silo_tune.store.run_folder import Run
+
+    storage = Run(run).storage
+    page = storage.shown("report/report.html") if storage.exists("report/report.html") else write_report(run).page
+    if "://" in page:
+        raise BadInput(f"{page} is not on this machine: fetch the folder report/, or open it where the storage is seen")
+    say(page)
+    if not webbrowser.open(Path(page).resolve().as_uri()):
+        say("no browser is here; open that file where there is one", err=True)
 
 
 @app.command()

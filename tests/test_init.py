@@ -1,0 +1,67 @@
+"""`init`: the study that it writes for somebody's data runs as it is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from silo_tune.study.study_file import load_study
+from tests.test_cli import in_process
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of somebody's: numbers, a category, a price and whether it was sold."""
+    place, random = tmp_path_factory.mktemp("mine"), np.random.default_rng(0)
+    x, kind = random.normal(size=(600, 2)), random.choice(list("abc"), 600)
+    price = 30 + 5 * x[:, 0] + random.normal(size=600)
+    sold = np.where(x[:, 1] + random.normal(size=600) > 0, "yes", "no")
+    frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "kind": kind, "price": price, "sold": sold})
+    frame.to_csv(place / "mine.csv", index=False)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("asked", "network", "score", "tolerance"),
+    [
+        ("digits", "lenet-300-100", "accuracy", math.sqrt(0.18 / 287)),
+        ("mine.csv --target sold", "mlp", "accuracy", math.sqrt(0.18 / 96)),
+        ("mine.csv --target sold --task binary --model mlp", "mlp", "accuracy", math.sqrt(0.18 / 96)),
+        ("mine.csv --target price --task regression", "mlp", "rmse", 0.02 * 5.1),
+    ],
+)
+def test_a_written_study_fits_its_data(asked: str, network: str, score: str, tolerance: float, folder: Path) -> None:
+    file = f"{abs(hash(asked))}.toml"
+    done = in_process("init", *asked.split(), "--out", file, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    study = load_study(folder / file)
+    assert (study.model.name, study.scored.name) == (network, score)
+    assert study.report.tolerance == pytest.approx(tolerance, rel=0.15)
+    assert len(study.replicates.seeds) == 10  # for so small data
+    assert max(len(line) for line in (folder / file).read_text().splitlines()) <= 120
+    planned = in_process("plan", file, cwd=folder)
+    assert planned.returncode == 0, planned.stderr
+    assert "1170" in planned.stdout  # of the Oracle, as the file says
+    assert "1,170 trials" in (folder / file).read_text()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("mine.csv", "--target: name the column"),
+        ("mine.csv --target prise", "did you mean 'price'"),
+        ("mine.csv --target price", 'set task = "regression"'),
+        ("nothing", "unknown data set 'nothing'"),
+        ("digits --model lenet", "did you mean 'lenet-300-100'"),
+        ("digits --out mine.csv", "'mine.csv' exists, and is not written over"),
+    ],
+)
+def test_what_does_not_fit_is_told_and_nothing_is_written(asked: str, told: str, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    done = in_process("init", *asked.split(), cwd=folder)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert sorted(folder.iterdir()) == before
