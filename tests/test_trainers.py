@@ -111,7 +111,7 @@ def test_lightning_prunes_where_a_cycle_is_done_and_resumes_to_the_same_bits(tmp
             max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=False, callbacks=[SiloCallback(module.pruner)], default_root_dir=tmp_path, **more,
         )  # fmt: skip
-        trainer.fit(module, DataLoader(examples(), batch_size=8), ckpt_path=ckpt, weights_only=True)
+        trainer.fit(module, DataLoader(examples(), batch_size=8), ckpt_path=ckpt)
         return module, trainer
 
     whole, _ = fit(6, "step", 8)  # 4 batches an epoch
