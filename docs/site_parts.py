@@ -154,6 +154,7 @@ EXAMPLES = {
     "task.args": "args = { aux = 0.3 }",
     "task.score": 'score = "auroc"',
     "task.also": 'also = ["log-loss", "accuracy"]',
+    "task.teacher": 'teacher = "dense"',
     "task.loss": 'loss = { name = "huber", delta = 0.5 }',
     "data.function": 'function = "mine:images"',
     "data.version": 'version = "1"',

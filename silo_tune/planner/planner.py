@@ -544,15 +544,16 @@ class Planner:
 
     def _held(self, seed: int) -> set[str | None]:
         """Keys whose weights are still needed: parents of open cycles, the final state of every arm's chain, and the
-        dense network that ICE-Pruning distils from."""
+        dense network that ICE-Pruning or a task distils from."""
         held: set[str | None] = set()
+        taught = self.study.task is not None and self.study.task.teacher is not None
         for chain in self._chains_of(seed):
             if chain.trial is None and chain.closed:
                 held.add(chain.closed[-1])
             if not chain.active:
                 continue
             held.add(chain.parent)
-            if chain.closed and isinstance(self.layout.settings[chain.arm].pipeline, Ice):
+            if chain.closed and (taught or isinstance(self.layout.settings[chain.arm].pipeline, Ice)):
                 held.add(chain.closed[0])
             leader = self._leader(chain)
             if leader is not None and len(leader.closed) >= chain.cycle > 0:

@@ -96,6 +96,9 @@ class TaskSpec(Frozen):
         default=(), description="further scores, which are reported and never chosen by"
     )
     loss: LossRef | None = Field(default=None, description="what training minimises; the task's own when left out")
+    teacher: Literal["dense"] | None = Field(
+        default=None, description='"dense": an own task is given the dense network of its chain, to distil from'
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -129,8 +132,8 @@ class TaskSpec(Frozen):
 
     def _check_named(self) -> None:
         task = str(self.name)
-        if self.version is not None or self.args:
-            raise ValueError("version and args are those of a user's own task; leave them out")
+        if self.version is not None or self.args or self.teacher is not None:
+            raise ValueError("version, args and teacher are those of a user's own task; leave them out")
         able = [name for name, score in SCORES.items() if task in score.tasks]
         for name in (self.score or DEFAULT_SCORE[task], *self.also):
             if name not in able:
@@ -183,6 +186,7 @@ class TaskSpec(Frozen):
         table: dict[str, Any] = {"score": self.scored.name}
         if self.function is not None:
             table |= {"function": self.function, "version": self.version, "args": self.args}
+            table |= {"teacher": self.teacher} if self.teacher is not None else {}
         else:
             table |= {"name": self.name, "loss": self.minimised}
         if self.also:

@@ -45,6 +45,13 @@ class OwnTask:
     further: tuple[str, ...] = ()
     untrained: Guess | None = None
 
+    def taught(self, teacher: nn.Module) -> OwnTask:
+        """The task of a cycle ≥ 1: its class is given the dense network, in evaluation mode and without gradients."""
+        task = copy.copy(self.task)
+        with self._theirs("begin"):
+            task.begin(teacher.eval().requires_grad_(False))
+        return replace(self, task=task)
+
     @property
     def guess(self) -> Guess | None:
         """What the class says in `guess`, a pair of score and loss; else what an untrained network is worth."""
@@ -137,10 +144,15 @@ def own(spec: TaskSpec) -> OwnTask:
         raise BadInput(
             f"task: {name} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
         ) from error
-    missing = [method for method in ("loss", "evaluate") if not callable(getattr(made, method, None))]
+    needed = ("loss", "evaluate") if spec.teacher is None else ("loss", "evaluate", "begin")
+    missing = [method for method in needed if not callable(getattr(made, method, None))]
     if missing:
         raise BadInput(
             f"task: {name} has no {' and no '.join(missing)}; a task is a class with loss(model, batch) and "
-            f"evaluate(model, batches)"
+            f"evaluate(model, batches)" + (", and with a teacher begin(teacher)" if spec.teacher else "")
         )
-    return OwnTask(name.partition(":")[2], made, spec.scored, spec.also)
+    task = OwnTask(name.partition(":")[2], made, spec.scored, spec.also)
+    if spec.teacher is not None:
+        with task._theirs("begin"):
+            made.begin(None)
+    return task

@@ -6,6 +6,7 @@ Every check goes on where another failed, so that a user hears of everything at 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -42,6 +43,7 @@ from silo_tune.study.prune import LAYERS
 from silo_tune.study.task import USUAL
 from silo_tune.study.workspace import Workspace
 from silo_tune.tasks.outputs import beside_logits, call, logits_of
+from silo_tune.tasks.own import OwnTask
 from silo_tune.training.process import enter
 from silo_tune.training.trainer import Trainer, evaluate
 from silo_tune.training.worker import Worker
@@ -195,6 +197,9 @@ class _Network:
             trainer = self.worker.trainer_of(stepped, model, masks, max_lr, frozenset())
             self._step(trainer)
             self._state(stepped, trainer)
+        if self.study.task is not None and self.study.task.teacher is not None and isinstance(trainer.task, OwnTask):
+            with self.found.about("task"):
+                trainer.task.taught(copy.deepcopy(model)).losses(model, few(self._feed()))
         for key, table, epochs in self._own_profiles():
             with self.found.about(key):
                 self._profile(key, table, epochs * self._feed().steps(dense.step_batch))
@@ -338,7 +343,7 @@ class _Network:
                 fresh,
                 {**parent, **needed},
                 feed,
-                self.worker.task(unit),
+                self.worker.task(self.unit(0)),
             )
             parent = {"weights": fresh.state_dict(), "mask": masks}
 

@@ -79,6 +79,7 @@ class Worker:
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, AnyFeed] = {}
         self._tasks: dict[int, Task] = {}
+        self._taught_by: tuple[str, Task] | None = None
 
     def run(self, unit: Unit) -> Progress:
         """Train one unit: yields after every epoch, returns the committed result.
@@ -301,7 +302,18 @@ class Worker:
                 for name, part in (("validation", feed.val), ("test", feed.test)):
                     task.require_classes(name, part.labels[part.rows])
             self._tasks[unit.seed] = self._with_guess(unit, task)
-        return self._tasks[unit.seed]
+        return self._taught(unit, self._tasks[unit.seed])
+
+    def _taught(self, unit: Unit, task: Task) -> Task:
+        """The task with the dense network of the unit's chain, where the study wants that; kept for the last chain."""
+        if unit.parent is None or not isinstance(task, OwnTask) or (unit.task or {}).get("teacher") is None:
+            return task
+        dense = self._dense_of(unit)
+        if self._taught_by is None or self._taught_by[0] != dense.key:
+            teacher = self.fresh(dense, init_seed(dense.seed))
+            load_weights(teacher, self.state_of(dense.key)["weights"])
+            self._taught_by = (dense.key, task.taught(teacher))
+        return self._taught_by[1]
 
     @property
     def usual(self) -> bool:
