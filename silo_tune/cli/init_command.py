@@ -17,7 +17,7 @@ from silo_tune.cli.training_commands import see_functions
 from silo_tune.errors import BadInput
 
 if TYPE_CHECKING:
-    from silo_tune.training.proposal import Looked
+    from silo_tune.training.proposal import FirstLook
 
 # Steps that a cycle of a proposed study has, and least and most epochs for it (ours).
 STEPS, EPOCHS = 500, (2, 20)
@@ -78,7 +78,7 @@ def _network(data: Mapping[str, Any], task: Mapping[str, Any] | None) -> dict[st
 
 
 def study_text(
-    name: str, data: Mapping[str, Any], model: Mapping[str, Any], task: Mapping[str, Any] | None, found: Looked
+    name: str, data: Mapping[str, Any], model: Mapping[str, Any], task: Mapping[str, Any] | None, found: FirstLook
 ) -> str:
     """The study file."""
     epochs = min(EPOCHS[1], max(EPOCHS[0], round(STEPS / found.steps)))
@@ -139,13 +139,13 @@ tolerance = {tolerance:.2g} # {why}
 """
 
 
-def _task(task: Mapping[str, Any] | None, found: Looked) -> str:
+def _task(task: Mapping[str, Any] | None, found: FirstLook) -> str:
     if task is None:
         return ""
     return f"\n[task]\n{_lines(task)} # judged by {found.study.scored.name}; score = … takes another\n"
 
 
-def _tolerance(found: Looked) -> tuple[float, str]:
+def _tolerance(found: FirstLook) -> tuple[float, str]:
     """A difference that counts as none, and why so large: what the data can tell."""
     score, count = found.study.scored, found.facts["n_val"]
     if score.share:

@@ -20,7 +20,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Looked:
+class FirstLook:
     """What was seen.
 
     Attributes:
@@ -38,7 +38,7 @@ class Looked:
     guess: float
 
 
-def seen(data: Mapping[str, Any], model: Mapping[str, Any], task: Mapping[str, Any] | None) -> Looked:
+def seen(data: Mapping[str, Any], model: Mapping[str, Any], task: Mapping[str, Any] | None) -> FirstLook:
     """Look at data and network, and train for an epoch of at most `MEASURED` examples. Writes nothing that stays.
 
     Raises:
@@ -58,7 +58,7 @@ def seen(data: Mapping[str, Any], model: Mapping[str, Any], task: Mapping[str, A
         trainer.one_step()  # what is only once, is not the pace
         log = trainer.run_epoch()
     steps = -(-known["n_train"] // BATCH)
-    return Looked(study, known, steps, log.seconds / trainer.steps_per_epoch, trainer.guess[0])
+    return FirstLook(study, known, steps, log.seconds / trainer.steps_per_epoch, trainer.guess[0])
 
 
 def _smallest(data: Mapping[str, Any], model: Mapping[str, Any], task: Mapping[str, Any] | None) -> Study:
