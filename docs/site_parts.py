@@ -170,6 +170,11 @@ EXAMPLES = {
     "data.encode": 'encode = "codes"',
     "data.scale": 'scale = "quantile"',
     "data.block": "block = 64",
+    "data.text": 'text = "review"',
+    "data.tokenizer": 'tokenizer = "words"',
+    "data.vocabulary": "vocabulary = 5000",
+    "data.length": "length = 128",
+    "data.missing": 'missing = "drop"',
     "data.args": "args = { count = 900 }",
     "data.test_images": "test_images = 1000",
     "data.mean": "mean = [0.49, 0.48, 0.45]",
@@ -439,5 +444,5 @@ def _reading(entry: registry.DataEntry) -> str:
 def parameters(entry: registry.Entry) -> int:
     """Number of parameters of a registered network on ten classes of 32×32 colour images, or of its own examples."""
     with torch.device("meta"):
-        built = registry.resolve(entry.target)(shape=entry.shape or IMAGE, classes=COUNTED_CLASSES)
+        built = registry.resolve(entry.target)(shape=entry.shape or IMAGE, classes=COUNTED_CLASSES, **entry.further)
     return sum(parameter.numel() for parameter in built.parameters())

@@ -143,6 +143,16 @@ def test_padding_changes_nothing(kind: str, folders: Path) -> None:
     assert torch.allclose(whole, alone, atol=1e-6)
 
 
+def test_texts_tell_the_network_their_vocabulary_and_padding(folders: Path) -> None:
+    table = {"name": "hf", "head": "sequence-classification"}
+    told = {"vocabulary": 50, "padding": 3}
+    model: Any = build_model(table, (LENGTH,), 4, 0, further=told, folder=str(folders / "bert")).eval()
+    assert (model.config.vocab_size, model.config.pad_token_id) == (50, 3)
+    ids = torch.tensor([[49, 7, 3, 3], [5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits[:1], model(ids[:1, :2]).logits, atol=1e-6)
+
+
 def test_a_language_model_that_sees_what_comes_later_is_refused(folders: Path) -> None:
     ids = torch.randint(1, TOKENS, (2, LENGTH))
     for kind in ("gpt2", "bert", "llama"):

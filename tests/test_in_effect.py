@@ -112,3 +112,26 @@ def test_a_weight_that_is_made_of_others_is_refused_before_anything_is_trained(
     with pytest.raises(BadInput, match=r"model: 0\.weight: computed .*prune\.skip"):
         prunable(network)
     assert list(prunable(network, skip=("0.weight",))) == ["4.weight"]
+
+
+class Packed(nn.Module):
+    """Sequences of unlike lengths, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.head = nn.LSTM(3, 4, num_layers=2, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(rows, torch.tensor([2, 5]), batch_first=True, enforce_sorted=False)
+        out: Tensor = self.head(self.read(packed)[1][0][-1])
+        return out
+
+
+def test_the_weights_of_packed_sequences_are_seen_in_use() -> None:
+    model = Packed()
+    found = prunable(model, layers=("lstm", "linear"))
+    masks = {name: torch.arange(weight.numel()).view(weight.shape) % 2 == 0 for name, weight in found.items()}
+    apply_masks(dict(model.named_parameters()), masks)
+    batch = torch.randn(2, 5, 3)
+    assert used_zeros(model, found, batch) == {name: int((~mask).sum()) for name, mask in masks.items()}
+    require_in_effect(model, masks, batch)

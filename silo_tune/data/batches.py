@@ -32,11 +32,13 @@ class Part:
         images: uint8 (N, H, W, C) of the whole set, or a stream of them; inputs of another kind where they are none.
         labels: (N,) int64 of the whole set; other targets likewise.
         rows: those that belong to the part.
+        lengths: (N,) tokens of each example of the whole set, on the CPU, where they are of different lengths.
     """
 
     images: Any
     labels: Tensor
     rows: Tensor
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -85,7 +85,7 @@ class Repeated:
             BadInput: more than 1 % of the validation or test images are training images too.
         """
         if self.val_in_train > MOST_SHARED * self.val or self.test_in_train > MOST_SHARED * self.test:
-            what = "pixels" if noun == "images" else "numbers and target"
+            what = {"images": "pixels", "texts": "tokens and target"}.get(noun, "numbers and target")
             raise BadInput(
                 f"data: {'; '.join(self.sentences(noun))} (same {what}), so that scores say how well they are "
                 f'remembered; remove the copies, or set data.duplicates = "allow"'

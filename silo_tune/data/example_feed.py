@@ -1,9 +1,12 @@
-"""Batches of examples that are no images: slices of tensors in memory, or what a data set gives one by one."""
+"""Batches of examples that are no images: slices of tensors in memory, or what a data set gives one by one.
+
+Sequences of tokens go with others of about their length, and no further than the longest of their batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +23,11 @@ CHUNK_NUMBERS = 1 << 20
 # Evaluation takes so many examples at once at most, and fewer large ones.
 MOST_AT_ONCE = 4096
 EVALUATION_NUMBERS = 1 << 23
+# Tokens that are evaluated at once: each becomes hundreds of numbers inside a network (ours).
+EVALUATION_TOKENS = 1 << 15
+# Batches whose sequences are sorted by length together: enough that little is padded, few enough that they stay mixed
+# (ours).
+BUCKET = 50
 
 
 @dataclass
@@ -49,17 +57,18 @@ class ExampleFeed:
             raise BadInput("data: augment, mean and std are for images; leave them out")
         encoded = dataset.encoder or (lambda inputs, rows: (inputs, ()))
         train, notices = encoded(dataset.train, split.train)
-        own = _placed(train, device)
-        labels = as_tensor(dataset.train_labels).to(device)
+
+        def whole(inputs: Any, targets: Any) -> Part:
+            lengths = None if dataset.padding is None else lengths_of(as_tensor(inputs), dataset.padding)
+            return Part(_placed(inputs, device), as_tensor(targets).to(device), torch.empty(0), lengths)
+
+        own = whole(train, dataset.train_labels)
 
         def part(inputs: Any, targets: Any, rows: Labels, in_train: bool) -> Part:
-            placed = as_tensor(rows).to(device)
-            if in_train:
-                return Part(own, labels, placed)
-            return Part(_placed(inputs, device), as_tensor(targets).to(device), placed)
+            return replace(own if in_train else whole(inputs, targets), rows=as_tensor(rows).to(device))
 
         return cls(
-            Part(own, labels, as_tensor(split.train).to(device)),
+            part(None, None, split.train, True),
             part(dataset.val, dataset.val_labels, split.val, split.val_in_train),
             part(dataset.test, dataset.test_labels, split.test, split.test_in_train),
             device,
@@ -75,16 +84,25 @@ class ExampleFeed:
         """Training batches, every example once, in the order of a stream; what a data set draws comes from another."""
         part, count = self.train, len(self.train)
         shuffled = part.rows[torch.randperm(count, generator=order).to(part.rows.device)]
-        yield from self._of(part, shuffled[: min(count, self.steps(batch) * batch)], batch, augment)
+        shuffled = shuffled[: min(count, self.steps(batch) * batch)]
+        if part.lengths is not None:
+            shuffled = bucketed(shuffled, part.lengths, batch, order)
+        yield from self._of(part, shuffled, batch, augment)
 
     def batches(self, part: Part, batch: int | None = None, augment: torch.Generator | None = None) -> Iterator[Any]:
         """Every example of a part once, in order; as many at a time as memory allows, unless `batch` says how many."""
-        batch = batch or max(1, min(MOST_AT_ONCE, EVALUATION_NUMBERS // part.values))
+        most = EVALUATION_NUMBERS if part.lengths is None else EVALUATION_TOKENS
+        batch = batch or max(1, min(MOST_AT_ONCE, most // part.values))
         yield from self._of(part, part.rows, batch, augment)
 
     def _of(self, part: Part, rows: Tensor, batch: int, draws: torch.Generator | None) -> Iterator[Any]:
         if not isinstance(part.images, Tensor | Mapping):
             yield from self._loaded(part.images, rows, batch, draws)
+            return
+        if part.lengths is not None:
+            longest = [int(one.max()) for one in part.lengths[rows.cpu()].split(batch)]
+            for chosen, end in zip(rows.split(batch), longest, strict=True):
+                yield part.images[:, :end].index_select(0, chosen).long(), part.labels.index_select(0, chosen)
             return
         for chosen in rows.split(batch * max(1, CHUNK_NUMBERS // (batch * part.values))):
             inputs, targets = _taken(part.images, chosen), part.labels.index_select(0, chosen)
@@ -101,6 +119,29 @@ class ExampleFeed:
         )
         for made in loader:
             yield _placed(made, self.device)
+
+
+def lengths_of(tokens: Tensor, padding: int) -> Tensor:
+    """(N,) tokens of each row (N, length) up to its last one that is no padding."""
+    places = torch.arange(1, tokens.shape[1] + 1, dtype=torch.int32)
+    return torch.where(tokens != padding, places, 0).amax(1)
+
+
+def bucketed(rows: Tensor, lengths: Tensor, batch: int, order: torch.Generator) -> Tensor:
+    """Rows in batches of like lengths, which come in the order of a stream; a last batch that is not full stays last.
+
+    Args:
+        rows: (N,) shuffled; what comes near each other here stays near.
+        lengths: of all rows of the set, on the CPU.
+        batch: rows of a batch.
+        order: where the order of the batches is drawn from.
+    """
+    full = len(rows) // batch
+    here = lengths[rows[: full * batch].cpu()].long()
+    buckets = torch.arange(full * batch) // (batch * BUCKET)
+    by_length = torch.argsort(buckets * (int(lengths.max()) + 1) + here, stable=True).view(full, batch)
+    drawn = by_length[torch.randperm(full, generator=order)].flatten()
+    return torch.cat([rows[drawn.to(rows.device)], rows[full * batch :]])
 
 
 AnyFeed = Feed | ExampleFeed

@@ -38,6 +38,8 @@ class ExampleSet:
         further: arguments that a network is built with beside shape and classes.
         listing, notices: as of a set of images.
         noun: what a reader is told that the examples are.
+        names: of classes, in the order of their numbers.
+        padding: id that fills up rows of tokens (N, length) behind their end; batches are cut to their longest row.
     """
 
     train: Inputs
@@ -56,6 +58,8 @@ class ExampleSet:
     listing: str | None = None
     notices: tuple[str, ...] = ()
     noun: str = "examples"
+    names: tuple[str, ...] = ()
+    padding: int | None = None
 
     def __post_init__(self) -> None:
         for part, inputs, targets in self.parts():
@@ -95,6 +99,8 @@ class ExampleSet:
                 digest.update(np.ascontiguousarray(array).data)
         for column in (self.groups, self.times):
             digest.update(b"none" if column is None else np.ascontiguousarray(column).data)
+        if self.padding is not None:  # what a tokenizer says beside its tokens
+            digest.update(str(sorted(self.further.items())).encode())
         return digest.hexdigest()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from silo_tune.data.column_files import read_file
 from silo_tune.data.example_sets import ExampleSet
-from silo_tune.data.tables import of_columns, read
+from silo_tune.data.tables import of_columns
 from silo_tune.errors import BadInput
 from silo_tune.study.data import Data
 from silo_tune.study.task import TaskSpec
@@ -39,7 +40,7 @@ def joined(folder: Path) -> pa.Table:
     """The ratings in their order, with what is known of their user and film."""
     import pyarrow.compute as pc
 
-    ratings, users, films = (read(folder / FILES.format(name)) for name in ("data", "users", "items"))
+    ratings, users, films = (read_file(folder / FILES.format(name)) for name in ("data", "users", "items"))
     found = ratings
     for key, table in (("user_id", users), ("movie_id", films)):
         rows = pc.index_in(ratings[key], table[key])

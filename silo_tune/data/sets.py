@@ -12,6 +12,7 @@ import numpy as np
 
 from silo_tune.data.example_sets import Array, ExampleSet, strata_of
 from silo_tune.errors import BadInput
+from silo_tune.formats import plural
 from silo_tune.study.data import Data
 
 if TYPE_CHECKING:
@@ -200,6 +201,27 @@ def split_rows(dataset: AnySet, data: Data, seed: int) -> Split:
                 f"test_share {data.test_share}); change the shares"
             )
     return Split(train, val, test, dataset.test is None, data.val == "drawn")
+
+
+def require_seen(dataset: AnySet, split: Split) -> None:
+    """Raises BadInput where an example of a class is judged and none is trained on; of images every class is split."""
+    if not isinstance(dataset, ExampleSet):
+        return
+    val, test = (
+        targets[rows]
+        for targets, rows in (
+            (dataset.train_labels if split.val_in_train else dataset.val_labels, split.val),
+            (dataset.train_labels if split.test_in_train else dataset.test_labels, split.test),
+        )
+        if targets is not None
+    )
+    new = np.setdiff1d(np.concatenate([val, test]), dataset.train_labels[split.train])
+    if len(new):
+        shown = ", ".join(dataset.names[number] if dataset.names else str(number) for number in new[:5])
+        raise BadInput(
+            f"data: {plural(len(new), 'class')} in validation or test without a training example: {shown}; leave "
+            f"such rows out, or change how the data is split"
+        )
 
 
 def noun_of(dataset: AnySet) -> str:

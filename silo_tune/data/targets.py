@@ -25,11 +25,13 @@ class Targets:
         parts: as `ExampleSet` has them.
         outputs: numbers that a network gives of an example.
         notices: what was found out, in sentences.
+        names: of classes, in the order of their numbers.
     """
 
     parts: tuple[Array, ...]
     outputs: int
     notices: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def targets_of(task: str | None, parts: Sequence[Any], classes: int | None = None, named: str = "labels") -> Targets:
@@ -45,6 +47,8 @@ def targets_of(task: str | None, parts: Sequence[Any], classes: int | None = Non
         BadInput: values are missing, of another kind, all one, or out of range.
     """
     given = [np.asarray(part) for part in parts]
+    if not given[0].size:
+        raise BadInput(f"data: {named} have no value; there is no example to train on")
     for array in given:
         _require_known(array, named)
     if task == "regression":
@@ -91,7 +95,7 @@ def _classes(task: str | None, given: Sequence[Array], classes: int | None, name
     missing = [str(name) for number, name in enumerate(known) if not (found[0] == number).any()]
     if missing:
         raise BadInput(f"data: {plural(len(missing), 'class')} without a training example: {', '.join(missing[:5])}")
-    return Targets(found, 1 if task == "binary" else len(known), tuple(notices))
+    return Targets(found, 1 if task == "binary" else len(known), tuple(notices), tuple(map(str, known)))
 
 
 def _require_known(array: Array, named: str) -> None:

@@ -15,6 +15,13 @@ def whole(key: str, value: object, least: int = 1) -> int:
     return value
 
 
+def share(key: str, value: object) -> float:
+    """The value. Raises BadInput unless it is a share from 0 to below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise BadInput(f"model.{key}: give a share from 0 to below 1, got {value!r}")
+    return float(value)
+
+
 def one_of(name: str, key: str, value: str) -> str:
     """The value. Raises BadInput unless it is one of the words that the network's entry in `names` has for the key."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ def build_model(
     """
     args = {key: value for key, value in model.items() if key not in ("name", "function", "version")}
     init = None if "function" in model else args.pop("init", None)
+    _require_told(model, further or {})
     _require_images(model, shape)
     args |= further or {}
     with torch.random.fork_rng(devices=[]):
@@ -76,6 +78,28 @@ def _built(
     if package == "torchvision":
         return _torchvision(name, shape, classes, args)
     return registry.resolve(registry.MODELS[package].target)(shape=shape, classes=classes, **args)  # type: ignore[no-any-return]
+
+
+def _require_told(model: Mapping[str, Any], further: Mapping[str, Any]) -> None:
+    """What the data tells a network, the network must take. Raises BadInput where it does not."""
+    name = str(model.get("function") or model["name"])
+    lacking = _lacking(registry.MODELS[name].target if name in registry.MODELS else name, further)
+    if lacking:
+        able = [one for one in registry.ANY_SHAPE if not _lacking(registry.MODELS[one].target, further)]
+        raise BadInput(
+            f"model: {name!r} takes no {' and no '.join(lacking)}, which come with these examples; take "
+            f"{' or '.join(able)}, or a function with these arguments"
+        )
+
+
+def _lacking(target: str, further: Mapping[str, Any]) -> list[str]:
+    """The arguments that a network has no place for."""
+    if not further or target.startswith((registry.TIMM_PREFIX, registry.TORCHVISION_PREFIX)):
+        return list(further)
+    if target.partition(":")[0] == "hf":
+        return [key for key in further if key not in ("vocabulary", "padding")]
+    takes = inspect.signature(registry.resolve(target)).parameters
+    return [] if any(one.kind is one.VAR_KEYWORD for one in takes.values()) else [k for k in further if k not in takes]
 
 
 def _require_images(model: Mapping[str, Any], shape: tuple[int, ...]) -> None:

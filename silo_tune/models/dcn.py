@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from silo_tune.errors import BadInput
-from silo_tune.models.arguments import one_of, whole
-from silo_tune.models.mlp import beside, embeddings_of, hidden, share, units
+from silo_tune.models.arguments import one_of, share, whole
+from silo_tune.models.mlp import beside, embeddings_of, hidden, units
 
 
 class Cross(nn.Module):
@@ -84,5 +84,5 @@ def dcn_v2(
     if parallel and not units(widths):
         raise BadInput('model.widths: give hidden layers, or take structure = "stacked"')
     low, dimension = whole("rank", rank, least=0), whole("embedding", embedding, least=0)
-    args = (units(widths), share(dropout), categories, dimension, parallel)
+    args = (units(widths), share("dropout", dropout), categories, dimension, parallel)
     return DCNv2(math.prod(shape), classes, count, low, *args)

@@ -14,7 +14,7 @@ from silo_tune.errors import BadInput, one_line, unknown
 from silo_tune.study.hf_folder import MISSING
 from silo_tune.study.registry import HEADS
 
-_OURS = ("head", "pretrained", "pad", "content", "revision")
+_OURS = ("head", "pretrained", "pad", "content", "revision", "vocabulary", "padding")
 
 
 def hf_model(folder: str | None, shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> nn.Module:
@@ -24,7 +24,7 @@ def hf_model(folder: str | None, shape: tuple[int, ...], classes: int, args: Map
         folder: a folder, or a name of the Hub.
         shape: of an example: (length,) of token ids, (H, W, C) of an image, or () where only the network knows.
         classes: numbers that it gives of an example; of a language model the number of different tokens.
-        args: head, pretrained, pad, revision; all others are keys of the config.
+        args: head, pretrained, pad, revision, and of texts vocabulary and padding; all others are keys of the config.
 
     Raises:
         BadInput: transformers is not installed, the config or the weights do not fit, or the data is of another kind.
@@ -44,7 +44,7 @@ def hf_model(folder: str | None, shape: tuple[int, ...], classes: int, args: Map
     pretrained = bool(args.get("pretrained"))
     auto = getattr(transformers, HEADS[head][0])
     try:
-        config = _config(transformers, folder, args, _fitting(head, shape, classes, pretrained))
+        config = _config(transformers, folder, args, _fitting(head, shape, classes, args))
         able = [
             name for name, (maker, _) in HEADS.items() if type(config) in getattr(transformers, maker)._model_mapping
         ]
@@ -56,14 +56,17 @@ def hf_model(folder: str | None, shape: tuple[int, ...], classes: int, args: Map
     except Exception as error:  # transformers raises many kinds
         raise BadInput(f"model: transformers cannot build {folder!r} with head {head!r}: {one_line(error)}") from error
     if head != "image-classification":
-        hook = _Tokens.of(config, head, args.get("pad"), classes)
+        hook = _Tokens.of(config, head, args.get("pad", args.get("padding")), classes)
         made.register_forward_pre_hook(hook, with_kwargs=True)
     return made.float()
 
 
-def _fitting(head: str, shape: tuple[int, ...], classes: int, pretrained: bool) -> dict[str, Any]:
+def _fitting(head: str, shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> dict[str, Any]:
     """What the data says of a config; what stands in read weights stays."""
     own: dict[str, Any] = {"use_cache": False}
+    pretrained = bool(args.get("pretrained"))
+    if "vocabulary" in args and not pretrained:
+        own |= {"vocab_size": args["vocabulary"], "pad_token_id": args["padding"]}
     if head.endswith("classification"):
         own |= {"num_labels": classes}
         if head == "image-classification" and not pretrained and len(shape) == 3:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from silo_tune.errors import BadInput
-from silo_tune.models.arguments import whole
+from silo_tune.models.arguments import share, whole
 
 
 class MLP(nn.Module):
@@ -76,7 +76,7 @@ def mlp(
 ) -> nn.Module:
     """Raises BadInput for widths that are no counts and a dropout outside 0 … 1."""
     dimension = whole("embedding", embedding, least=0)
-    return MLP(math.prod(shape), classes, units(widths), share(dropout), categories, dimension)
+    return MLP(math.prod(shape), classes, units(widths), share("dropout", dropout), categories, dimension)
 
 
 def units(widths: object) -> list[int]:
@@ -84,10 +84,3 @@ def units(widths: object) -> list[int]:
     if not isinstance(widths, list | tuple):
         raise BadInput(f"model.widths: give a list of units, got {widths!r}")
     return [whole("widths", width) for width in widths]
-
-
-def share(dropout: object) -> float:
-    """The share that training leaves out. Raises BadInput outside 0 … 1."""
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise BadInput(f"model.dropout: give a share from 0 to below 1, got {dropout!r}")
-    return float(dropout)

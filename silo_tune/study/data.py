@@ -14,6 +14,9 @@ from silo_tune.machine import absolute, located
 from silo_tune.study import registry
 from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share, whole
 
+# Ways to cut a text that need no file.
+TOKENIZERS = ("bytes", "words")
+
 
 class Data(Frozen):
     """[data]: which examples, how they are split and augmented.
@@ -75,6 +78,21 @@ class Data(Frozen):
         description='numbers with mean 0 and deviation 1 ("standard", the usual), or each by its "quantile" as a '
         "normal number, which tames outliers",
     )
+    text: str | None = Field(default=None, description="column of texts")
+    tokenizer: str | None = Field(
+        default=None,
+        description='what a text is cut to: "bytes" (the usual), "words" known from the training part, or the ids of a '
+        "tokenizer.json of the tokenizers library, by its path",
+    )
+    vocabulary: int | None = Field(
+        default=None,
+        ge=3,
+        description='ids of tokenizer = "words", two of them for padding and unknown words; 10,000 when left out',
+    )
+    length: int | None = Field(default=None, ge=1, description="most tokens of a text; 256 when left out")
+    missing: Literal["drop"] | None = Field(
+        default=None, description='"drop" leaves out rows without a text or a label; they are refused when left out'
+    )
     block: int | None = Field(default=None, ge=2, description="tokens of an example of a text; 128 when left out")
     duplicates: Literal["refuse", "allow"] = Field(
         default="refuse",
@@ -132,7 +150,7 @@ class Data(Frozen):
         default=None, description="standard deviation of each channel in (0, 1), given together with mean"
     )
 
-    PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers", "duplicates")
+    PLACE: ClassVar[tuple[str, ...]] = ("path", "download", "stream", "workers", "duplicates", "tokenizer")
     TABLE: ClassVar[tuple[str, ...]] = (
         "target",
         "numeric",
@@ -143,7 +161,12 @@ class Data(Frozen):
         "encode",
         "scale",
         "block",
+        "text",
+        "vocabulary",
+        "length",
+        "missing",
     )
+    FILE: ClassVar[tuple[str, ...]] = ("config", "image_key", "label_key", "size", "tokenizer")
     SPLIT: ClassVar[tuple[str, ...]] = (
         "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool", "val",
     )  # fmt: skip
@@ -151,7 +174,7 @@ class Data(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        given = {key: getattr(self, key) for key in (*self.TABLE, "config", "image_key", "label_key", "size")}
+        given = {key: getattr(self, key) for key in (*self.TABLE, *self.FILE)}
         given = {key: value for key, value in given.items() if value not in (None, ())}
         if (self.name is None) == (self.function is None):
             raise ValueError("give either name or function")
@@ -171,8 +194,12 @@ class Data(Frozen):
         return self
 
     def _check_table(self) -> None:
-        if self.name == "table" and not self.target:
+        if self.name in ("table", "text") and not self.target:
             raise ValueError("target: name the column that is predicted")
+        if self.name == "text" and not self.text:
+            raise ValueError("text: name the column of texts")
+        if self.vocabulary is not None and self.tokenizer != "words":
+            raise ValueError('vocabulary is of tokenizer = "words"; leave it out')
         if self.group and self.time:
             raise ValueError("group, time: two ways to split; choose one")
         if not self._entry.images and (self.augment or self.mean or self.pool):
@@ -240,7 +267,10 @@ class Data(Frozen):
         dump = {key: value for key, value in dump.items() if key not in self.TABLE or value != []}
         if self.side is not None:
             dump["size"] = self.side
-        return {key: value for key, value in dump.items() if key not in (*self.PLACE, *self.SPLIT, *self.AUGMENT)}
+        found = {key: value for key, value in dump.items() if key not in (*self.PLACE, *self.SPLIT, *self.AUGMENT)}
+        if self.tokenizer is not None:  # where its file is says nothing
+            found["tokenizer"] = self.tokenizer if self.tokenizer in TOKENIZERS else "file"
+        return found
 
     def split(self) -> dict[str, Any]:
         """The part that says how they are split."""
@@ -264,6 +294,12 @@ class Data(Frozen):
             BadInput: the path names a variable that is not set and has no default.
         """
         return None if self.path is None else _in_package(expand(self.path))
+
+    def standing(self) -> Data:
+        """The same with paths that lead there from any folder."""
+        named = self.tokenizer is None or self.tokenizer in TOKENIZERS
+        tokenizer = self.tokenizer if named else standing(str(self.tokenizer), "data.tokenizer")
+        return self.model_copy(update={"path": self.path and standing(self.path), "tokenizer": tokenizer})
 
 
 PACKAGE = "package:"

@@ -164,6 +164,16 @@ RECIPES: dict[str, Recipe] = {
         augment=(),
         sources=Sources("ours: mlp's", "ours: mlp's", _OURS, "ours: for small tables"),
     ),
+    "lstm": Recipe(  # of experiments/reviews.toml, which tells how its pilot found them
+        optimizer={"name": "adamw", "weight_decay": 0.01},
+        batch=64,
+        epochs=3,
+        profile={"name": "warmup-drop"},
+        eps=0.1,
+        delta=0.15,
+        augment=(),
+        sources=Sources("ours: a pilot on reviews", "ours", _OURS, "ours: for some thousand texts"),
+    ),
     "gpt": Recipe(
         optimizer={"name": "adamw", "weight_decay": 0.01},
         batch=64,

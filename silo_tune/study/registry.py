@@ -27,6 +27,7 @@ class Entry:
         args: names of the arguments that a study may give.
         smoke: arguments that make it small, for `--smoke`.
         shape: of a network that takes no images, an example's.
+        further: what the data tells it beside, where it is counted.
         choices: the values that an argument may have, where they are a few words.
     """
 
@@ -35,6 +36,7 @@ class Entry:
     args: tuple[str, ...] = ()
     smoke: Mapping[str, Any] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -108,10 +110,19 @@ MODELS: dict[str, Entry] = {
         shape=(32,),
         choices={"structure": ("parallel", "stacked")},
     ),
+    "lstm": Entry(
+        "silo_tune.models.lstm:lstm",
+        "embeddings and LSTM layers for texts, whose outputs are pooled over the tokens",
+        ("width", "depth", "embedding", "dropout", "pool"),
+        {"width": 8, "embedding": 8},
+        shape=(256,),
+        further={"vocabulary": 10_000, "padding": 0},
+        choices={"pool": ("max", "mean", "last")},
+    ),
     "gpt": Entry(
         "silo_tune.models.gpt:gpt",
-        "a small decoder for sequences of tokens",
-        ("width", "depth", "heads"),
+        "a small decoder for sequences of tokens: a language model, or a classifier of texts",
+        ("width", "depth", "heads", "context", "tied"),
         {"width": 16, "depth": 1},
         shape=(32,),
     ),
@@ -171,7 +182,7 @@ HEADS: dict[str, tuple[str, tuple[str, ...]]] = {
     "token-classification": ("AutoModelForTokenClassification", ()),
 }
 # Networks that take examples of any shape; the others take images.
-ANY_SHAPE = ("mlp", "dcn-v2", "lenet-300-100", "gpt")
+ANY_SHAPE = ("mlp", "dcn-v2", "lenet-300-100", "gpt", "lstm")
 
 DATA: dict[str, DataEntry] = {
     "digits": DataEntry(
@@ -213,7 +224,7 @@ DATA: dict[str, DataEntry] = {
     ),
     "table": DataEntry(
         "silo_tune.data.tables:table",
-        "a table in CSV or Parquet, with numeric and categorical columns (path)",
+        "a table in CSV, Parquet or JSON lines, with numeric and categorical columns (path)",
         ("target", "numeric", "categorical", "ignore", "group", "time", "encode", "scale"),
         needs_path=True,
         images=False,
@@ -234,6 +245,14 @@ DATA: dict[str, DataEntry] = {
         needs_path=True,
         gives_val=True,
         images=False,
+    ),
+    "text": DataEntry(
+        "silo_tune.data.texts:texts",
+        "texts with a label each in CSV, Parquet or JSON lines, as bytes, words or a tokenizer's ids (path)",
+        ("text", "target", "group", "time", "tokenizer", "vocabulary", "length", "missing"),
+        needs_path=True,
+        images=False,
+        choices={"missing": ("drop",)},
     ),
     "tokens": DataEntry(
         "silo_tune.data.tokens:tokens",

@@ -16,7 +16,7 @@ from silo_tune.errors import BadInput, Problems, StudyError, choose, unknown
 from silo_tune.study import registry
 from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
 from silo_tune.study.authors import fill_preset
-from silo_tune.study.data import Data, expand
+from silo_tune.study.data import TOKENIZERS, Data, expand
 from silo_tune.study.hf_folder import with_content
 from silo_tune.study.hidden_mistakes import Problem, all_problems
 from silo_tune.study.key_lines import key_lines, line_of
@@ -166,12 +166,12 @@ def _refuse_labels(sets: Sequence[str]) -> None:
 def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The table with its paths as they are reached from here: they are meant from the study's folder first."""
     found = dict(table)
-    for section, key in (("data", "path"), ("dense", "checkpoint"), ("report", "published")):
+    for section, key in (("data", "path"), ("data", "tokenizer"), ("dense", "checkpoint"), ("report", "published")):
         part = table.get(section)
         if not isinstance(part, Mapping) or not isinstance(path := part.get(key), str):
             continue
-        if path not in BROUGHT and not path.startswith(("~", "$")) and (folder / path).exists():
-            found[section] = {**part, key: str(folder / path)}
+        if path not in NO_PATHS and not path.startswith(("~", "$")) and (folder / path).exists():
+            found[section] = {**found[section], key: str(folder / path)}
     return found | _model_from_folder(table.get("model"), folder)
 
 
@@ -208,15 +208,15 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield key, f"cannot import {function!r}: {type(error).__name__}: {error}"
     for key, there, what in (
         ("data.path", os.path.exists, "no data directory"), ("dense.checkpoint", os.path.isfile, "no file"),
-        ("report.published", os.path.isfile, "no file"),
+        ("data.tokenizer", os.path.isfile, "no file"), ("report.published", os.path.isfile, "no file"),
     ):  # fmt: skip
         section, name = key.split(".")
         part = table.get(section)
         path = part.get(name) if isinstance(part, Mapping) else None
-        # The name of a set of the Hub is no path, nor is "timm" or "model".
+        # The name of a set of the Hub is no path.
         if (
             not isinstance(path, str)
-            or path in BROUGHT
+            or path in NO_PATHS
             or (name == "path" and not path.startswith((".", "/", "~", "$")))
         ):
             continue
@@ -331,6 +331,7 @@ def put(table: dict[str, Any], key: str, value: Any) -> None:
     table[last] = value
 
 
+NO_PATHS = (*BROUGHT, *TOKENIZERS)  # what may stand where a path may
 SMOKE_IMAGES = {"train_images": 32, "val_images": 64, "test_images": 32}  # 0.05, the tolerance, is above 2 of 64
 SMOKE_BATCH = 16  # two steps an epoch: one for a ramp, one for what follows it
 SMOKE_SIDE = 32  # pixels; the least that every registered network takes

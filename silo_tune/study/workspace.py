@@ -69,7 +69,7 @@ class Workspace:
         cluster, checkpoint = study.cluster, study.dense.checkpoint
         return cls(
             run=absolute(run_url),
-            data=study.data.model_copy(update={"path": study.data.path and standing(study.data.path)}),
+            data=study.data.standing(),
             task=study.task,
             threads=cluster.cpus_per_unit,
             device=cluster.device,

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from silo_tune.data.example_sets import ExampleSet
 from silo_tune.data.load import facts, open_examples
-from silo_tune.data.sets import AnySet, split_rows
-from silo_tune.errors import BadInput, StudyError
+from silo_tune.data.sets import AnySet, require_seen, split_rows
+from silo_tune.errors import BadInput, StudyError, one_line
 from silo_tune.formats import percent, plural, size
 from silo_tune.machine import VERSION, cache_root
 from silo_tune.models.build import init_seed
@@ -92,7 +93,9 @@ def preflight(study: Study, workspace: Workspace, dataset: AnySet, slots: int) -
     _checkpoint(study, found)
     with found.about("data"):
         for seed in study.replicates.seeds:
-            split_rows(dataset, study.data, seed)
+            split = split_rows(dataset, study.data, seed)
+            if (study.task or USUAL).name in ("classification", "binary"):
+                require_seen(dataset, split)
     if not any(key.startswith(("data", "dense.checkpoint", "model", "task")) for key, _ in found.problems):
         with found.about("model"), torch.random.fork_rng(devices=[]):
             needs = _Network(study, workspace, dataset, found).look()
@@ -189,6 +192,7 @@ class _Network:
 
     def look(self) -> Needs:
         dense = self.unit(0)
+        self._takes_tokens(dense)
         model, masks, max_lr = self._start(dense)
         self._sizes(model, masks)
         self._drawn(model)
@@ -208,6 +212,29 @@ class _Network:
             with self.found.about("prune"):
                 self._prune(unpack(data)[0], model)
         return Needs(memory, len(data))
+
+    def _takes_tokens(self, dense: Unit) -> None:
+        """Try the longest text and the highest token, which the first batches may not hold; on the CPU, where a token
+        out of range is an exception.
+
+        Raises:
+            BadInput: the network does not take one of them.
+        """
+        further = self.dataset.further if isinstance(self.dataset, ExampleSet) else {}
+        if "vocabulary" not in further:
+            return
+        highest = max(number for number in range(further["vocabulary"]) if number != further["padding"])
+        longest = few(self._feed())[0][:, :1].cpu().repeat(1, self.dataset.shape[0])
+        model = self.worker.fresh(dense, init_seed(dense.seed)).cpu().eval()
+        for tokens, what in (
+            (longest, f"a text of {longest.shape[1]} tokens (data.length)"),
+            (torch.full((2, 1), highest), f"token {highest} of a vocabulary of {further['vocabulary']}"),
+        ):
+            try:
+                with torch.no_grad():
+                    model(tokens)
+            except (RuntimeError, IndexError, ValueError) as error:
+                raise BadInput(f"model: it does not take {what}: {one_line(error)}") from error
 
     def _sizes(self, model: nn.Module, masks: Masks) -> None:
         total = sum(parameter.numel() for parameter in model.parameters())
