@@ -132,6 +132,10 @@ def ice_deviations() -> str:
     return _deviations("ice-pruning", "what is done there, and here, and why")
 
 
+def boosting_choices() -> str:
+    return _deviations("boosting", "what is chosen here, and why")
+
+
 def _deviations(of: str, head: str) -> str:
     found = next(lines for heading, lines in listed_deviations().items() if heading.startswith(of))
     return rows(["name", head], ([f"`{name}`", line] for name, line in found.items()))
@@ -214,6 +218,9 @@ EXAMPLES = {
     "ice.ratio": "ratio = 0.2",
     "while.name": 'name = "while-training"',
     "while.over": "over = 9",
+    "boosting.name": 'name = "boosting"',
+    "boosting.stages": "stages = 3",
+    "boosting.folds": "folds = 2",
 }
 
 
@@ -255,6 +262,7 @@ TABLES_OF_STUDIES = {
     "AdamW": ('`optimizer` with `name = "adamw"`', "adamw"),
     "IceTable": ('`pipeline` with `name = "ice"`', "ice"),
     "WhileTraining": ('`pipeline` with `name = "while-training"`', "while"),
+    "Boosting": ('`pipeline` with `name = "boosting"`', "boosting"),
 }
 
 
@@ -422,6 +430,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "scores": scores,
     "deviations": deviations,
     "ice_deviations": ice_deviations,
+    "boosting_choices": boosting_choices,
 }
 
 # --- cells ---

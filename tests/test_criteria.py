@@ -330,7 +330,7 @@ def test_a_chain_is_trained_with_every_criterion(tmp_path: Path, criterion: str)
     assert [result["status"] for result in results] == ["ok"] * 3
     state = bench.weights(second)
     model = build_model(second.model, (8, 8, 1), 10, seed=0)
-    counted = bench.worker.pruner.elements(second, model).counted(state["mask"])
+    counted = bench.worker.pruner_of(second).elements(second, model).counted(state["mask"])
     total = sum(mask.numel() for mask in counted.values())
     assert results[2]["weights_remaining"] == alive(counted) / total
     assert results[2]["sparsity"] == pytest.approx(1 - alive(counted) / total)

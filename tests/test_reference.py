@@ -59,7 +59,7 @@ def test_the_floors_are_those_of_the_import_test(made: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_reference_names_every_entry(kind: str, made: dict[str, Any]) -> None:
     entries = set(KINDS[kind]()) - set(registry.OTHERS)  # described beside the table
-    parts = {"deviations": ("deviations", "ice_deviations")}.get(kind, (kind,))
+    parts = {"deviations": ("deviations", "ice_deviations", "boosting_choices")}.get(kind, (kind,))
     told = "".join(made["PARTS"][part]() for part in parts)
     assert [name for name in entries if name not in told] == []
 

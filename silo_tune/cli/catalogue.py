@@ -58,13 +58,14 @@ def _pipelines() -> Lines:
 
 
 def deviations() -> dict[str, Lines]:
-    """Deviations under their headings: those of the authors' scripts, and those of this project from ICE-Pruning."""
+    """Deviations under their headings: of the authors' scripts, and of this project from its pipelines' sources."""
     from silo_tune.study.authors import DEVIATIONS
-    from silo_tune.study.pipelines import ICE_DEVIATIONS
+    from silo_tune.study.pipelines import BOOSTING_CHOICES, ICE_DEVIATIONS
 
     return {
         "authors-2023, what the scripts do and a correct version would not:": _of(DEVIATIONS),
         "ice-pruning, what its public code does otherwise, and why:": dict(ICE_DEVIATIONS),
+        "boosting, what its abstract leaves open, and what is chosen here:": dict(BOOSTING_CHOICES),
     }
 
 

@@ -76,6 +76,15 @@ class ExampleFeed:
             notices,
         )
 
+    def beside(self, columns: Mapping[str, Tensor]) -> ExampleFeed:
+        """The same examples with further numbers behind their own; a part then holds its own rows alone.
+
+        Args:
+            columns: (rows, numbers) of "train", "val" and "test", in the order of each part.
+        """
+        train, val, test = (_widened(getattr(self, name), columns[name]) for name in ("train", "val", "test"))
+        return replace(self, train=train, val=val, test=test)
+
     def steps(self, batch: int) -> int:
         """Optimizer steps of an epoch."""
         return steps_of(len(self.train), batch)
@@ -173,6 +182,14 @@ def _taken(inputs: Any, rows: Tensor) -> Any:
     if isinstance(inputs, Tensor):
         return inputs.index_select(0, rows)
     return {name: one.index_select(0, rows) for name, one in inputs.items()}
+
+
+def _widened(part: Part, more: Tensor) -> Part:
+    own = _taken(part.images, part.rows)
+    numbers = own if isinstance(own, Tensor) else own["numeric"]
+    wide = torch.cat([numbers, more.to(numbers)], 1)
+    inputs = wide if isinstance(own, Tensor) else {**own, "numeric": wide}
+    return Part(inputs, part.labels.index_select(0, part.rows), torch.arange(len(part), device=part.rows.device))
 
 
 def _slice(inputs: Any, first: int, last: int) -> Any:

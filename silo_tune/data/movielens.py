@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LIKED = 4  # a rating from 1 to 5 of at least so much is a like
 FILES = "MovieLens100k_{}.parquet.brotli"
+NUMBERS = ("age", "year")
 # Known only afterwards, or one for nearly every row.
 LEFT_OUT = ("rating", "zip_code", "movie_title", "release_date", "video_release_date", "IMDb_URL")
 
@@ -32,7 +33,9 @@ def movielens(data: Data, task: TaskSpec | None) -> ExampleSet:
     """
     found = joined(Path(data.place() or ""))
     ignore = () if data.time == "timestamp" else ("timestamp",)
-    roles = {"target": "like", "categorical": ("user_id", "movie_id"), "ignore": ignore}
+    # A genre is a word, yes or no: as a number with deviation 1 a rare one would be 30.
+    categorical = tuple(name for name in found.column_names if name not in (*NUMBERS, "timestamp", "like", data.group))
+    roles = {"target": "like", "categorical": categorical, "ignore": ignore}
     return of_columns(data.model_copy(update=roles), found, task)
 
 

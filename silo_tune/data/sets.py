@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from silo_tune.data.example_sets import Array, ExampleSet, strata_of
+from silo_tune.data.example_sets import Array, ExampleSet, arrays_in, strata_of
 from silo_tune.errors import BadInput
 from silo_tune.formats import plural
 from silo_tune.study.data import Data
@@ -240,6 +240,36 @@ def _parter(dataset: AnySet, labels: Labels) -> Parter:
     if isinstance(dataset, ExampleSet) and dataset.times is not None:
         return partial(_by_time, dataset.times)
     return partial(_stratified, labels)
+
+
+def require_rows(dataset: AnySet) -> ExampleSet:
+    """The set. Raises BadInput where its examples are not rows of numbers, which others can be put beside."""
+    if isinstance(dataset, ExampleSet) and len(dataset.shape) == 1 and arrays_in(dataset.train):
+        return dataset
+    raise BadInput(
+        "pipeline: boosting gives predictions as further numbers of a row: it takes a table, or arrays (N, numbers), "
+        f"and these examples are {noun_of(dataset)} {dataset.shape or 'of several parts'}"
+    )
+
+
+def folds_of(dataset: AnySet, rows: Labels, count: int, seed: int) -> list[Labels]:
+    """Training rows in so many parts, drawn as the set is split: stratified, by whole groups, or by stretches of time.
+
+    Raises:
+        BadInput: the set has no rows of numbers, or too few for so many parts.
+    """
+    parted = _parter(dataset, strata_of(require_rows(dataset).train_labels))
+    left, found = rows, list[Labels]()
+    for parts in range(count, 1, -1):
+        left, taken = parted(left, 1 / parts, (f"fold-{parts}", seed)) if len(left) else (left, left)
+        found.append(taken)
+    found.append(left)
+    if not min(map(len, found)) or len(rows) - max(map(len, found)) < 2:
+        sizes = ", ".join(str(len(fold)) for fold in found)
+        raise BadInput(
+            f"pipeline: {len(rows)} training rows do not make {count} folds (of {sizes}); take fewer folds or more rows"
+        )
+    return found
 
 
 def _by_group(groups: Labels, rows: Labels, share: float, stream: Drawn) -> tuple[Labels, Labels]:

@@ -15,6 +15,7 @@ from silo_tune.study.arms import TuneArm
 from silo_tune.study.data import Data
 from silo_tune.study.model import Study
 from silo_tune.study.parts import ModelRef
+from silo_tune.study.pipelines import Boosting
 
 
 def require_chain(run: Run, study: Study, arm: str, seed: int) -> None:
@@ -24,6 +25,11 @@ def require_chain(run: Run, study: Study, arm: str, seed: int) -> None:
     if isinstance(study.arms[arm], TuneArm):
         raise BadInput(
             f"arm {arm!r} is a search whose chains are trials; run a schedule arm with the constants that it found"
+        )
+    if isinstance(study.settings(study.arms[arm]).pipeline, Boosting):
+        raise BadInput(
+            f"arm {arm!r} trains in stages, and predicts with the networks of all of them: there is no one network to "
+            f"take. A trial's state holds each (docs/reference/pipelines.md)"
         )
     if seed not in study.replicates.seeds:
         raise BadInput(f"unknown seed {seed}; choose from {', '.join(map(str, study.replicates.seeds))}")

@@ -17,7 +17,7 @@ from typing import Any
 from silo_tune.schedules.peaks import rounded
 from silo_tune.schedules.shapes import resolve_profile
 from silo_tune.study.model import ArmSettings, Study
-from silo_tune.study.pipelines import Ice, WhileTraining, resolved
+from silo_tune.study.pipelines import AnyPipeline, Ice, WhileTraining, resolved
 from silo_tune.study.prune import DEFAULT_LAYERS
 
 # Raise this when the meaning of a unit changes (another order of random draws, say): old results then stay apart.
@@ -245,7 +245,7 @@ class UnitMaker:
         part = {"of": profile, "first": cycle / over, "last": (cycle + 1) / over}
         return canonical(resolve_profile("replay", part))  # type: ignore[no-any-return]
 
-    def _pipeline_of(self, cycle: int, pipeline: Ice | WhileTraining | None) -> Mapping[str, Any] | None:
+    def _pipeline_of(self, cycle: int, pipeline: AnyPipeline | None) -> Mapping[str, Any] | None:
         if pipeline is None or (cycle == 0 and isinstance(pipeline, Ice)):
             return None
         return canonical(resolved(pipeline, self._share(cycle) if cycle else 0.0))  # type: ignore[no-any-return]

@@ -28,7 +28,7 @@ from silo_tune.study.parts import (
     StudyPreset,
     whole,
 )
-from silo_tune.study.pipelines import Ice, Pipeline, WhileTraining
+from silo_tune.study.pipelines import Boosting, Ice, Pipeline, WhileTraining
 from silo_tune.study.prune import Prune
 from silo_tune.study.scores import Score
 from silo_tune.study.task import USUAL, TaskSpec
@@ -350,10 +350,12 @@ def counted_cycles(study: Study, over: tuple[float, float] | None) -> list[int]:
 
 
 def pipeline_problems(study: Study) -> Iterator[tuple[str, str]]:
-    """A pipeline removes whole filters, and has its own idea of a cycle."""
+    """A pipeline has its own idea of a cycle; most remove whole filters."""
     for name, arm in study.arms.items():
         pipeline = study.settings(arm).pipeline
-        if pipeline is None:
+        if isinstance(pipeline, Boosting):
+            yield from _boosting_problems(study, name)
+        if pipeline is None or isinstance(pipeline, Boosting):
             continue
         if pipeline.name == "ice" and study.evaluate.resolved() is not None:
             yield f"arms.{name}.pipeline", "compares accuracies that are measured as usual; leave [evaluate] out"
@@ -401,6 +403,25 @@ def _part_problems(study: Study, name: str, pipeline: WhileTraining) -> Iterator
         yield f"arms.{name}.after_prune", "is one training: it keeps its weights"
     if isinstance(arm, ScheduleArm) and (arm.open or arm.schedule.adaptive):
         yield f"arms.{name}.schedule", "is one training with one peak: give its constants, and no adaptive rule"
+
+
+def _boosting_problems(study: Study, name: str) -> Iterator[tuple[str, str]]:
+    arm, settings, task = study.arms[name], study.settings(study.arms[name]), study.task or USUAL
+    if not arm.own_dense:
+        yield f"arms.{name}.own_dense", "its network has inputs that others lack: set own_dense = true"
+    if settings.after_prune == "keep" or settings.rewind_to not in (None, "init"):
+        yield (
+            f"arms.{name}.after_prune",
+            'kept weights have seen every training row, and would tell of them: take "reinit", or "rewind" to "init"',
+        )
+    if task.name in (None, "language-model") or (study.data.name is not None and study.data.of_images):
+        yield (
+            f"arms.{name}.pipeline",
+            "gives predictions as further numbers of a row: it takes classes, labels or numbers of a table, or of "
+            "arrays (N, numbers)",
+        )
+    if study.evaluate.resolved() is not None:
+        yield f"arms.{name}.pipeline", "predicts rows as they are; leave [evaluate] out"
 
 
 def pilot_problems(study: Study) -> Iterator[tuple[str, str]]:

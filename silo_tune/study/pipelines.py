@@ -74,15 +74,33 @@ class WhileTraining(Frozen):
     )
 
 
+class Boosting(Frozen):
+    """Iterative boosting: predictions of a stage become inputs of the next, in every cycle."""
+
+    line: ClassVar[str] = "iterative boosting: a stage's predictions are inputs of the next (Livne et al. 2020)"
+
+    name: Literal["boosting"] = Field(description="the pipeline")
+    stages: int = Field(
+        default=3, ge=2, le=10, description="trainings in sequence; the last one's network is the cycle's"
+    )
+    folds: int = Field(
+        default=2,
+        ge=2,
+        le=20,
+        description="parts of the training part, each predicted by a network that did not train on it (ours)",
+    )
+
+
 def _by_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-PIPELINES: dict[str, type[Ice] | type[WhileTraining]] = {"ice": Ice, "while-training": WhileTraining}
-Pipeline = Annotated[Annotated[Ice | WhileTraining, Field(discriminator="name")], BeforeValidator(_by_name)]
+AnyPipeline = Ice | WhileTraining | Boosting
+PIPELINES: dict[str, type[AnyPipeline]] = {"ice": Ice, "while-training": WhileTraining, "boosting": Boosting}
+Pipeline = Annotated[Annotated[AnyPipeline, Field(discriminator="name")], BeforeValidator(_by_name)]
 
 
-def resolved(pipeline: Ice | WhileTraining, share: float) -> Mapping[str, Any]:
+def resolved(pipeline: AnyPipeline, share: float) -> Mapping[str, Any]:
     """What enters the key of a unit whose cycle removes such a share of the remaining filters.
 
     The parts of a training differ by their profile, so their number is not told again. Version 1 of ICE-Pruning is told
@@ -91,7 +109,7 @@ def resolved(pipeline: Ice | WhileTraining, share: float) -> Mapping[str, Any]:
     if isinstance(pipeline, Ice):
         table = {**pipeline.model_dump(), "ratio": pipeline.ratio or share}
         return table if pipeline.version > 1 else {key: table[key] for key in table if key != "version"}
-    return {"name": pipeline.name}
+    return pipeline.model_dump() if isinstance(pipeline, Boosting) else {"name": pipeline.name}
 
 
 # What the public code of ICE-Pruning (github.com/gicLAB/ICE-Pruning) does otherwise, and why. Followed are its scripts
@@ -119,3 +137,19 @@ ICE_DEVIATIONS: dict[str, str] = {
     "one-code": "there DenseNet and ImageNet have no distillation, and DenseNet's later blocks two fine-tunes and "
     "its end 4 epochs more; here all networks are treated as ResNet-152: arms differ in one thing at a time",
 }  # fmt: skip
+
+# Of iterative boosting only the abstract of XDBoost (Livne et al. 2020, arXiv 2007.13087) is known here: three stages
+# of a neural network in sequence, whose predictions are not summed but become new features. All else is ours.
+BOOSTING_CHOICES: dict[str, str] = {
+    "one-design": "every stage trains the study's network from the same weights, for the whole budget and at the same "
+    "max_lr: the published layers are not known",
+    "out-of-fold": "a training row is predicted by a network of its stage that trained on the other folds alone, "
+    "validation and test by the stage's own, which trained on all: a network knows the answers that it has seen",
+    "logits": "what becomes a feature is what the network gives, before a sigmoid or softmax, with mean 0 and "
+    "deviation 1 over the training part",
+    "all-before": "a stage sees the predictions of all stages before it; those that are still to come are 0",
+    "in-every-cycle": "the stages are run anew after every prune, and all of their networks have the cycle's mask, "
+    "which the criterion finds in the last stage's network: pruning is no part of the published method",
+    "no-kept-weights": "weights are drawn anew or rewound to the initial ones: kept ones have seen every training row, "
+    "and folds would hide nothing from them. The mask has seen every row all the same",
+}

@@ -103,7 +103,8 @@ class Supervised:
         """Targets as the objective sees them."""
         return targets if self.mean is None or self.scale is None else ((targets - self.mean) / self.scale).float()
 
-    def _in_units(self, outputs: Tensor) -> Tensor:
+    def in_units(self, outputs: Tensor) -> Tensor:
+        """Outputs in the unit of the targets; those of classes and labels stay logits."""
         if self.mean is None or self.scale is None:
             return outputs
         return outputs.double() * self.scale + self.mean
@@ -167,7 +168,7 @@ class _Seen:
         task, stop = self.task, self.done + len(targets)
         self.loss += float(task.objective.loss(outputs, task.scaled(targets), "sum"))
         self.size += task.objective.size(targets)
-        judged = task._in_units(outputs)
+        judged = task.in_units(outputs)
         for name, kept in self.single.items():
             values = SINGLE[task.kind][name](judged, targets).cpu().numpy()
             if kept is None:

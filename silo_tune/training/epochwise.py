@@ -79,10 +79,10 @@ class Stepwise:
             measured = self._worker.evaluate(self._unit, trainer, feed.val)
             good = math.isfinite(measured.loss)
             scores = (measured.score, measured.loss) if good else scores
-        counted = self._worker.pruner.counted(self._unit, trainer.model, trainer.masks)
+        counted = self._worker.pruner_of(self._unit).counted(self._unit, trainer.model, trainer.masks)
         pure = len(self._rates) == 1
         if trainer.finished and pure:
-            self._worker.check(self._unit, trainer)
+            trainer.check_peak()
         return {
             "epoch": trainer.epoch,
             "train_loss": trainer.train_loss if math.isfinite(trainer.train_loss) else None,

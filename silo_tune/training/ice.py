@@ -40,7 +40,7 @@ WEIGHED = (nn.Linear, *CONVOLUTIONS)
 
 def is_loop(unit: Unit) -> bool:
     """Does the unit have an inner loop of its own, instead of one prune and one training?"""
-    return unit.pipeline is not None and unit.pipeline["name"] == "ice"
+    return unit.pipeline is not None and unit.pipeline["name"] in ("ice", "boosting")
 
 
 def carries(unit: Unit) -> bool:
@@ -150,6 +150,16 @@ class IceLoop:
         if "value" in peak:
             return float(peak["value"])
         return rate_at_share(share_left(self.elements, self.living, counted_layers(self.model)), **peak["args"])
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that were trained, the probe's included."""
+        return self.trainer.epoch
+
+    @property
+    def kept(self) -> Groups:
+        """What the unit's state holds beside weights and masks."""
+        return {}
 
     @property
     def highest(self) -> float:

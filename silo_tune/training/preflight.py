@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from silo_tune.data.example_sets import ExampleSet
 from silo_tune.data.load import facts, open_examples
-from silo_tune.data.sets import AnySet, require_seen, split_rows
+from silo_tune.data.sets import AnySet, folds_of, require_seen, split_rows
 from silo_tune.errors import BadInput, StudyError, one_line
 from silo_tune.formats import percent, plural, size
 from silo_tune.machine import VERSION, cache_root
@@ -38,8 +38,9 @@ from silo_tune.study import registry
 from silo_tune.study.arms import Arm, OracleArm
 from silo_tune.study.data import expand
 from silo_tune.study.findings import Findings
-from silo_tune.study.model import Study
+from silo_tune.study.model import ArmSettings, Study
 from silo_tune.study.parts import BROUGHT, made_profile
+from silo_tune.study.pipelines import Boosting
 from silo_tune.study.prune import LAYERS
 from silo_tune.study.task import USUAL
 from silo_tune.study.workspace import Workspace
@@ -96,6 +97,11 @@ def preflight(study: Study, workspace: Workspace, dataset: AnySet, slots: int) -
             split = split_rows(dataset, study.data, seed)
             if (study.task or USUAL).name in ("classification", "binary"):
                 require_seen(dataset, split)
+    whole = not any(key.startswith("data") for key, _ in found.problems)
+    for name, folds in _folds(study).items() if whole else ():
+        with found.about(f"arms.{name}.pipeline"):
+            for seed in study.replicates.seeds:
+                folds_of(dataset, split_rows(dataset, study.data, seed).train, folds, seed)
     if not any(key.startswith(("data", "dense.checkpoint", "model", "task")) for key, _ in found.problems):
         with found.about("model"), torch.random.fork_rng(devices=[]):
             needs = _Network(study, workspace, dataset, found).look()
@@ -152,6 +158,12 @@ def _identity(study: Study, dataset: AnySet) -> str:
     return hashlib.sha256(canonical_json(known).encode()).hexdigest()
 
 
+def _folds(study: Study) -> dict[str, int]:
+    """Folds of the arms that train in stages."""
+    pipelines = {name: study.settings(arm).pipeline for name, arm in study.arms.items()}
+    return {name: pipeline.folds for name, pipeline in pipelines.items() if isinstance(pipeline, Boosting)}
+
+
 def _functions(study: Study, found: Findings) -> None:
     for key, function in study.functions.items():
         with found.about(key):
@@ -172,10 +184,11 @@ class _Network:
         self.worker = Worker(workspace, dataset)
         self.dataset = dataset
 
-    def unit(self, cycle: int) -> Unit:
+    def unit(self, cycle: int, settings: ArmSettings | None = None) -> Unit:
+        """A unit of an arm with these settings; of the first arm without a pipeline, if there is one, without them."""
         study = self.study
-        settings = next((s for arm in study.arms.values() if not (s := study.settings(arm)).pipeline), None)
-        settings = settings or study.settings(next(iter(study.arms.values())))
+        every = [study.settings(arm) for arm in study.arms.values()]
+        settings = settings or next((one for one in every if not one.pipeline), every[0])
         checkpoint = "looked at" if study.dense.checkpoint is not None and cycle == 0 else None
         rate = study.dense.max_lr or 0.01
         parent = None if cycle == 0 else "0" * 64
@@ -207,6 +220,12 @@ class _Network:
         for key, table, epochs in self._own_profiles():
             with self.found.about(key):
                 self._profile(key, table, epochs * self._feed().steps(dense.step_batch))
+        for name in _folds(self.study):  # whose network has further inputs
+            if any(key == f"arms.{name}.pipeline" for key, _ in self.found.problems):
+                continue
+            with self.found.about(f"arms.{name}.pipeline"):
+                staged = self.unit(0, self.study.settings(self.study.arms[name]))
+                self.worker.trainer_of(staged, *self._start(staged), frozenset()).one_step()
         memory, data = _resident(), pack({"weights": model.state_dict(), "mask": masks})
         if self.study.cycles > 1 and not any(key.startswith(("model", "prune")) for key, _ in self.found.problems):
             with self.found.about("prune"):
@@ -365,7 +384,7 @@ class _Network:
         assert unit.prune is not None
         for target in dict.fromkeys((self.study.remaining[1], self.study.remaining[-1])):
             fresh = self.worker.fresh(unit, init_seed(unit.seed))
-            masks, _ = self.worker.pruner.prune(
+            masks, _ = self.worker.pruner_of(unit).prune(
                 replace(unit, prune=replace(unit.prune, target=target)),
                 fresh,
                 {**parent, **needed},

@@ -21,6 +21,7 @@ from silo_tune.machine import VERSION
 from silo_tune.models.checkpoint import copy_into, load_weights
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.masks import Masks, apply_masks, pruned_are_zero
+from silo_tune.schedules.shapes import maximum_of
 from silo_tune.seeds import seed_globally, stream, stream_seed
 from silo_tune.study.parts import made_profile
 from silo_tune.tasks.outputs import examples_in
@@ -149,6 +150,12 @@ class Trainer:
         self.seconds += seconds
         self._judge()
         return EpochLog(self.epoch, self.train_loss, seconds)
+
+    def check_peak(self) -> None:
+        """Raises Violation when a finished training was given another peak than the unit's."""
+        declared = self.max_lr * maximum_of(self.profile, self.total)
+        if self.step and self.diverged is None and self.peak != declared:
+            raise Violation(f"the optimizer was given at most {self.peak}, not {declared} of max_lr {self.max_lr}")
 
     def one_step(self) -> float:
         """Train on the first batch of the first epoch alone; its loss."""

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from silo_tune.data.batches import Part
-from silo_tune.data.example_feed import AnyFeed, feed_of
+from silo_tune.data.example_feed import AnyFeed, ExampleFeed, feed_of
 from silo_tune.data.example_sets import ExampleSet
-from silo_tune.data.sets import AnySet, Split, split_rows
+from silo_tune.data.sets import AnySet, Split, folds_of, require_rows, split_rows
 from silo_tune.errors import BadInput, RunFailed, Violation, one_line
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model, init_seed
@@ -26,7 +26,6 @@ from silo_tune.pruning.in_effect import require_in_effect
 from silo_tune.pruning.masks import Masks, alive, apply_masks, full_masks
 from silo_tune.pruning.prune_step import UnitPruner, few
 from silo_tune.schedules.peaks import RULES, PruneFacts, rounded
-from silo_tune.schedules.shapes import maximum_of
 from silo_tune.seeds import stream
 from silo_tune.store.example_file import pack_examples
 from silo_tune.store.storage import Storage
@@ -37,6 +36,7 @@ from silo_tune.tasks.making import make_task, outputs_of
 from silo_tune.tasks.own import OwnTask
 from silo_tune.tasks.seam import Evaluation, Task
 from silo_tune.tasks.supervised import Supervised
+from silo_tune.training.boosting import BoostingLoop, columns_of, empty, is_boosted, positions
 from silo_tune.training.gradient_stats import Spreads, measure
 from silo_tune.training.ice import IceLoop, carries, is_loop
 from silo_tune.training.process import choose_device, device_name, enter
@@ -45,6 +45,8 @@ from silo_tune.training.trainer import OPTIMIZER_STATE, EpochLog, Trainer, evalu
 T = TypeVar("T")
 Progress = Generator[EpochLog, None, dict[str, Any]]
 Examples = dict[str, npt.NDArray[Any]]
+# What trained, the max_lr, and what the state holds beside weights and masks.
+Ended = tuple[Trainer, float | None, Mapping[str, Mapping[str, Tensor]]]
 
 
 class Trained(NamedTuple):
@@ -75,7 +77,7 @@ class Worker:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
-        self.pruner = UnitPruner(workspace, dataset.shape)
+        self._pruners: dict[tuple[int, ...], UnitPruner] = {}
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, AnyFeed] = {}
         self._tasks: dict[int, Task] = {}
@@ -105,18 +107,16 @@ class Worker:
     def _train(self, unit: Unit) -> Generator[EpochLog, None, Trained]:
         attempt = new_attempt()
         began = time.perf_counter()
-        trainer, max_lr = yield from self._looped(unit, attempt) if is_loop(unit) else self._retrained(unit, attempt)
-        self.check(unit, trainer)
+        trainer, max_lr, kept = yield from (self._looped if is_loop(unit) else self._retrained)(unit, attempt)
         (outcome, right), state, data = self._outcome(unit, trainer, max_lr), None, b""
         if outcome["status"] == "ok":
             previous = {} if trainer.previous is None else {"previous": trainer.previous}
-            carried = {n: t for n, t in trainer.state()[0].items() if n in OPTIMIZER_STATE} if carries(unit) else {}
-            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **carried})
+            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **kept})
             state = self.units.write_state(unit.key, attempt, data)
         seconds = time.perf_counter() - began
         return Trained({**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data, right)
 
-    def _retrained(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+    def _retrained(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, Ended]:
         """One prune and one training, from its partial state if there is one."""
         trainer, max_lr = self._resumed(unit)
         saved = time.perf_counter()
@@ -130,27 +130,46 @@ class Worker:
                 self.units.write_partial(unit.key, attempt, trainer.epoch, pack(*trainer.state()))
                 saved = time.perf_counter()
             yield log
-        return trainer, max_lr
+        trainer.check_peak()
+        carried = {n: t for n, t in trainer.state()[0].items() if n in OPTIMIZER_STATE} if carries(unit) else {}
+        return trainer, max_lr, carried
 
-    def _looped(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, tuple[Trainer, float | None]]:
+    def _looped(self, unit: Unit, attempt: str) -> Generator[EpochLog, None, Ended]:
         """A pipeline's own loop, from its partial state if there is one."""
-        loop = self._loop_of(unit)
+        loop = self._boosted(unit) if is_boosted(unit) else self._ice(unit)
         saved = time.perf_counter()
 
         def save() -> None:
             nonlocal saved
             if loop.trainer.diverged is None and time.perf_counter() - saved >= self.workspace.partial_seconds:
-                self.units.write_partial(unit.key, attempt, loop.trainer.epoch, pack(*loop.state()))
+                self.units.write_partial(unit.key, attempt, loop.epoch, pack(*loop.state()))
                 saved = time.perf_counter()
 
         loop.save = save
         yield from loop.walk()
         loop.trainer.thaw()
-        masks = self.pruner.counted(unit, loop.model, loop.trainer.masks)
-        require_in_effect(loop.model, masks, few(loop.feed), loop.trainer.task.forward)
-        return loop.trainer, loop.highest
+        masks = self.pruner_of(unit).counted(unit, loop.model, loop.trainer.masks)
+        if loop.trainer.diverged is None:  # what is not finite is not zero either
+            require_in_effect(loop.model, masks, few(loop.trainer.feed), loop.trainer.task.forward)
+        return loop.trainer, loop.highest, loop.kept
 
-    def _loop_of(self, unit: Unit) -> IceLoop:
+    def _boosted(self, unit: Unit) -> BoostingLoop:
+        """Stages that stand where the last partial state stood, or at the first."""
+        assert unit.pipeline is not None
+        while True:
+            model, masks, max_lr = self.prepared(unit)
+            feed, task = self._plain_feed(unit), self.task(unit)
+            assert isinstance(feed, ExampleFeed)
+            assert isinstance(task, Supervised)
+            rows = feed.train.rows
+            folds = folds_of(self.dataset, rows.cpu().numpy(), unit.pipeline["folds"], unit.seed)
+            previous = "previous" in self.workspace.needs
+            loop = BoostingLoop(unit, model, masks, feed, positions(rows, folds), task, max_lr or 0.0, previous)
+            data = self.units.read_partial(unit.key)
+            if data is None or self._restored(unit, data, loop.restore):
+                return loop
+
+    def _ice(self, unit: Unit) -> IceLoop:
         """A loop that stands where the last partial state stood, or at its parent."""
         assert unit.parent is not None
         dense = self._dense_of(unit)
@@ -162,7 +181,7 @@ class Worker:
             load_weights(model, parent["weights"])
             load_weights(teacher, taught["weights"])
             feed, task = self.feed(unit), self.task(unit)
-            loop = IceLoop.begin(unit, model, parent, self.pruner, feed, task, result["val_score"], teacher)
+            loop = IceLoop.begin(unit, model, parent, self.pruner_of(unit), feed, task, result["val_score"], teacher)
             data = self.units.read_partial(unit.key)
             if data is None or self._restored(unit, data, loop.restore):
                 return loop
@@ -182,10 +201,13 @@ class Worker:
         if unit.prune is None:
             if unit.checkpoint is not None and self.workspace.checkpoint not in (None, *BROUGHT):
                 load_pretrained(model, str(self.workspace.checkpoint))
-            masks = full_masks(self.pruner.elements(unit, model).weights)
+            masks = full_masks(self.pruner_of(unit).elements(unit, model).weights)
             return model, masks, None if unit.peak is None else float(unit.peak["value"])
         assert unit.parent is not None
-        masks, facts = self.pruner.prune(unit, model, self.state_of(unit.parent), self.feed(unit), self.task(unit))
+        parent, feed = self.state_of(unit.parent), self.feed(unit)
+        if is_boosted(unit):
+            feed = self._plain_feed(unit).beside(parent["columns"])  # type: ignore[union-attr]
+        masks, facts = self.pruner_of(unit).prune(unit, model, parent, feed, self.task(unit))
         self._after_prune(unit, model)
         apply_masks(dict(model.named_parameters()), masks)
         return model, masks, resolve_peak(unit, facts)
@@ -194,9 +216,21 @@ class Worker:
         """The unit's network, newly initialised."""
         pretrained = unit.checkpoint is not None and self.workspace.checkpoint == "timm"
         further = self.dataset.further if isinstance(self.dataset, ExampleSet) else {}
-        folder = self.workspace.network
-        model = build_model(unit.model, self.dataset.shape, self.outputs, seed, pretrained, further, folder)
+        folder, shape = self.workspace.network, self.shape_of(unit)
+        model = build_model(unit.model, shape, self.outputs, seed, pretrained, further, folder)
         return model.to(self.device)
+
+    def shape_of(self, unit: Unit) -> tuple[int, ...]:
+        """Of an example as the unit's network is given it. Raises BadInput where stages have no row to write beside."""
+        more = columns_of(unit, self.outputs)
+        return (require_rows(self.dataset).shape[0] + more,) if more else self.dataset.shape
+
+    def pruner_of(self, unit: Unit) -> UnitPruner:
+        """What prunes the unit's network."""
+        shape = self.shape_of(unit)
+        if shape not in self._pruners:
+            self._pruners[shape] = UnitPruner(self.workspace, shape)
+        return self._pruners[shape]
 
     def _after_prune(self, unit: Unit, model: nn.Module) -> None:
         assert unit.prune is not None
@@ -281,7 +315,16 @@ class Worker:
         return Trainer(unit, model, masks, self.feed(unit), max_lr, self.task(unit), snapshots, previous)
 
     def feed(self, unit: Unit) -> AnyFeed:
-        """The replicate's data; kept for the seeds used last."""
+        """The replicate's data; where the unit trains in stages, with columns for their predictions."""
+        feed = self._plain_feed(unit)
+        if not is_boosted(unit):
+            return feed
+        require_rows(self.dataset)
+        assert isinstance(feed, ExampleFeed)
+        return feed.beside(empty(feed, columns_of(unit, self.outputs)))
+
+    def _plain_feed(self, unit: Unit) -> AnyFeed:
+        """The replicate's data as it is; kept for the seeds used last."""
         if unit.seed not in self._feeds:
             while len(self._feeds) >= 8:
                 oldest = next(iter(self._feeds))
@@ -368,28 +411,18 @@ class Worker:
             self.units.discard_partial(unit.key, data)
             return False
 
-    def check(self, unit: Unit, trainer: Trainer) -> None:
-        """Raises Violation when a finished training was given another peak than the unit's."""
-        if not trainer.step or trainer.diverged is not None or is_loop(unit):  # a loop looks at its every fine-tune
-            return
-        declared = trainer.max_lr * maximum_of(trainer.profile, trainer.total)
-        if trainer.peak != declared:
-            raise Violation(
-                f"the optimizer was given at most {trainer.peak}, not {declared} of max_lr {trainer.max_lr}"
-            )
-
     def evaluate(self, unit: Unit, trainer: Trainer, part: Part) -> Evaluation:
         """Measure the network on a part, in the way that the unit's study asks for."""
         rules = unit.evaluation or {}
         where = (unit.seed, unit.cycle, unit.repeat, trainer.epoch)
         augment = stream("evaluate", *where) if rules.get("augment") else None
         # Of validation images none is left out: they choose.
-        whole = unit.batch if rules.get("drop_last") and part is self.feed(unit).test else None
-        return evaluate(trainer.task, trainer.model, self.feed(unit), part, augment, whole)
+        whole = unit.batch if rules.get("drop_last") and part is trainer.feed.test else None
+        return evaluate(trainer.task, trainer.model, trainer.feed, part, augment, whole)
 
     def _outcome(self, unit: Unit, trainer: Trainer, max_lr: float | None) -> tuple[dict[str, Any], Examples]:
         """The result but for its files; and the scores of single examples of validation and test."""
-        feed, counted = self.feed(unit), self.pruner.counted(unit, trainer.model, trainer.masks)
+        feed, counted = trainer.feed, self.pruner_of(unit).counted(unit, trainer.model, trainer.masks)
         diverged, scores, spreads, right = trainer.diverged, _NO_SCORES, Spreads(), Examples()
         also: dict[str, dict[str, float | None]] = {}
         if diverged is None:
