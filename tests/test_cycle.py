@@ -321,10 +321,10 @@ def test_a_wrong_count_or_a_revived_weight_is_a_violation(bench: Bench, monkeypa
     bench.train(dense)
     bench.train(first)
 
-    def too_many(scores: Any, masks: Any, target: float, scope: str) -> Any:
+    def too_many(scores: Any, masks: Any, *where: Any) -> Any:
         return dict(masks)
 
-    def revived(scores: Any, masks: Any, target: float, scope: str) -> Any:
+    def revived(scores: Any, masks: Any, *where: Any) -> Any:
         return {name: ~mask for name, mask in masks.items()}
 
     for wrong, message in ((too_many, "were declared"), (revived, "back to life")):
@@ -388,7 +388,7 @@ def test_a_ramp_that_never_reaches_its_peak_is_a_violation(bench: Bench, monkeyp
         def __call__(self, step: int, total: int) -> float:
             return 0.7 * (step + 1) / total
 
-    monkeypatch.setattr("silo_tune.training.trainer.profile_of", lambda unit: Short())
+    monkeypatch.setattr("silo_tune.training.trainer.made_profile", lambda table: Short())
     with pytest.raises(Violation, match="the optimizer was given at most"):
         bench.train(bench.unit(0, None))
 
