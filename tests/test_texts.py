@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -432,11 +433,17 @@ def test_a_network_that_does_not_take_the_texts_is_told_before_training(
         looked(texts_study(written(tmp_path), model={"name": None, **model}))
 
 
-def looked(study: Study) -> None:
+def looked(study: Study) -> list[str]:
     workspace = Workspace.of(study, "none")
     _, dataset = open_study(study, workspace)
     found = preflight(study, workspace, dataset, 1)
     assert not found.problems, found.problems
+    return found.lines
+
+
+def test_unknown_words_are_told_before_training(tmp_path: Path) -> None:
+    lines = looked(texts_study(written(tmp_path), vocabulary=20))
+    assert any(re.match(r"data, seed 0: of the words [\d.]+ % in training texts and", line) for line in lines)
 
 
 def test_a_class_that_training_lacks_is_told_by_its_name(tmp_path: Path) -> None:

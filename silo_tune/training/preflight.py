@@ -208,6 +208,7 @@ class _Network:
         self._takes_tokens(dense)
         model, masks, max_lr = self._start(dense)
         self._sizes(model, masks)
+        self.found.lines += [f"data, seed {dense.seed}: {note}" for note in getattr(self._feed(), "notices", ())]
         self._drawn(model)
         with self.found.about("model"):
             stepped = replace(dense, epochs=max(1, dense.epochs))  # a checkpoint has none
