@@ -123,6 +123,13 @@ def test_weights_remaining_and_pruned_are_two_ways_to_say_it() -> None:
         assert one.max_lr == other.max_lr
 
 
+def test_a_function_is_a_profile() -> None:
+    lr = SiloLR(optimizer_of(1.0), SILO, 4, lambda step, steps: (step + 1) / steps)
+    for step in range(4):
+        assert lr.get_last_lr() == [SILO.eps * (step + 1) / 4]
+        step_both(lr)
+
+
 def test_groups_keep_their_ratio_and_a_rate_in_a_tensor_stays_there() -> None:
     held = torch.tensor(0.5)
     lr = SiloLR(optimizer_of(0.05, held, 0.1), SILO, STEPS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from silo_tune.errors import BadInput
 from silo_tune.schedules.peaks import Schedule, rounded
-from silo_tune.schedules.shapes import Profile, make_profile
+from silo_tune.schedules.shapes import make_profile
+
+# Multiplier of max_lr at a step (0 … steps − 1) of so many.
+Shape = Callable[[int, int], float]
 
 
 class SiloLR(LRScheduler):
@@ -25,7 +28,8 @@ class SiloLR(LRScheduler):
         optimizer: its rates are taken for their ratios alone.
         schedule: gives max_lr, such as `Silo(eps=0.1, delta=0.3)`, or your own object with `peak(cycle, pruned)`.
         steps: calls of `step()` in a cycle: its batches, or its epochs, whichever you call it after.
-        profile: the shape inside a cycle: a registered name, or a table such as `{"name": "cosine", "warmup": 0.1}`.
+        profile: the shape inside a cycle: a registered name, a table such as `{"name": "cosine", "warmup": 0.1}`, or
+            your own function of (step, steps) that gives the multiplier of max_lr.
         last_epoch: as in torch.
 
     Raises:
@@ -37,7 +41,7 @@ class SiloLR(LRScheduler):
         optimizer: Optimizer,
         schedule: Schedule,
         steps: int,
-        profile: str | Mapping[str, Any] = "warmup-drop",
+        profile: str | Mapping[str, Any] | Shape = "warmup-drop",
         last_epoch: int = -1,
     ) -> None:
         problems = [*_wrong_schedule(schedule), *_wrong_steps(steps)]
@@ -145,8 +149,10 @@ def _copied(rate: float | Tensor) -> float | Tensor:
     return rate.clone() if isinstance(rate, Tensor) else rate
 
 
-def _profile_of(given: str | Mapping[str, Any]) -> Profile:
+def _profile_of(given: str | Mapping[str, Any] | Shape) -> Shape:
     """Raises ValueError for a name or arguments that do not fit."""
+    if callable(given):
+        return given
     args = {"name": given} if isinstance(given, str) else dict(given)
     made = make_profile(args.pop("name", ""), args)
     if getattr(made, "momentum", ()):
