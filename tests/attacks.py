@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import re
@@ -173,6 +174,14 @@ def _shrink(base: Base) -> Done:
     return Done(done.code, "\n".join(steady), done.all)
 
 
+def _weights(base: Base) -> Done:
+    folder = base.scratch / "taken"
+    shutil.rmtree(folder, ignore_errors=True)
+    done = command("weights", str(base.copy), "--arm", "silo", "--seed", "0", "--functions", "--out", str(folder))
+    written = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*"))}
+    return Done(done.code, f"{done.said}{written}", done.all)
+
+
 REPLAY = ("--sampler", "random", "--trials", "3", "--repetitions", "2")
 READERS: dict[str, Callable[[Base], Done]] = {
     "report": _report,
@@ -182,6 +191,7 @@ READERS: dict[str, Callable[[Base], Done]] = {
     "export": _export,
     "replay": lambda base: command("replay", str(base.copy), *REPLAY),
     "shrink": _shrink,
+    "weights": _weights,
 }
 
 

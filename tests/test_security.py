@@ -23,7 +23,7 @@ import tomli_w
 import silo_tune
 from silo_tune.api import run_study
 from silo_tune.cli import app
-from silo_tune.errors import BadInput, SiloTuneError, StudyError
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError, StudyError
 from silo_tune.planner.unit import Unit
 from silo_tune.store.run_folder import Run
 from silo_tune.store.storage import Storage, seal, unseal
@@ -70,6 +70,7 @@ READERS = [
     ("fit", "runs/small"),
     ("replay", "runs/small", "--sampler", "random", "--trials", "3", "--repetitions", "2"),
     ("export", "runs/small", "--optuna", "optuna.db"),
+    ("weights", "runs/small", "--arm", "silo", "--seed", "0", "--out", "runs/taken", "--force"),
 ]
 
 
@@ -278,6 +279,29 @@ def test_a_decision_for_a_unit_that_the_study_never_asked_for_is_refused(home: P
     without_weights(home)
     run_study(longer(), "runs/small", local=True)  # derives them again
     assert len(list((home / "runs/small/chains").rglob("cycle-002-*.corrupt-1"))) > 0
+    assert not mark.exists()
+
+
+def test_a_network_that_the_study_does_not_name_is_not_built_to_be_taken_away(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_study(study(), "runs/small", local=True)
+    mark, units = plant(home), Run("runs/small").units
+    for file in (home / "runs/small/chains/silo").rglob("cycle-002-*.json"):
+        body = unseal(file.read_bytes())
+        honest = units.result(body["winner"])
+        assert honest is not None
+        spec = evil_spec(honest["unit"])
+        key = Unit.from_spec(spec).key
+        state = units.read_state(honest)
+        assert state is not None
+        claim = units.write_state(key, "0123456789abcdef", state)
+        units.commit({**honest, "unit": spec, "key": key, "state": claim})
+        told, asked = ([{**one, "key": key} for one in body[name]] for name in ("told", "asked"))
+        file.write_bytes(seal({**body, "winner": key, "told": told, "asked": asked}))
+    monkeypatch.setattr("silo_tune.export.weights.require_onnx", lambda: None)
+    with pytest.raises(RunFailed, match="is of another network than the run's study names"):
+        app(["weights", "runs/small", "--arm", "silo", "--seed", "0", "--format", "onnx"], standalone_mode=False)
     assert not mark.exists()
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from silo_tune.errors import BadInput, unknown
+from silo_tune.errors import BadInput, RunFailed, unknown
 from silo_tune.models.checkpoint import unpack
 from silo_tune.planner.journal import decisions, key_of_cycle
-from silo_tune.planner.unit import Unit
+from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.store.run_folder import Run
 from silo_tune.store.unit_store import unit_of
 from silo_tune.study import handed
@@ -57,6 +57,7 @@ def weights_of(
 
     Raises:
         BadInput: there is no such unit, or its weights are gone.
+        RunFailed: it is of another network than the study's.
     """
     closed = {
         number: result
@@ -73,7 +74,7 @@ def weights_of(
     for number in reversed(closed) if cycle is None else [cycle]:
         data = run.units.read_state(closed[number])
         if data is not None:
-            return unit_of(closed[number]), unpack(data)[0]
+            return _of_study(unit_of(closed[number]), study), unpack(data)[0]
     there = [str(number) for number, result in closed.items() if run.units.has_state(result)]
     which = "every cycle" if cycle is None else f"cycle {cycle}"
     raise BadInput(
@@ -81,3 +82,13 @@ def weights_of(
         f"Cycles that have theirs: {', '.join(there) or 'none'}. For every cycle's, run the study anew with "
         f'cluster.keep = "chains" and another --out'
     )
+
+
+def _of_study(unit: Unit, study: Study) -> Unit:
+    """The unit. What builds its network is what the study names: whoever writes to a run must not choose another."""
+    if canonical_json(unit.model) != canonical_json(study.model.resolved()):
+        raise RunFailed(
+            f"trial {unit.key[:12]} is of another network than the run's study names; move its folder away and run the "
+            f"study again to train it anew"
+        )
+    return unit

@@ -67,10 +67,10 @@ def to_onnx(network: nn.Module, batch: Any) -> bytes:
                 input_names=list(inputs),
                 output_names=["logits"],
             )
+            assert program is not None
+            data: bytes = program.model_proto.SerializeToString()
     except Exception as error:  # of torch.export and of the exporter, of many kinds
         raise BadInput(_why(error)) from error
-    assert program is not None
-    data: bytes = program.model_proto.SerializeToString()
     _check(data, plain, inputs)
     return data
 
