@@ -164,7 +164,7 @@ RECIPES: dict[str, Recipe] = {
         augment=(),
         sources=Sources("ours: mlp's", "ours: mlp's", _OURS, "ours: for small tables"),
     ),
-    "lstm": Recipe(  # of experiments/reviews.toml, which tells how its pilot found them
+    "lstm": Recipe(  # of experiments/reviews.toml, which tells how they came about
         optimizer={"name": "adamw", "weight_decay": 0.01},
         batch=64,
         epochs=3,
@@ -172,7 +172,7 @@ RECIPES: dict[str, Recipe] = {
         eps=0.1,
         delta=0.15,
         augment=(),
-        sources=Sources("ours: a pilot on reviews", "ours", _OURS, "ours: for some thousand texts"),
+        sources=Sources("ours: tries and a pilot on reviews", "ours", _OURS, "ours: for some thousand texts"),
     ),
     "gpt": Recipe(
         optimizer={"name": "adamw", "weight_decay": 0.01},
