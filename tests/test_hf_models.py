@@ -113,19 +113,29 @@ def test_the_look_finds_nothing_wrong(kind: str, head: str, changes: dict[str, A
     assert not [line for line in lines if "beside its logits" in line]
 
 
-def test_weights_that_are_tied_have_one_mask_and_count_once(folders: Path, tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, folders, "gpt2", "causal-lm", prune={"layers": ["linear", "conv1d-hf", "embedding"]})
+OF_HF, OURS = ("transformer.wte.weight", "lm_head.weight"), ("embed.weight", "head.weight")
+
+
+@pytest.mark.parametrize(("ours", "tied_names"), [(False, OF_HF), (True, OURS)], ids=["gpt2", "gpt"])
+def test_weights_that_are_tied_have_one_mask_and_count_once(
+    ours: bool, tied_names: tuple[str, str], folders: Path, tmp_path: Path
+) -> None:
+    layers = ["linear", "embedding"] if ours else ["linear", "conv1d-hf", "embedding"]
+    made = table(folders, "gpt2", "causal-lm", prune={"layers": layers})
+    if ours:
+        made["model"] = {"name": "gpt", "width": 16, "depth": 1, "heads": 2, "tied": True}
+    bench = Bench(tmp_path, parse_study(made))
     dense, first = chain(bench)
     bench.train(dense)
     result, state = bench.train(first), bench.weights(first)
     model = bench.worker.fresh(first, 0)
     assert result["parameters"] == sum(p.numel() for p in model.parameters())
-    assert "transformer.wte.weight" in state["mask"]
-    assert "lm_head.weight" not in state["mask"]
+    assert tied_names[0] in state["mask"]
+    assert tied_names[1] not in state["mask"]
     assert result["prunable"] == sum(mask.numel() for mask in state["mask"].values())
-    tied = [state["weights"][name] for name in ("transformer.wte.weight", "lm_head.weight")]
+    tied = [state["weights"][name] for name in tied_names]
     assert torch.equal(*tied)
-    assert not tied[1][~state["mask"]["transformer.wte.weight"]].any()
+    assert not tied[1][~state["mask"][tied_names[0]]].any()
 
 
 def built(
@@ -280,3 +290,18 @@ def test_a_classifier_of_torchvision_has_the_classes_of_the_data(name: str, shap
 def test_mistakes_in_a_network_of_torchvision(model: dict[str, Any], shape: tuple[int, int, int], told: str) -> None:
     with pytest.raises(BadInput, match=told):
         build_model(model, shape, 10, 0)
+
+
+def test_texts_of_a_study_are_taken_as_they_are(folders: Path, tmp_path: Path) -> None:
+    words = [["apple", "pear"][number % 2] + f" word{number % 7} and {number}" for number in range(120)]
+    lines = [json.dumps({"review": text, "fruit": text.split()[0]}) for text in words]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    made = table(folders, "bert", "sequence-classification", retrain={"batch": 16})
+    made["data"] = {"name": "text", "path": str(tmp_path / "texts.jsonl"), "text": "review", "target": "fruit"}
+    made["data"] |= {"tokenizer": "words", "length": 8}
+    study = parse_study({**made, "dense": {"epochs": 2, "max_lr": 0.1}})
+    look_here(study, "none")
+    bench = Bench(tmp_path / "run", study)
+    model: Any = bench.worker.fresh(bench.unit(0, None), 0)
+    assert model.config.vocab_size == bench.dataset.further["vocabulary"]
+    assert [bench.train(unit)["status"] for unit in chain(bench)] == ["ok", "ok"]
