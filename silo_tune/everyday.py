@@ -15,16 +15,18 @@ from torch import Tensor, nn
 
 from silo_tune.api import run_study
 from silo_tune.data.given import of_fields
-from silo_tune.data.load import open_examples
+from silo_tune.data.load import facts, open_examples
 from silo_tune.data.objects import digest_of, fields_of
-from silo_tune.errors import BadInput, RunFailed
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError
 from silo_tune.formats import difference, level_sign, percent, plural, rate, size, telling
 from silo_tune.models.build import init_seed
 from silo_tune.models.checkpoint import load_weights, pack
 from silo_tune.planner.unit import canonical_json
 from silo_tune.planner.winner import gain, guess_told, value_told
 from silo_tune.run.monitor import Monitor
+from silo_tune.run.session import finest_tolerance
 from silo_tune.store.unit_store import unit_of
+from silo_tune.study.findings import raised
 from silo_tune.study.handed import DATA, MODEL, hand_over
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study, put
@@ -131,7 +133,8 @@ def prune(
             anew. The last needs a function as model.
         batch: examples of a step; the loader's, or 64.
         optimizer: as [retrain] optimizer of a study: "sgd", "adamw", or a table.
-        tolerance: difference of scores that counts as none; 0.01 where the score is a share.
+        tolerance: difference of scores that counts as none; where the score is a share 0.01, or what two validation
+            examples are worth if that is more.
         seed: of all that is drawn.
         settings: further keys of the study, such as {"retrain.clip": 1.0}.
         out: run folder or URL; runs/prune-… of all the above when left out.
@@ -170,7 +173,7 @@ def prune(
         delta=delta,
         dense={"checkpoint": "model"} if dense_epochs is None else {"epochs": dense_epochs, "max_lr": max_lr},
         after_prune=after_prune,
-        batch=batch or loaded or 64,
+        batch=(loaded or 64) if batch is None else batch,
         optimizer=optimizer,
         tolerance=tolerance,
         seed=seed,
@@ -185,15 +188,20 @@ def prune(
 def _examples(fields: Mapping[str, Any], task: Mapping[str, Any]) -> Any:
     try:
         return of_fields(fields, TaskSpec.model_validate(task))
-    except BadInput:
+    except SiloTuneError:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise BadInput(f"data: {error}") from None
+    except Exception as error:  # a user's data set may raise anything
+        raise BadInput(f"data: {raised(error)}") from error
 
 
 def _network_digest(model: nn.Module | Callable[[], nn.Module]) -> str:
     """Says which network this is: its layers, its weights, and its code where that can be read."""
-    made = model if isinstance(model, nn.Module) else model()
+    if not callable(model):
+        raise BadInput(f"model: give a torch.nn.Module or a function that makes one, not {type(model).__name__}")
+    try:
+        made = model if isinstance(model, nn.Module) else model()
+    except Exception as error:
+        raise BadInput(f"model: {raised(error)}") from error
     if not isinstance(made, nn.Module):
         raise BadInput(f"model: give a torch.nn.Module or a function that makes one; this gives {type(made).__name__}")
     weights = pack({"weights": made.state_dict()}) if made is model else b"drawn anew"
@@ -234,7 +242,7 @@ def run_pruning(
     )  # fmt: skip
     named = study.model_dump(mode="json", exclude={"cluster", "report"})
     url = out or f"runs/prune-{hashlib.sha256(canonical_json(named).encode()).hexdigest()[:8]}"
-    outcome = run_study(study, url, local=local, address=address, monitor=monitor)
+    outcome = run_study(study, url, local=local, address=address, retry_failed=True, monitor=monitor)
     return _gathered(study, outcome.url, outcome.frame)
 
 
@@ -255,15 +263,22 @@ def pruning_study(
     settings: Mapping[str, Any],
 ) -> Study:
     """The study of one chain. Raises BadInput for all that is wrong with it."""
+    wrong = []
     if not 0 < weights_remaining < 1:
-        raise BadInput(f"weights_remaining: {weights_remaining} is no share between 0 and 1")
+        wrong.append(f"weights_remaining: {weights_remaining} is no share between 0 and 1")
+    if cycles is not None and cycles < 1:
+        wrong.append(f"cycles: {cycles} prunes; give 1 or more")
     if (epsilon is None) != (delta is None):
-        raise BadInput("epsilon, delta: give both, or neither, and a pilot finds them")
+        wrong.append("epsilon, delta: give both, or neither, and a pilot finds them")
+    if not isinstance(optimizer, str | Mapping):
+        wrong.append(f'optimizer: give a name or a table, such as {{"name": "RMSprop", "alpha": 0.9}}, not {optimizer}')
+    if "checkpoint" not in dense and dense.get("max_lr") is None and epsilon is None:
+        wrong.append("max_lr: say the peak learning rate of the dense training, or epsilon")
+    if wrong:
+        raise BadInput("\n".join(wrong))
     prunes = cycles or max(1, math.ceil(math.log(weights_remaining) / math.log(0.8) - 0.5))
     steps = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
     if "checkpoint" not in dense and dense.get("max_lr") is None:
-        if epsilon is None:
-            raise BadInput("max_lr: say the peak learning rate of the dense training, or epsilon")
         dense = {**dense, "max_lr": epsilon}
     made: dict[str, Any] = {
         "name": "prune",
@@ -281,20 +296,29 @@ def pruning_study(
     if epsilon is not None:
         made["arms"][ARM]["schedule"] |= {"eps": epsilon, "delta": delta}
     else:
-        low, high = RATES["sgd" if steps.get("name") == "sgd" else "adamw"]
+        low, high = RATES["sgd" if str(steps.get("name")).lower() == "sgd" else "adamw"]
         made["pilot"] = {
             "seeds": [seed + PILOT_SEED], "chains": CHAINS, "low": low, "high": high, "proposals": "guided",
         }  # fmt: skip
     for key, value in settings.items():
         put(made, key, value)
-    study = parse_study(_with_tolerance(made, 0.01 if tolerance is None else tolerance), "prune")
-    if tolerance is None and not study.scored.share:
+    told = {"tolerance": tolerance} if tolerance is not None else {}
+    report = {**told, **made.get("report", {})}
+    study = parse_study({**made, "report": {"tolerance": 0.01, **report}}, "prune")
+    if "tolerance" in report:
+        return study
+    if not study.scored.share:
         raise BadInput(f"tolerance: say which difference of {study.scored.title} counts as none")
+    return _tolerant(study)
+
+
+def _tolerant(study: Study) -> Study:
+    """With a tolerance that its validation part can show."""
+    with contextlib.suppress(BadInput):  # what is wrong with the data is told with all else, when the run looks at it
+        known = facts(open_examples(study.data, study.task), study.data)
+        tolerance = max(study.report.tolerance, finest_tolerance(study, known))
+        return study.model_copy(update={"report": study.report.model_copy(update={"tolerance": tolerance})})
     return study
-
-
-def _with_tolerance(table: Mapping[str, Any], tolerance: float) -> dict[str, Any]:
-    return {**table, "report": {"tolerance": tolerance, **table.get("report", {})}}
 
 
 def _gathered(study: Study, url: str, frame: pd.DataFrame) -> Pruned:
@@ -304,7 +328,8 @@ def _gathered(study: Study, url: str, frame: pd.DataFrame) -> Pruned:
     good = rows[rows["status"] == "ok"]
     if not len(good) or int(good["cycle"].iloc[0]) != 0:
         reason = rows["error"].dropna().iloc[0] if rows["error"].notna().any() else "its run has no dense network"
-        raise RunFailed(f"the dense network has no result: {reason}; lower max_lr, or see {url}")
+        advice = "lower max_lr, or " if "diverged" in set(rows["status"]) else ""
+        raise RunFailed(f"the dense network has no result: {reason}; {advice}see {url}")
     chosen = _smallest(good, study)
     workspace = Workspace.of(study, url)
     worker = Worker(workspace, open_examples(workspace.data, workspace.task))

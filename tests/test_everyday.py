@@ -11,11 +11,11 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import silo_tune
 from silo_tune.data.objects import fields_of
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, RunFailed
 from silo_tune.everyday import Pruned, prune
 from tests.test_cli import in_process
 
@@ -37,6 +37,24 @@ class Net(nn.Module):
 def right(network: nn.Module, part: tuple[Tensor, Tensor]) -> float:
     with torch.no_grad():
         return float((network(part[0]).argmax(1) == part[1]).float().mean())
+
+
+class Unreadable(Dataset[tuple[Tensor, Tensor]]):
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        if row == 3:
+            raise OSError(f"no file {row}")
+        return X[row], Y[row]
+
+
+class Named(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {"pixels": X[row], "label": Y[row]}
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +168,21 @@ def test_the_same_data_in_any_form_is_the_same_data() -> None:
         ({"train": "digits"}, "train: str is no data"),
         ({"validation": TRAIN}, "validation and test are not the training part"),
         ({"train": (X.byte().reshape(-1, 8, 8, 1), Y)}, "train: inputs are bytes"),
+        ({"train": (X.tolist(), Y.tolist())}, "train: inputs and targets are list and list; give tensors"),
+        ({"train": TensorDataset(X, X, Y)}, "an item of the train part is 3 values; give .inputs, target"),
+        ({"train": Named()}, "an item of the train part is dict"),
+        ({"train": [(X[0], Y[0])] * 9}, "train: list is no data"),
+        ({"train": Unreadable()}, r"data: OSError: no file 3 \(.*test_everyday.py, line \d+\)"),
+        ({"train": (X, 0 * Y), "validation": None}, "labels have one value, 0;"),
+        (
+            {"validation": DataLoader(TensorDataset(*VALIDATION), collate_fn=list)},
+            "validation: the collate_fn of train",
+        ),
+        ({"model": "lenet-300-100"}, "model: give a torch.nn.Module or a function that makes one, not str"),
+        ({"model": nn.Linear, "dense_epochs": 1}, "model: TypeError: .*missing 2"),
+        ({"optimizer": torch.optim.Adam}, "optimizer: give a name or a table"),
         ({"weights_remaining": 1.5}, "weights_remaining: 1.5 is no share"),
+        ({"weights_remaining": 10, "cycles": 0}, "(?s)no share.*cycles: 0 prunes"),
         ({"epsilon": None}, "epsilon, delta: give both, or neither"),
         ({"after_prune": "reinit"}, "after_prune: weights are drawn anew"),
         ({"after_prune": "rewind"}, "cannot rewind"),
@@ -182,6 +214,61 @@ def test_the_command_says_the_same_and_draws_it(tmp_path: Path) -> None:
     refused = in_process("prune", "--model", "lenet-300-100", "--data", "digits")
     assert refused.returncode == 2
     assert "--dense-epochs" in refused.stderr
+
+
+def test_few_validation_examples_have_a_tolerance_that_they_can_show(trained: Net, tmp_path: Path) -> None:
+    few: dict[str, Any] = {"cycles": 1, "epochs": 1, "epsilon": 0.05, "delta": 0.1}
+    found = prune(trained, (X[:100], Y[:100]), out=str(tmp_path / "run"), **few)
+    assert found.study.report.tolerance == 2 / 16
+    assert prune(trained, (X[:100], Y[:100]), tolerance=0.2, out=found.run, **few).study.report.tolerance == 0.2
+    with pytest.raises(BadInput, match="finer than 16 validation examples"):
+        prune(trained, (X[:100], Y[:100]), settings={"report.tolerance": 0.05}, out=found.run, **few)
+
+
+class Mended(Dataset[tuple[Tensor, Tensor]]):
+    targets, broken = Y, True
+
+    def __len__(self) -> int:
+        return len(Y)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        if self.broken and row == 77:
+            raise OSError("no such file")
+        return X[row], Y[row]
+
+
+def test_the_same_call_tries_again_what_failed(trained: Net, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {**FEW, "cycles": 1, "epochs": 1, "out": str(tmp_path / "run"), "dense_epochs": 1}
+    data = Mended()
+    with pytest.raises(RunFailed) as failed:
+        prune(trained, data, **asked)
+    assert "no such file" in str(failed.value)
+    assert "lower max_lr" not in str(failed.value)
+    data.broken = False
+    assert set(prune(trained, data, **asked).table["status"]) == {"ok"}
+
+
+class ByName(Net):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels)
+
+
+def test_batches_are_those_of_the_collate_fn_also_where_tensors_are_at_hand(tmp_path: Path) -> None:
+    def black(items: list[tuple[Tensor, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
+        return {"pixels": torch.stack([0 * pixels for pixels, _ in items])}, torch.stack([label for _, label in items])
+
+    loader = DataLoader(TensorDataset(X[:200], Y[:200]), batch_size=50, collate_fn=black)
+    once: dict[str, Any] = {
+        "dense_epochs": 1,
+        "max_lr": 0.01,
+        **FEW,
+        "cycles": 1,
+        "epochs": 1,
+        "out": str(tmp_path / "run"),
+    }
+    found = prune(ByName, loader, (X[200:400].numpy(), Y[200:400].numpy()), **once)
+    said = float((Y[200:400] == found.model(0 * X[:1]).argmax()).float().mean())
+    assert abs(float(found.table[["val_score", "test_score"]].iloc[found.cycle].mean()) - said) < 1e-6
 
 
 @pytest.mark.slow

@@ -101,7 +101,18 @@ def _targets(fields: Mapping[str, Any], part: str, task: str | None) -> Array:
             return np.asarray(_array(told))
     if task is None:
         return np.zeros(len(source), dtype=np.int64)
-    return np.stack([np.asarray(_array(source[row][1])) for row in range(len(source))])
+    return np.stack([_target(source[row], part, fields.get("collate") is None) for row in range(len(source))])
+
+
+def _target(item: Any, part: str, pair: bool) -> Array:
+    """Of an item of a data set; of a pair, or behind its inputs where a function of the user's makes batches."""
+    if not isinstance(item, list | tuple) or len(item) < 2 or (pair and len(item) > 2):
+        what = f"{len(item)} values" if isinstance(item, list | tuple) else type(item).__name__
+        raise BadInput(
+            f"data: an item of the {part} part is {what}; give (inputs, target), several inputs by name: "
+            '({"left": …, "right": …}, target)'
+        )
+    return np.asarray(_array(item[1]))
 
 
 def _inputs(source: Any) -> Inputs | None:

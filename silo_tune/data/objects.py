@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data.dataloader import default_collate
 
@@ -27,6 +29,10 @@ def fields_of(train: Any, validation: Any, test: Any) -> tuple[dict[str, Any], i
         BadInput: one of them is none of these.
     """
     given = {"train": train, "validation": validation, "test": test}
+    collates = {name: value.collate_fn for name, value in given.items() if isinstance(value, DataLoader)}
+    own = {name: collate for name, collate in collates.items() if collate is not default_collate}
+    if own and "train" not in own:
+        raise BadInput(f"{', '.join(own)}: the collate_fn of train is used for every part; give train a loader with it")
     parts = {name: _part(name, value) for name, value in given.items() if value is not None}
     if any(parts[name][0] is parts["train"][0] for name in parts if name != "train"):
         raise BadInput("validation and test are not the training part: scores would say how well it is remembered")
@@ -36,10 +42,12 @@ def fields_of(train: Any, validation: Any, test: Any) -> tuple[dict[str, Any], i
     for name, key in (("train", "train"), ("validation", "val"), ("test", "test")):
         if name in parts:
             fields[key], fields[f"{key}_labels"] = parts[name]
-    loader = train if isinstance(train, DataLoader) else None
-    if loader is not None and loader.collate_fn is not default_collate:
-        fields["collate"] = loader.collate_fn
-    return fields, None if loader is None else loader.batch_size
+    if own:
+        fields["collate"] = own["train"]
+        # What is an array is sliced to batches; its items go one by one where batches are made of them.
+        for key in [key for key in ("train", "val", "test") if isinstance(fields.get(key), Tensor | np.ndarray)]:
+            fields[key] = TensorDataset(torch.as_tensor(fields[key]), torch.as_tensor(fields[f"{key}_labels"]))
+    return fields, train.batch_size if isinstance(train, DataLoader) else None
 
 
 def _part(name: str, value: Any) -> tuple[Any, Any]:
@@ -54,7 +62,13 @@ def _part(name: str, value: Any) -> tuple[Any, Any]:
         if str(getattr(inputs, "dtype", "")).removeprefix("torch.") == "uint8" and len(inputs.shape) == 4:
             raise BadInput(f"{name}: inputs are bytes; give them as the network takes them: inputs.float() / 255")
         return inputs, targets
-    if isinstance(found, tuple | str) or not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
+    if isinstance(found, tuple) and len(found) == 2:
+        kinds = " and ".join(type(part).__name__ for part in found)
+        raise BadInput(
+            f"{name}: inputs and targets are {kinds}; give tensors or arrays, several inputs by name: "
+            '({"left": …, "right": …}, targets)'
+        )
+    if isinstance(found, tuple | list | str) or not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
         raise BadInput(f"{name}: {type(found).__name__} is no data; {SHAPES}")
     return found, None
 

@@ -77,7 +77,7 @@ def _classes(task: str | None, given: Sequence[Array], classes: int | None, name
             raise BadInput(f'data: {named} are numbers, such as {array[row]} in row {row}; set task = "regression"')
     known = np.unique(np.concatenate([np.unique(array) for array in given]))
     if len(known) < 2:
-        raise BadInput(f"data: {named} have one value, {known[0]!r}; there is nothing to learn")
+        raise BadInput(f"data: {named} have one value, {known[0].item()!r}; there is nothing to learn")
     if task == "binary" and len(known) != 2:
         shown = ", ".join(map(str, known[:5]))
         raise BadInput(f"data: {named} have {len(known)} values ({shown}, …); a binary task has two")

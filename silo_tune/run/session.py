@@ -365,14 +365,17 @@ def check_tolerance(study: Study, facts: Mapping[str, Any] | None) -> None:
     Raises:
         BadInput: it is finer.
     """
-    counted = study.scored.share and study.scored.mean_over_examples
-    if facts is not None and counted and study.report.tolerance < 2 / facts["n_val"]:
+    if facts is not None and study.report.tolerance < (finest := finest_tolerance(study, facts)):
         raise BadInput(
             f"report.tolerance: {study.report.tolerance} is finer than {facts['n_val']} validation "
-            f"{facts.get('noun', 'images')} can show; "
-            f"set it to {2 / facts['n_val']:.4g} or more"
+            f"{facts.get('noun', 'images')} can show; set it to {finest:.4g} or more"
             + (", or raise data.val_share" if study.data.val == "drawn" else "")
         )
+
+
+def finest_tolerance(study: Study, facts: Mapping[str, Any]) -> float:
+    """What two validation examples are worth, where the score counts them; else 0."""
+    return 2 / facts["n_val"] if study.scored.share and study.scored.mean_over_examples else 0.0
 
 
 def checkpoint_hash(study: Study) -> str | None:

@@ -38,7 +38,7 @@ class Findings:
         except ENDS:
             raise
         except BaseException as error:  # a user's function may raise anything
-            self.problems.append((key, _raised(error)))
+            self.problems.append((key, raised(error)))
 
 
 def split_key(message: str, key: str) -> tuple[str, str]:
@@ -48,7 +48,7 @@ def split_key(message: str, key: str) -> tuple[str, str]:
     return (head, rest) if named else (key, message)
 
 
-def _raised(error: BaseException) -> str:
+def raised(error: BaseException) -> str:
     """An exception in one line, with the last place in a file that is neither ours nor of a package."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
     theirs = [f for f in frames if f"{os.sep}silo_tune{os.sep}" not in f.filename]
