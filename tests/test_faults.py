@@ -530,7 +530,7 @@ def test_a_driver_that_stands_still_is_taken_over_and_stops_when_it_goes_on(refe
 
 def test_a_driver_whose_heartbeat_is_late_is_taken_over_and_stops(reference: Outcome, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    late = Both([Slow("replace", "lease", 0.3), Slow("step", "", 0.005)])
+    late = Both([Slow("replace", "lease", 0.3), Slow("step", "", 0.02)])  # it is not done before the second has begun
     first = Driver(TABLE, folder, late, patches=SHORT_LEASE)
     wait_until(lambda: bool(committed(folder)), "the first driver commits nothing")
     impatient = SHORT_LEASE | {"silo_tune.store.lease:LEASE_EXPIRES_SECONDS": 0.0}
