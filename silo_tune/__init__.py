@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from silo_tune.loops.pruner import Pruner
     from silo_tune.loops.silo_lr import SiloLR
     from silo_tune.pruning.criteria.scoring import Scoring
+    from silo_tune.run.callbacks import Callback
     from silo_tune.run.local import LocalRunner
     from silo_tune.run.monitor import Monitor
     from silo_tune.run.session import Outcome
+    from silo_tune.run.trackers import Tracker, track
     from silo_tune.schedules.peaks import Silo
     from silo_tune.study.model import Study
     from silo_tune.study.study_file import load_study
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BadInput": "errors",
+    "Callback": "run.callbacks",
     "ChainSearch": "tune.searcher",
     "DataSet": "data.sets",
     "LocalRunner": "run.local",
@@ -49,15 +52,18 @@ _HOMES = {
     "SiloTuneError": "errors",
     "Study": "study.model",
     "StudyError": "errors",
+    "Tracker": "run.trackers",
     "load": "export.network_file",
     "load_study": "study.study_file",
     "prune": "everyday",
     "run_study": "api",
+    "track": "run.trackers",
     "watch": "cli.console",
 }
 
 __all__ = [
     "BadInput",
+    "Callback",
     "ChainSearch",
     "DataSet",
     "LocalRunner",
@@ -74,11 +80,13 @@ __all__ = [
     "SiloTuneError",
     "Study",
     "StudyError",
+    "Tracker",
     "__version__",
     "load",
     "load_study",
     "prune",
     "run_study",
+    "track",
     "watch",
 ]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from silo_tune.errors import BadInput
+from silo_tune.machine import absolute
+from silo_tune.run.callbacks import Callback, heard_by
 from silo_tune.run.local import LocalRunner
 from silo_tune.run.monitor import Monitor
-from silo_tune.run.session import Look, Options, Outcome, Runner, drive
+from silo_tune.run.session import Look, Options, Outcome, Runner, default_run, drive
 from silo_tune.study.model import Study
 
 
@@ -21,6 +24,7 @@ def run_study(
     retry_failed: bool = False,
     preflight: bool = True,
     reuse: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Outcome:
     """Run a study, or resume it, to its table.
 
@@ -34,6 +38,7 @@ def run_study(
         retry_failed: train failed units again where a chain ended for want of them.
         preflight: look at functions, data, one step and one prune before the training.
         reuse: other run folders or URLs, whose committed units are taken and not trained again; the run remembers them.
+        callbacks: hear it too, each in a thread of its own; see `Callback` and `track`.
 
     Returns:
         The outcome; RUN/table.parquet holds its table.
@@ -47,8 +52,13 @@ def run_study(
     if runner is None and not local and address is not None and address.startswith("ray://"):
         from silo_tune.tune.client import drive_from_client
 
+        if callbacks:
+            raise BadInput(
+                "callbacks and trackers hear nothing over ray://: run this on the cluster, with address auto"
+            )
         return drive_from_client(study, address, monitor, options)
-    return drive(study, runner or _runner(local, address), monitor, options)
+    with heard_by(callbacks, monitor, absolute(out or default_run(study))) as told:
+        return drive(study, runner or _runner(local, address), told, options)
 
 
 def look_of(study: Study) -> Look | None:

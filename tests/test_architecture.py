@@ -270,6 +270,12 @@ def test_optuna_is_known_where_candidates_are_suggested_and_studies_exported() -
     assert users(ANALYSIS, {"optuna"}) == set()
 
 
+def test_trackers_are_known_where_a_run_is_told_and_wait_there() -> None:
+    trackers = {"mlflow", "tensorboardX", "wandb"}
+    assert users(OURS, trackers) == {"run"}
+    assert users(OURS, trackers, lazy_too=False) == set()
+
+
 def test_torch_pruning_is_known_to_the_filters_alone_and_waits_there() -> None:
     assert users(OURS, {"torch_pruning"}) == {"pruning"}
     assert users(OURS, {"torch_pruning"}, lazy_too=False) == set()

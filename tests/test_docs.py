@@ -35,6 +35,7 @@ NOT_RUN = {
     "optuna-dashboard": "a server that runs until it is stopped",
     "ray start": "needs other machines",
     "silo-tune run study.toml --address HEAD:6379": "needs other machines",
+    "silo-tune run experiments/digits.toml --track mlflow": "needs a server",
     "silo-tune status s3://": "needs a bucket",
     "silo-tune weights runs/digits --arm silo --seed 0 --format onnx": "needs an extra; tests/test_weights.py runs it",
     "silo-tune weights runs/digits --arm silo --seed 0 --out digits-hub": "needs a network",

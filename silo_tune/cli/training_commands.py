@@ -46,6 +46,12 @@ def run(
         bool, typer.Option("--dashboard", help="Ray's dashboard for the cluster that is started here.")
     ] = False,
     preflight: Preflight = True,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PLACE]", help="Send numbers to tensorboard, mlflow or wandb, as they come. Repeatable."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Run a study, or resume it, to its table and report."""
@@ -54,12 +60,14 @@ def run(
     from silo_tune.api import run_study
     from silo_tune.cli.console import watch
     from silo_tune.planner.coincidences import coincidences
+    from silo_tune.run.trackers import tracks
     from silo_tune.study.study_file import load_study, run_of
 
     if local and address is not None:
         raise BadInput("--local and --address exclude each other")
     if dashboard and (local or address is not None):
         raise BadInput("--dashboard is of a cluster that is started here: leave --local and --address out")
+    callbacks = tracks(track or ())
     outlive_readers()
     see_functions(study)
     look = _look_at(out) if preflight else None
@@ -79,6 +87,7 @@ def run(
                 retry_failed=retry_failed,
                 preflight=preflight,
                 reuse=reuse or (),
+                callbacks=callbacks,
             )
         _finish(console, outcome)
 

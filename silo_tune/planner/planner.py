@@ -115,8 +115,12 @@ class Planner:
 
     def asker(self, key: str) -> Chain | None:
         """The first chain that waits for a unit; None where none does: a lost row is trained again."""
-        waiters = self._waiters.get(key)
+        waiters = self.askers(key)
         return waiters[0][0] if waiters else None
+
+    def askers(self, key: str) -> Sequence[tuple[Chain, Candidate]]:
+        """The chains that wait for a unit, and as which candidate."""
+        return self._waiters.get(key, ())
 
     def take_back(self, unit: Unit) -> None:
         """A unit that was asked and whose worker is gone: it is ready again."""

@@ -63,4 +63,4 @@ def heard(key: str, progress: Generator[EpochLog | None, None, dict[str, Any]], 
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         if log is not None:
-            monitor.moved(key, log.epoch)
+            monitor.moved(key, log.epoch, log.train_loss)

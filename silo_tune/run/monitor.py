@@ -33,8 +33,8 @@ class Monitor:
     def began(self, unit: Unit) -> None:
         """A trial was given to a slot; or its worker stands ready only now, and it begins."""
 
-    def moved(self, key: str, epoch: int) -> None:
-        """A trial under way has finished so many epochs."""
+    def moved(self, key: str, epoch: int, train_loss: float | None = None) -> None:
+        """A trial under way has finished so many epochs; the mean training loss of the last one."""
 
     def ended(self, key: str, outcome: Mapping[str, Any] | None) -> None:
         """A trial under way has an outcome; None where it has none: its worker died."""
@@ -53,49 +53,83 @@ class Monitor:
         self.notice(f"{message}; it is in code that cannot be interrupted, and is waited for")
 
 
-class Recorder(Monitor):
-    """Passes everything on to another monitor, after `progress` has heard it."""
+class Relay(Monitor):
+    """Passes everything on to another monitor."""
 
-    progress: Progress
-
-    def __init__(self, progress: Progress, to: Monitor) -> None:
-        self.progress, self._to = progress, to
-        to.progress = progress
+    def __init__(self, to: Monitor) -> None:
+        self._to = to
 
     @property
     def stop_requested(self) -> bool:  # type: ignore[override]
         return self._to.stop_requested
 
+    @property
+    def progress(self) -> Progress | None:
+        return self._to.progress
+
+    @progress.setter
+    def progress(self, progress: Progress | None) -> None:
+        self._to.progress = progress
+
     def looked_at(self, lines: Sequence[str]) -> None:
         self._to.looked_at(lines)
 
     def started(self, study: Study, planner: Planner, slots: int) -> None:
-        self.progress.begin(planner, slots)
         self._to.started(study, planner, slots)
 
     def began(self, unit: Unit) -> None:
-        self.progress.began(unit)
         self._to.began(unit)
 
-    def moved(self, key: str, epoch: int) -> None:
-        self.progress.moved(key, epoch)
-        self._to.moved(key, epoch)
+    def moved(self, key: str, epoch: int, train_loss: float | None = None) -> None:
+        self._to.moved(key, epoch, train_loss)
 
     def ended(self, key: str, outcome: Mapping[str, Any] | None) -> None:
-        self.progress.ended(key, outcome)
         self._to.ended(key, outcome)
 
     def changed(self, chain: Chain) -> None:
-        self.progress.changed(chain)
         self._to.changed(chain)
 
     def notice(self, message: str) -> None:
-        self.progress.notice(message)
         self._to.notice(message)
 
     def stuck(self, message: str) -> None:
-        self.progress.notice(message)
         self._to.stuck(message)
+
+
+class Recorder(Relay):
+    """Passes everything on to another monitor, after `progress` has heard it."""
+
+    def __init__(self, progress: Progress, to: Monitor) -> None:
+        super().__init__(to)
+        self._recorded = to.progress = progress
+
+    def started(self, study: Study, planner: Planner, slots: int) -> None:
+        self._recorded.begin(planner, slots)
+        super().started(study, planner, slots)
+
+    def began(self, unit: Unit) -> None:
+        self._recorded.began(unit)
+        super().began(unit)
+
+    def moved(self, key: str, epoch: int, train_loss: float | None = None) -> None:
+        self._recorded.moved(key, epoch)
+        super().moved(key, epoch, train_loss)
+
+    def ended(self, key: str, outcome: Mapping[str, Any] | None) -> None:
+        self._recorded.ended(key, outcome)
+        super().ended(key, outcome)
+
+    def changed(self, chain: Chain) -> None:
+        self._recorded.changed(chain)
+        super().changed(chain)
+
+    def notice(self, message: str) -> None:
+        self._recorded.notice(message)
+        super().notice(message)
+
+    def stuck(self, message: str) -> None:
+        self._recorded.notice(message)
+        super().stuck(message)
 
 
 def require_going(monitor: Monitor) -> None:

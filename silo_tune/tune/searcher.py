@@ -248,7 +248,7 @@ class ChainSearch(Searcher):
             return
         self._silent[trial_id] = 0.0
         if epoch:
-            self.monitor.moved(unit.key, epoch)
+            self.monitor.moved(unit.key, epoch, result.get("train_loss"))
         if epoch > self._epochs.get(unit.key, 0):
             self._epochs[unit.key] = epoch
             self._deaths.pop(unit.key, None)

@@ -27,8 +27,11 @@ from silo_tune.tune.cluster import load_everywhere, not_seen, start_if_none
 
 # A step of the Trainable lasts about this long, so that a report is never the larger part of the work.
 REPORT_SECONDS = 2.0
-# What the planner hears of a unit; the rest is in its result.json.
-HEARD = ("key", "status", "max_lr", "val_score", "val_loss", "classes", "sign", "guess_score", "error", "train_seconds")
+# What the planner and the callbacks hear of a unit; the rest is in its result.json.
+HEARD = (
+    "key", "status", "max_lr", "val_score", "val_loss", "classes", "sign", "guess_score", "error", "train_seconds",
+    "test_score", "weights_remaining",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
