@@ -94,15 +94,18 @@ def test_a_tracker_holds_the_whole_of_a_run_that_was_resumed(
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.chdir(tmp_path)
     notes: list[str] = []
-    monitor = Monitor()
-    monitor.notice = notes.append  # type: ignore[method-assign]
+
+    class Notes(Monitor):
+        def notice(self, message: str) -> None:
+            notes.append(message)
+
     monkeypatch.setattr("silo_tune.run.callbacks.END_SECONDS", 60.0)
     for cycles in (2, 3):
         outcome = run_study(
             small_study(cycles=cycles),
             "run",
             local=True,
-            monitor=monitor,
+            monitor=Notes(),
             callbacks=[track(name, str(tmp_path / "there"))],
         )
     assert not [note for note in notes if "callback" in note]

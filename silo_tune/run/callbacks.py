@@ -87,8 +87,8 @@ class Callback:
     def began(self, trial: Trial) -> None:
         """A trial began; again where its worker died."""
 
-    def epoch(self, trial: Trial, epoch: int, train_loss: float | None) -> None:
-        """So many epochs are done, with the mean loss of the last. On Ray one call may stand for 2 s of epochs."""
+    def epoch(self, trial: Trial, epoch: int, train_loss: float) -> None:
+        """So many epochs are done, with the mean training loss of the last. On Ray they come 2 s at a time."""
 
     def ended(self, trial: Trial, outcome: Mapping[str, Any]) -> None:
         """A trial has an outcome."""
@@ -160,7 +160,7 @@ class Callbacks(Relay):
             self._units[unit.key] = unit
             self._post("began", self._trial(unit))
 
-    def moved(self, key: str, epoch: int, train_loss: float | None = None) -> None:
+    def moved(self, key: str, epoch: int, train_loss: float) -> None:
         super().moved(key, epoch, train_loss)
         if (unit := self._units.get(key)) is not None:
             self._post("epoch", self._trial(unit), epoch, train_loss)

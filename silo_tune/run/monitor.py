@@ -33,7 +33,7 @@ class Monitor:
     def began(self, unit: Unit) -> None:
         """A trial was given to a slot; or its worker stands ready only now, and it begins."""
 
-    def moved(self, key: str, epoch: int, train_loss: float | None = None) -> None:
+    def moved(self, key: str, epoch: int, train_loss: float) -> None:
         """A trial under way has finished so many epochs; the mean training loss of the last one."""
 
     def ended(self, key: str, outcome: Mapping[str, Any] | None) -> None:
@@ -80,7 +80,7 @@ class Relay(Monitor):
     def began(self, unit: Unit) -> None:
         self._to.began(unit)
 
-    def moved(self, key: str, epoch: int, train_loss: float | None = None) -> None:
+    def moved(self, key: str, epoch: int, train_loss: float) -> None:
         self._to.moved(key, epoch, train_loss)
 
     def ended(self, key: str, outcome: Mapping[str, Any] | None) -> None:
@@ -111,7 +111,7 @@ class Recorder(Relay):
         self._recorded.began(unit)
         super().began(unit)
 
-    def moved(self, key: str, epoch: int, train_loss: float | None = None) -> None:
+    def moved(self, key: str, epoch: int, train_loss: float) -> None:
         self._recorded.moved(key, epoch)
         super().moved(key, epoch, train_loss)
 

@@ -156,7 +156,7 @@ class Tracking(Callback):
     def started(self, study: str, run: str) -> None:
         self._study, self._run = study, run
 
-    def epoch(self, trial: Trial, epoch: int, train_loss: float | None) -> None:
+    def epoch(self, trial: Trial, epoch: int, train_loss: float) -> None:
         for asker in trial.askers:
             self._log(asker.chain, asker.step + epoch, {_of("train_loss", asker.candidate): train_loss})
 

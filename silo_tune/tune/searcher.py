@@ -240,18 +240,19 @@ class ChainSearch(Searcher):
             self.monitor.began(unit)
 
     def hear(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass a worker's notices on, and note that its unit moves."""
+        """Pass a worker's notices on, and the epochs of its unit; Tune, which keeps results, need not keep those."""
+        losses = result.pop("losses", None) or ()
         for message in result.get("notices") or []:
             self.monitor.notice(message)
-        unit, epoch = self._live.get(trial_id), result.get("epoch") or 0
+        unit = self._live.get(trial_id)
         if unit is None:
             return
         self._silent[trial_id] = 0.0
-        if epoch:
-            self.monitor.moved(unit.key, epoch, result.get("train_loss"))
-        if epoch > self._epochs.get(unit.key, 0):
-            self._epochs[unit.key] = epoch
-            self._deaths.pop(unit.key, None)
+        for epoch, train_loss in losses:
+            self.monitor.moved(unit.key, epoch, train_loss)
+            if epoch > self._epochs.get(unit.key, 0):
+                self._epochs[unit.key] = epoch
+                self._deaths.pop(unit.key, None)
 
     def overdue(self) -> list[str]:
         """Trials that should have ended themselves by `cluster.unit_timeout` and did not: their processes must end.

@@ -101,6 +101,7 @@ class TrainUnit(tune.Trainable):
         """Train for a while. Bad input and failed storage are reported, not raised: trying again would not help."""
         until = time.monotonic() + REPORT_SECONDS
         report: dict[str, Any] = {"done": False}
+        losses: list[tuple[int, float]] = []  # epoch, mean training loss
         try:
             if self._broken is not None:
                 raise self._broken
@@ -108,7 +109,7 @@ class TrainUnit(tune.Trainable):
                 log = next(self._progress)
                 if log is None:  # an attempt failed: the driver counts the time of the next from here
                     break
-                report |= {"epoch": log.epoch, "train_loss": log.train_loss}
+                losses.append((log.epoch, log.train_loss))
                 if time.monotonic() >= until:
                     break
         except StopIteration as end:
@@ -118,7 +119,7 @@ class TrainUnit(tune.Trainable):
                 report["measured"] = measured(outcome)
         except SiloTuneError as error:
             report = {"done": True, "stop": str(error), "exit_code": error.exit_code}
-        report["notices"], self._notices[:] = list(self._notices), []
+        report["losses"], report["notices"], self._notices[:] = losses, list(self._notices), []
         return report
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
