@@ -63,7 +63,7 @@ class Pruned:
         study: as the engine ran it.
         run: folder or URL of the run; the same call resumes there.
         pilot: trials that were trained to find ε and δ; 0 where they were given.
-        guessing: the network was given as trained, and is no better than the best constant prediction.
+        guessing: the dense network is no better than the best constant prediction.
     """
 
     model: nn.Module
@@ -350,7 +350,7 @@ def _gathered(study: Study, url: str, frame: pd.DataFrame) -> Pruned:
         zipped_bytes=(len(zlib.compress(files[0])), len(zlib.compress(files[1]))),
         study=study,
         run=url,
-        guessing=study.dense.checkpoint is not None and value_told(dense) <= guess_told(dense),
+        guessing=value_told(dense) <= guess_told(dense),
         pilot=int(frame[frame["mode"] == "pilot"]["key"].nunique()),
     )
 
@@ -383,7 +383,7 @@ def _told(of: Pruned) -> Iterator[str]:
         yield f"{row['cycle']:>5}  {left:>12}  {rate(row['max_lr']):>8}  {shown}{mark}"
     dense, chosen = of.table.iloc[0], of.table[of.table["cycle"] == of.cycle].iloc[0]
     if of.guessing:
-        yield "The network as given is no better than guessing: give dense_epochs, and it is trained first."
+        yield _guessing(trained=of.study.dense.checkpoint is None)
     lost = difference(chosen["test_score"] - dense["test_score"])
     within = difference(of.study.report.tolerance, signed=False)
     if of.cycle == 0:
@@ -393,6 +393,12 @@ def _told(of: Pruned) -> Iterator[str]:
         yield f"  on test {lost} against it"
     yield f"File: {_kb(of.file_bytes[1])}, as the dense one: zeros alone save nothing."
     yield f"Zipped: {_kb(of.zipped_bytes[1])}, the dense one {_kb(of.zipped_bytes[0])}."
+
+
+def _guessing(trained: bool) -> str:
+    if trained:
+        return "The dense network is no better than guessing: raise dense_epochs, or change max_lr."
+    return "The network as given is no better than guessing: give dense_epochs, and it is trained first."
 
 
 def _kb(count: int) -> str:

@@ -140,10 +140,22 @@ class Contrary(nn.Module):
         return -self.inner(inputs)  # type: ignore[no-any-return]
 
 
+class Faint(Contrary):
+    """As wrong, but not so sure that its loss is a divergence."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 0.01 * super().forward(inputs)
+
+
 def test_a_network_that_guesses_and_is_given_as_trained_is_told_of(trained: Net, tmp_path: Path) -> None:
     found = prune(Contrary(trained), TRAIN, VALIDATION, out=str(tmp_path / "run"), **{**FEW, "cycles": 1, "epochs": 1})
     assert found.guessing
-    assert "no better than guessing" in str(found)
+    assert "as given is no better than guessing: give dense_epochs" in str(found)
+    once: dict[str, Any] = {**FEW, "cycles": 1, "epochs": 1, "out": str(tmp_path / "trained")}
+    found = prune(trained, TRAIN, VALIDATION, dense_epochs=1, **once)
+    assert not found.guessing
+    found = prune(Faint(trained), TRAIN, VALIDATION, dense_epochs=1, max_lr=1e-9, **once | {"out": found.run + "2"})
+    assert "The dense network is no better than guessing: raise dense_epochs" in str(found)
 
 
 def test_the_same_data_in_any_form_is_the_same_data() -> None:

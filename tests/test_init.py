@@ -21,7 +21,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     price = 30 + 5 * x[:, 0] + random.normal(size=600)
     sold = np.where(x[:, 1] + random.normal(size=600) > 0, "yes", "no")
     frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "kind": kind, "price": price, "sold": sold})
+    words = [f"number {row} " + ("is good" if was == "yes" else "is poor") for row, was in enumerate(sold)]
     frame.to_csv(place / "mine.csv", index=False)
+    pd.DataFrame({"told": words, "sold": sold}).to_csv(place / "told.csv", index=False)
+    frame.to_json(place / "mine.jsonl", orient="records", lines=True)
     return place
 
 
@@ -31,6 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("digits", "lenet-300-100", "accuracy", math.sqrt(0.18 / 287)),
         ("mine.csv --target sold", "mlp", "accuracy", math.sqrt(0.18 / 96)),
         ("mine.csv --target sold --task binary --model mlp", "mlp", "accuracy", math.sqrt(0.18 / 96)),
+        ("mine.jsonl --target sold", "mlp", "accuracy", math.sqrt(0.18 / 96)),
+        ("told.csv --target sold --text told", "lstm", "accuracy", math.sqrt(0.18 / 96)),
         ("mine.csv --target price --task regression", "mlp", "rmse", 0.02 * 5.1),
     ],
 )
@@ -42,6 +47,7 @@ def test_a_written_study_fits_its_data(asked: str, network: str, score: str, tol
     assert (study.model.name, study.scored.name) == (network, score)
     assert study.report.tolerance == pytest.approx(tolerance, rel=0.15)
     assert len(study.replicates.seeds) == 10  # for so small data
+    assert ("lstm" in study.prune.layers) == (network == "lstm")
     assert max(len(line) for line in (folder / file).read_text().splitlines()) <= 120
     planned = in_process("plan", file, cwd=folder)
     assert planned.returncode == 0, planned.stderr
@@ -55,6 +61,8 @@ def test_a_written_study_fits_its_data(asked: str, network: str, score: str, tol
         ("mine.csv", "--target: name the column"),
         ("mine.csv --target prise", "did you mean 'price'"),
         ("mine.csv --target price", 'set task = "regression"'),
+        ("digits --text told", "--text: a column of a table, and 'digits' is none"),
+        ("told.csv --target sold --text tell", "unknown column 'tell'; choose from sold, told"),
         ("nothing", "unknown data set 'nothing'"),
         ("digits --model lenet", "did you mean 'lenet-300-100'"),
         ("digits --out mine.csv", "'mine.csv' exists, and is not written over"),
@@ -65,3 +73,10 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(asked: str, told: str,
     done = in_process("init", *asked.split(), cwd=folder)
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
     assert sorted(folder.iterdir()) == before
+
+
+def test_texts_that_are_taken_as_categories_are_told_of(folder: Path) -> None:
+    asked = "--target sold --dense-epochs 1 --epsilon 0.1 --delta 0.1 --epochs 1 --cycles 1 --out texts"
+    done = in_process("prune", "--model", "mlp", "--data", "told.csv", *asked.split(), cwd=folder)
+    assert "column 'told'" in done.stdout + done.stderr
+    assert "are they texts? data.ignore leaves them out, data.name = 'text' reads them" in done.stdout + done.stderr

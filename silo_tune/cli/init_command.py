@@ -35,6 +35,7 @@ def init(
         ),
     ],
     target: Annotated[str | None, typer.Option(help="Of a table: the column that is predicted.")] = None,
+    text: Annotated[str | None, typer.Option(help="Of a table: the column of texts that it is predicted from.")] = None,
     task: Annotated[str | None, typer.Option(help="classification (the usual), binary, regression …")] = None,
     model: Annotated[str | None, typer.Option(help="A network by its name; one of ours when left out.")] = None,
     out: Annotated[str, typer.Option("--out", metavar="STUDY.toml", help="The file to write.")] = "study.toml",
@@ -47,7 +48,7 @@ def init(
     if file.exists():
         raise BadInput(f"--out: {out!r} exists, and is not written over; name another")
     see_functions(out)
-    table = data_table(data, target)
+    table = data_table(data, target, text)
     wanted = None if task in (None, "classification") else {"name": task}
     network = reference(model) if model else _network(table, wanted)
     say(f"looking at {data} …")
@@ -66,6 +67,8 @@ def _network(data: Mapping[str, Any], task: Mapping[str, Any] | None) -> dict[st
 
     if data.get("name") == "tokens":
         return {"name": "gpt"}
+    if data.get("name") == "text":
+        return {"name": "lstm"}
     entry = registry.DATA.get(str(data.get("name")))
     if entry is not None and not entry.images:
         return {"name": "mlp"}
@@ -75,6 +78,11 @@ def _network(data: Mapping[str, Any], task: Mapping[str, Any] | None) -> dict[st
 
 
 # --- the study ---
+
+
+def _layers(model: Mapping[str, Any]) -> str:
+    """Of a network most of whose weights are in kinds of layers that must be named."""
+    return '\nlayers = ["embedding", "lstm", "linear"]' if model.get("name") == "lstm" else ""
 
 
 def study_text(
@@ -109,7 +117,7 @@ epochs = {2 * epochs}
 max_lr = 0.1 # try it first: the dense network should be as good as you know it
 
 [prune]
-rate = {RATE}
+rate = {RATE}{_layers(model)}
 after_prune = "reinit" # each cycle trains anew, as SILO's authors do; "keep" gives the better sparse network
 
 [retrain]

@@ -20,9 +20,12 @@ def prune(
     model: Annotated[str, typer.Option(help="A network by its name, timm:NAME, or a function, module:name.")],
     data: Annotated[
         str,
-        typer.Option(help="A data set by its name, a function, a folder of images, or a file: .csv, .parquet, .npz."),
+        typer.Option(
+            help="A data set by its name, a function, a folder of images, or a file: .csv, .parquet, .jsonl, .npz …"
+        ),
     ],
     target: Annotated[str | None, typer.Option(help="Of a table: the column that is predicted.")] = None,
+    text: Annotated[str | None, typer.Option(help="Of a table: the column of texts that it is predicted from.")] = None,
     task: Annotated[str, typer.Option(help="classification, binary, regression …")] = "classification",
     checkpoint: Annotated[
         str | None, typer.Option(metavar="FILE", help="The trained network: safetensors, a state dict, or timm.")
@@ -65,7 +68,7 @@ def prune(
     with watched(), watch() as monitor:
         monitors.append(monitor)
         pruned = run_pruning(
-            {"model": reference(model), "data": data_table(data, target)},
+            {"model": reference(model), "data": data_table(data, target, text)},
             task={"name": task},
             weights_remaining=weights_remaining,
             cycles=cycles,
@@ -98,16 +101,27 @@ def reference(name: str) -> dict[str, Any]:
     return {"name": name}
 
 
-def data_table(name: str, target: str | None) -> dict[str, Any]:
-    """[data] of a name, a function, a folder or a file."""
+def data_table(name: str, target: str | None, text: str | None = None) -> dict[str, Any]:
+    """[data] of a name, a function, a folder or a file; a table with a column of texts is data of texts."""
     from silo_tune.study import registry
 
-    kinds = {".csv": "table", ".parquet": "table", ".npz": "arrays", ".safetensors": "arrays", ".txt": "tokens"}
-    if name in registry.DATA:
+    kinds = {
+        ".csv": "table",
+        ".parquet": "table",
+        ".jsonl": "table",
+        ".npz": "arrays",
+        ".safetensors": "arrays",
+        ".txt": "tokens",
+    }
+    if name in registry.DATA and text is None:
         return {"name": name}
     kind = "folder" if os.path.isdir(name) else kinds.get(Path(name).suffix)
-    if kind is None:
+    if kind is None and text is None:
         return reference(name)  # an unknown name is refused with those that there are
     if kind == "table" and target is None:
         raise BadInput("--target: name the column of the table that is predicted")
+    if text is not None:
+        if kind != "table":
+            raise BadInput(f"--text: a column of a table, and {name!r} is none")
+        return {"name": "text", "path": name, "text": text, "target": target}
     return {"name": kind, "path": name} | ({} if target is None else {"target": target})

@@ -131,9 +131,11 @@ class Encoder:
         numbers, codes = self._numbers(inputs["numeric"], rows), inputs["categories"]
         known = [np.unique(codes[rows, place]) for place in range(codes.shape[1])]
         unseen = [~np.isin(codes[:, place], seen) & (codes[:, place] >= FIRST) for place, seen in enumerate(known)]
+        mostly = [len(seen) > len(rows) / 2 for seen in known]  # the categories are hardly ever alike
         told = tuple(
             f"column {name!r}: {int(new.sum()):,} of {len(new):,} rows have a category that the training part lacks"
-            for name, new in zip(self.categorical, unseen, strict=True)
+            + ("; are they texts? data.ignore leaves them out, data.name = 'text' reads them" if many else "")
+            for name, new, many in zip(self.categorical, unseen, mostly, strict=True)
             if new.any()
         )
         if unseen:
