@@ -122,6 +122,8 @@ def _use(about: About, file: str) -> str:
 
 
 def _takes(about: About) -> str:
+    if about.model.get("function") == HANDED:
+        return "It takes inputs as they were handed to `silo_tune.prune`."
     if len(about.shape) != 3:
         return "It takes examples as the study's data gives them, encoded by what the training part shows."
     height, width, channels = about.shape

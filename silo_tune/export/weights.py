@@ -27,6 +27,7 @@ from silo_tune.models.checkpoint import load_weights, pack_state_dict
 from silo_tune.planner.unit import Unit
 from silo_tune.seeds import stream
 from silo_tune.store.run_folder import Run
+from silo_tune.study.handed import DATA
 from silo_tune.study.hf_folder import place_of
 from silo_tune.study.model import Study
 from silo_tune.study.registry import HF_PREFIX
@@ -152,7 +153,8 @@ def _given(run: Run, study: Study, unit: Unit, functions: bool, notice: Callable
         known = run.data_facts()
         if known is None or (len(known["shape"]) != 3 and study.model.function is None):
             raise
-        notice(f"{error}; so nothing is written of how its inputs are normalised")
+        if study.data.function != DATA:  # what was handed over is never normalised
+            notice(f"{error}; so nothing is written of how its inputs are normalised")
         return _recorded(tuple(known["shape"]), outputs_of(study.task, known["classes"]), unit.seed)
     run.check_data(facts(dataset, study.data))
     feed = feed_of(dataset, split_rows(dataset, study.data, unit.seed), unit.augmentation, torch.device("cpu"))
