@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from silo_tune.models.build import init_seed
 from silo_tune.models.checkpoint import load_weights, pack
 from silo_tune.planner.unit import canonical_json
 from silo_tune.planner.winner import gain, guess_told, value_told
+from silo_tune.run.callbacks import Callback
 from silo_tune.run.monitor import Monitor
 from silo_tune.run.session import finest_tolerance
 from silo_tune.store.unit_store import unit_of
@@ -113,6 +114,7 @@ def prune(
     local: bool = True,
     address: str | None = None,
     monitor: Monitor | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Pruned:
     """Prune a network in cycles, each retrained with SILO's max_lr; the same call resumes what was interrupted.
 
@@ -140,6 +142,7 @@ def prune(
         out: run folder or URL; runs/prune-… of all the above when left out.
         local, address: train in this process; with local = False on a Ray cluster, a local one without address.
         monitor: hears how it goes; `silo_tune.watch()` shows it.
+        callbacks: as of `run_study`: trackers, or your own.
 
     Raises:
         BadInput: what is given does not fit together, or nothing can be pruned.
@@ -182,6 +185,7 @@ def prune(
         local=local,
         address=address,
         monitor=monitor,
+        callbacks=callbacks,
     )
 
 
@@ -234,6 +238,7 @@ def run_pruning(
     local: bool,
     address: str | None,
     monitor: Monitor | None,
+    callbacks: Sequence[Callback] = (),
 ) -> Pruned:
     """`prune` of a study's own [model] and [data]; `dense` is its [dense], whose max_lr may be left out."""
     study = pruning_study(
@@ -242,7 +247,9 @@ def run_pruning(
     )  # fmt: skip
     named = study.model_dump(mode="json", exclude={"cluster", "report"})
     url = out or f"runs/prune-{hashlib.sha256(canonical_json(named).encode()).hexdigest()[:8]}"
-    outcome = run_study(study, url, local=local, address=address, retry_failed=True, monitor=monitor)
+    outcome = run_study(
+        study, url, local=local, address=address, retry_failed=True, monitor=monitor, callbacks=callbacks
+    )
     return _gathered(study, outcome.url, outcome.frame)
 
 

@@ -17,6 +17,7 @@ import silo_tune
 from silo_tune.data.objects import fields_of
 from silo_tune.errors import BadInput, RunFailed
 from silo_tune.everyday import Pruned, prune
+from silo_tune.run.callbacks import Trial
 from tests.test_cli import in_process
 
 X, Y = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
@@ -118,11 +119,23 @@ def test_the_summary_fits_a_terminal_and_says_what_zeros_save(pruned: Pruned, tm
     assert (tmp_path / "chain.png").read_bytes().startswith(b"\x89PNG")
 
 
+class Ends(silo_tune.Callback):
+    """Counts trials that have ended."""
+
+    def __init__(self) -> None:
+        self.trials: list[object] = []
+
+    def ended(self, trial: Trial, outcome: object) -> None:
+        self.trials.append(trial)
+
+
 def test_a_pilot_finds_the_rates_of_a_network_that_a_function_makes_and_its_trials_are_counted(tmp_path: Path) -> None:
+    heard = Ends()
     found = prune(
         Net, TRAIN, VALIDATION, dense_epochs=1, max_lr=0.1, epochs=1, cycles=1, after_prune="reinit",
-        out=str(tmp_path / "run"), settings={"pilot.chains": 5},
+        out=str(tmp_path / "run"), settings={"pilot.chains": 5}, callbacks=[heard],
     )  # fmt: skip
+    assert len(heard.trials) == found.pilot + 2
     assert found.pilot == 6  # the dense network of its own seed, and five rates of one cycle
     assert f"found by a pilot of {found.pilot} trials" in str(found)
     assert len(list(Path(found.run).rglob("result.json"))) == found.pilot + 2
