@@ -44,7 +44,9 @@ class _TensorBoard:
         from tensorboardX import SummaryWriter
 
         run = hashlib.sha256(tags["run"].encode()).hexdigest()[:8]
-        self._writer: Any = SummaryWriter(os.path.join(self._place, f"{tags['study']}-{run}", tags["chain"]))
+        folder = os.path.join(self._place, f"{tags['study']}-{run}", tags["chain"])
+        # Without a suffix two sessions that begin in one second would write one file, the second over the first.
+        self._writer: Any = SummaryWriter(folder, filename_suffix=f".{time.time_ns()}")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
