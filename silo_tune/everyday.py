@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from silo_tune.api import run_study
@@ -26,6 +27,7 @@ from silo_tune.planner.winner import gain, guess_told, value_told
 from silo_tune.run.callbacks import Callback
 from silo_tune.run.monitor import Monitor
 from silo_tune.run.session import finest_tolerance
+from silo_tune.seeds import seed_globally
 from silo_tune.store.unit_store import unit_of
 from silo_tune.study.findings import raised
 from silo_tune.study.handed import DATA, MODEL, hand_over
@@ -155,6 +157,8 @@ def prune(
     hand_over({content["model"]: model, content["data"]: given})
     if isinstance(model, nn.Module) and after_prune == "reinit":
         raise BadInput("after_prune: weights are drawn anew of a network that a function makes: give one as model")
+    if not isinstance(model, nn.Module) and after_prune == "reinit" and _always_the_same(model):
+        raise BadInput("after_prune: nothing is drawn anew, for the function gives the same weights every time")
     if not isinstance(model, nn.Module) and dense_epochs is None:
         raise BadInput("dense_epochs: a new network is trained first; say for how many epochs, and its max_lr")
     table = {
@@ -166,27 +170,13 @@ def prune(
         },
         "model": {"function": MODEL, "version": content["model"][:16], "content": content["model"]},
     }
-    return run_pruning(
-        table,
-        task=spec,
-        weights_remaining=weights_remaining,
-        cycles=cycles,
-        epochs=epochs,
-        epsilon=epsilon,
-        delta=delta,
+    asked = PruningPlan(
+        table=table, task=spec, weights_remaining=weights_remaining, cycles=cycles, epochs=epochs, epsilon=epsilon,
+        delta=delta, after_prune=after_prune, batch=(loaded or 64) if batch is None else batch, optimizer=optimizer,
         dense={"checkpoint": "model"} if dense_epochs is None else {"epochs": dense_epochs, "max_lr": max_lr},
-        after_prune=after_prune,
-        batch=(loaded or 64) if batch is None else batch,
-        optimizer=optimizer,
-        tolerance=tolerance,
-        seed=seed,
-        settings=settings,
-        out=out,
-        local=local,
-        address=address,
-        monitor=monitor,
-        callbacks=callbacks,
-    )
+        tolerance=tolerance, seed=seed, settings=settings or {},
+    )  # fmt: skip
+    return run_pruning(asked, out, local, address, monitor, callbacks)
 
 
 def _examples(fields: Mapping[str, Any], task: Mapping[str, Any]) -> Any:
@@ -203,48 +193,73 @@ def _network_digest(model: nn.Module | Callable[[], nn.Module]) -> str:
     if not callable(model):
         raise BadInput(f"model: give a torch.nn.Module or a function that makes one, not {type(model).__name__}")
     try:
-        made = model if isinstance(model, nn.Module) else model()
+        made = model if isinstance(model, nn.Module) else _drawn(model, 0)
     except Exception as error:
         raise BadInput(f"model: {raised(error)}") from error
     if not isinstance(made, nn.Module):
         raise BadInput(f"model: give a torch.nn.Module or a function that makes one; this gives {type(made).__name__}")
-    weights = pack({"weights": made.state_dict()}) if made is model else b"drawn anew"
-    code = ""
+    weights = pack({"weights": made.state_dict()})
+    kinds = {kind for kind in map(type, made.modules()) if not kind.__module__.startswith("torch.")}
+    code = sorted(map(_source, kinds))
+    return digest_of(repr(made).encode(), weights, *(text.encode() for text in code))
+
+
+def _source(kind: type) -> str:
+    """The code of a class; nothing where it cannot be read, as in a console."""
     with contextlib.suppress(OSError, TypeError):
-        code = inspect.getsource(type(made))
-    return digest_of(repr(made).encode(), code.encode(), weights)
+        return inspect.getsource(kind)
+    return ""
+
+
+def _drawn(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """What a function makes under a seed; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        seed_globally(seed)
+        return make()
+
+
+def _always_the_same(make: Callable[[], nn.Module]) -> bool:
+    """Does a function give one network's weights, whatever the seed?"""
+    first, second = (_drawn(make, seed).state_dict() for seed in (0, 1))
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 # --- for the command too ---
 
 
+@dataclass(frozen=True)
+class PruningPlan:
+    """What `prune` was asked for, with the study's own [model] and [data] in `table`.
+
+    `dense` is its [dense], whose max_lr may be left out; the others are those of `prune`.
+    """
+
+    table: Mapping[str, Any]
+    task: Mapping[str, Any]
+    dense: Mapping[str, Any]
+    weights_remaining: float
+    cycles: int | None
+    epochs: int
+    epsilon: float | None
+    delta: float | None
+    after_prune: str
+    batch: int
+    optimizer: str | Mapping[str, Any]
+    tolerance: float | None
+    seed: int
+    settings: Mapping[str, Any]
+
+
 def run_pruning(
-    table: Mapping[str, Any],
-    *,
-    task: Mapping[str, Any],
-    weights_remaining: float,
-    cycles: int | None,
-    epochs: int,
-    epsilon: float | None,
-    delta: float | None,
-    dense: Mapping[str, Any],
-    after_prune: str,
-    batch: int,
-    optimizer: str | Mapping[str, Any],
-    tolerance: float | None,
-    seed: int,
-    settings: Mapping[str, Any] | None,
+    asked: PruningPlan,
     out: str | None,
     local: bool,
     address: str | None,
     monitor: Monitor | None,
     callbacks: Sequence[Callback] = (),
 ) -> Pruned:
-    """`prune` of a study's own [model] and [data]; `dense` is its [dense], whose max_lr may be left out."""
-    study = pruning_study(
-        table, task, weights_remaining, cycles, epochs, epsilon, delta, dense, after_prune, batch, optimizer,
-        tolerance, seed, settings or {},
-    )  # fmt: skip
+    """Run what was asked for, or resume it; the other arguments are those of `prune`."""
+    study = pruning_study(asked)
     named = study.model_dump(mode="json", exclude={"cluster", "report"})
     url = out or f"runs/prune-{hashlib.sha256(canonical_json(named).encode()).hexdigest()[:8]}"
     outcome = run_study(
@@ -253,63 +268,48 @@ def run_pruning(
     return _gathered(study, outcome.url, outcome.frame)
 
 
-def pruning_study(
-    table: Mapping[str, Any],
-    task: Mapping[str, Any],
-    weights_remaining: float,
-    cycles: int | None,
-    epochs: int,
-    epsilon: float | None,
-    delta: float | None,
-    dense: Mapping[str, Any],
-    after_prune: str,
-    batch: int,
-    optimizer: str | Mapping[str, Any],
-    tolerance: float | None,
-    seed: int,
-    settings: Mapping[str, Any],
-) -> Study:
+def pruning_study(asked: PruningPlan) -> Study:
     """The study of one chain. Raises BadInput for all that is wrong with it."""
-    wrong = []
-    if not 0 < weights_remaining < 1:
-        wrong.append(f"weights_remaining: {weights_remaining} is no share between 0 and 1")
-    if cycles is not None and cycles < 1:
-        wrong.append(f"cycles: {cycles} prunes; give 1 or more")
-    if (epsilon is None) != (delta is None):
+    wrong, dense, optimizer = [], asked.dense, asked.optimizer
+    if not 0 < asked.weights_remaining < 1:
+        wrong.append(f"weights_remaining: {asked.weights_remaining} is no share between 0 and 1")
+    if asked.cycles is not None and asked.cycles < 1:
+        wrong.append(f"cycles: {asked.cycles} prunes; give 1 or more")
+    if (asked.epsilon is None) != (asked.delta is None):
         wrong.append("epsilon, delta: give both, or neither, and a pilot finds them")
     if not isinstance(optimizer, str | Mapping):
         wrong.append(f'optimizer: give a name or a table, such as {{"name": "RMSprop", "alpha": 0.9}}, not {optimizer}')
-    if "checkpoint" not in dense and dense.get("max_lr") is None and epsilon is None:
+    if "checkpoint" not in dense and dense.get("max_lr") is None and asked.epsilon is None:
         wrong.append("max_lr: say the peak learning rate of the dense training, or epsilon")
     if wrong:
         raise BadInput("\n".join(wrong))
-    prunes = cycles or max(1, math.ceil(math.log(weights_remaining) / math.log(0.8) - 0.5))
+    prunes = asked.cycles or max(1, math.ceil(math.log(asked.weights_remaining) / math.log(0.8) - 0.5))
     steps = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
     if "checkpoint" not in dense and dense.get("max_lr") is None:
-        dense = {**dense, "max_lr": epsilon}
+        dense = {**dense, "max_lr": asked.epsilon}
     made: dict[str, Any] = {
         "name": "prune",
         "cycles": prunes + 1,
-        **{name: dict(part) for name, part in table.items()},
+        **{name: dict(part) for name, part in asked.table.items()},
         "dense": dict(dense),
-        "prune": {"rate": 1 - weights_remaining ** (1 / prunes), "after_prune": after_prune},
-        "retrain": {"epochs": epochs, "batch": batch, "optimizer": steps},
-        "replicates": {"seeds": [seed]},
+        "prune": {"rate": 1 - asked.weights_remaining ** (1 / prunes), "after_prune": asked.after_prune},
+        "retrain": {"epochs": asked.epochs, "batch": asked.batch, "optimizer": steps},
+        "replicates": {"seeds": [asked.seed]},
         "arms": {ARM: {"mode": "schedule", "schedule": {"name": "silo"}}},
         "cluster": {"keep": "chains"},
     }
-    if dict(task) != {"name": "classification"}:
-        made["task"] = dict(task)
-    if epsilon is not None:
-        made["arms"][ARM]["schedule"] |= {"eps": epsilon, "delta": delta}
+    if dict(asked.task) != {"name": "classification"}:
+        made["task"] = dict(asked.task)
+    if asked.epsilon is not None:
+        made["arms"][ARM]["schedule"] |= {"eps": asked.epsilon, "delta": asked.delta}
     else:
         low, high = RATES["sgd" if str(steps.get("name")).lower() == "sgd" else "adamw"]
         made["pilot"] = {
-            "seeds": [seed + PILOT_SEED], "chains": CHAINS, "low": low, "high": high, "proposals": "guided",
+            "seeds": [asked.seed + PILOT_SEED], "chains": CHAINS, "low": low, "high": high, "proposals": "guided",
         }  # fmt: skip
-    for key, value in settings.items():
+    for key, value in asked.settings.items():
         put(made, key, value)
-    told = {"tolerance": tolerance} if tolerance is not None else {}
+    told = {"tolerance": asked.tolerance} if asked.tolerance is not None else {}
     report = {**told, **made.get("report", {})}
     study = parse_study({**made, "report": {"tolerance": 0.01, **report}}, "prune")
     if "tolerance" in report:

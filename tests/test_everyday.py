@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import silo_tune
 from silo_tune.data.objects import fields_of
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.everyday import Pruned, prune
+from silo_tune.everyday import Pruned, _network_digest, prune
 from silo_tune.run.callbacks import Trial
 from tests.test_cli import in_process
 
 X, Y = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
 X = X.float() / 16
 TRAIN, VALIDATION = (X[:1200], Y[:1200]), (X[1200:], Y[1200:])
+FIXED = nn.Linear(64, 10)
 FEW: dict[str, Any] = {"epochs": 2, "cycles": 3, "epsilon": 0.05, "delta": 0.1}
 
 
@@ -105,6 +107,14 @@ def test_the_same_call_trains_nothing_again_and_another_network_is_another_run(
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), pruned.model.parameters(), strict=True))
     with pytest.raises(BadInput, match="model"):
         prune(Net(), TRAIN, VALIDATION, weights_remaining=0.05, tolerance=0.05, out=pruned.run, **FEW)
+
+
+def test_functions_that_give_other_weights_are_other_networks() -> None:
+    other = copy.deepcopy(FIXED)
+    with torch.no_grad():
+        other.weight.add_(1)
+    digests = [_network_digest(made) for made in (lambda: FIXED, lambda: FIXED, lambda: other, Net, Net)]
+    assert (digests[0] == digests[1], digests[3] == digests[4], len(set(digests))) == (True, True, 3)
 
 
 def test_the_summary_fits_a_terminal_and_says_what_zeros_save(pruned: Pruned, tmp_path: Path) -> None:
@@ -213,6 +223,10 @@ def test_the_same_data_in_any_form_is_the_same_data() -> None:
         ({"after_prune": "rewind"}, "cannot rewind"),
         ({"model": Net}, "dense_epochs: a new network is trained first"),
         ({"model": lambda: 3, "dense_epochs": 1}, "gives int"),
+        (
+            {"model": lambda: copy.deepcopy(FIXED), "dense_epochs": 1, "after_prune": "reinit"},
+            "the same weights every time",
+        ),
         ({"model": nn.Flatten()}, "prun|train"),
         ({"task": "regression"}, "tolerance|regression"),
         ({"settings": {"retrain.clop": 1}}, "retrain.clop.*did you mean"),

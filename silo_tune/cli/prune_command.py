@@ -55,7 +55,7 @@ def prune(
 ) -> None:
     """Prune a network in cycles with SILO's max_lr; the same command resumes."""
     from silo_tune.cli.console import watch
-    from silo_tune.everyday import run_pruning
+    from silo_tune.everyday import PruningPlan, run_pruning
     from silo_tune.study.study_file import change_of
 
     outlive_readers()
@@ -67,26 +67,13 @@ def prune(
     dense = {"checkpoint": checkpoint} if checkpoint else {"epochs": dense_epochs, "max_lr": max_lr}
     with watched(), watch() as monitor:
         monitors.append(monitor)
-        pruned = run_pruning(
-            {"model": reference(model), "data": data_table(data, target, text)},
-            task={"name": task},
-            weights_remaining=weights_remaining,
-            cycles=cycles,
-            epochs=epochs,
-            epsilon=epsilon,
-            delta=delta,
-            dense=dense,
-            after_prune=after_prune,
-            batch=batch,
-            optimizer=optimizer,
-            tolerance=tolerance,
-            seed=seed,
+        asked = PruningPlan(
+            table={"model": reference(model), "data": data_table(data, target, text)}, task={"name": task},
+            dense=dense, weights_remaining=weights_remaining, cycles=cycles, epochs=epochs, epsilon=epsilon,
+            delta=delta, after_prune=after_prune, batch=batch, optimizer=optimizer, tolerance=tolerance, seed=seed,
             settings=dict(map(change_of, sets or ())),
-            out=out,
-            local=not ray and address is None,
-            address=address,
-            monitor=monitor,
-        )
+        )  # fmt: skip
+        pruned = run_pruning(asked, out, not ray and address is None, address, monitor)
     say("", str(pruned))
     if "://" not in pruned.run:
         picture = Path(pruned.run) / "pruned.png"
@@ -95,7 +82,7 @@ def prune(
 
 
 def reference(name: str) -> dict[str, Any]:
-    """A name, or module:name of a function, whose version is its file's, as a run keeps it."""
+    """A name, or module:name of a function; a run tells where the file of that has changed since."""
     if ":" in name and not name.startswith(("timm:", "torchvision:", "hf:")):
         return {"function": name, "version": "1"}
     return {"name": name}
