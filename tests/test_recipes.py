@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from silo_tune.schedules.peaks import Schedule, pruned_fractions
 from silo_tune.study import registry
+from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.model import Study
 from silo_tune.study.parts import ScheduleRef
 from silo_tune.study.recipes import RECIPES, whole_epochs
-from silo_tune.study.study_file import parse_study
+from silo_tune.study.study_file import load_study, parse_study
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def study_of(name: str) -> Study:
@@ -36,6 +40,19 @@ def peaks_of(name: str) -> list[float]:
     schedule = ScheduleRef.model_validate(RECIPES[name].silo).make(None)
     assert isinstance(schedule, Schedule)
     return [schedule.peak(cycle, pruned_fractions([0.8**m for m in range(9)])) for cycle in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("lenet-300-100", "digits-rewind"), ("mlp", "adult"), ("dcn-v2", "movielens-ctr"), ("lstm", "reviews")],
+)
+def test_a_recipe_that_names_a_study_has_its_values(name: str, file: str) -> None:
+    study, recipe = load_study(EXPERIMENTS / f"{file}.toml"), study_of(name)
+    assert study.model.name == name
+    assert isinstance(study.arms["silo"], ScheduleArm)
+    assert study.arms["silo"].schedule.args.items() <= RECIPES[name].silo.items()
+    mine, theirs = recipe.retrain, study.retrain
+    assert (mine.batch, mine.epochs, mine.optimizer) == (theirs.batch, theirs.epochs, theirs.optimizer)
 
 
 def test_every_network_has_a_recipe() -> None:
