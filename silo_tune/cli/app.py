@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -53,6 +54,11 @@ def tell_notes(ledger: Mapping[str, Any]) -> None:
         say(f"note: {note}", err=True)
 
 
+def see_folders(*folders: str) -> None:
+    """A user's functions are imported from these folders too."""
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+
+
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL.")]
 GridOracle = Annotated[
     str | None,
@@ -82,5 +88,10 @@ Preflight = Annotated[
         "--preflight/--no-preflight",
         help="Look at functions, data, one step and one prune first.",
     ),
+]
+ArmOfRun = Annotated[str, typer.Option("--arm", metavar="NAME", help="An arm of the run.")]
+SeedOfRun = Annotated[int, typer.Option("--seed", metavar="S", help="One of its seeds.")]
+Functions = Annotated[
+    bool, typer.Option("--functions", help="Import the functions that the run's study names, from here.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

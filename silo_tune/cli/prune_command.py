@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from silo_tune.cli.app import Debug, app
+from silo_tune.cli.app import Debug, app, see_folders
 from silo_tune.cli.stopping import monitors, watched
 from silo_tune.cli.streams import outlive_readers, say
 from silo_tune.errors import BadInput
@@ -59,7 +58,7 @@ def prune(
     from silo_tune.study.study_file import change_of
 
     outlive_readers()
-    sys.path.extend(path for path in (os.getcwd(),) if path not in sys.path)
+    see_folders(os.getcwd())
     if checkpoint is None and dense_epochs is None:
         raise BadInput("--checkpoint, --dense-epochs: give the trained network, or say how long it is trained first")
     if checkpoint is not None and dense_epochs is not None:

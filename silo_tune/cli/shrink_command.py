@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from silo_tune.cli.app import Debug, RunFolder, app
+from silo_tune.cli.app import ArmOfRun, Debug, Functions, RunFolder, SeedOfRun, app, see_folders
 from silo_tune.cli.streams import say
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 @app.command()
 def shrink(
     run: RunFolder,
-    arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="An arm of the run.")],
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="One of its seeds.")],
+    arm: ArmOfRun,
+    seed: SeedOfRun,
     out: Annotated[str, typer.Option("--out", metavar="FILE.safetensors", help="A new file for the small network.")],
     cycle: Annotated[
         int | None, typer.Option("--cycle", metavar="M", help="The last cycle with weights when left out.")
@@ -28,9 +27,7 @@ def shrink(
     random_images: Annotated[
         bool, typer.Option("--random-images", help="Where the data is not there, compare on random numbers.")
     ] = False,
-    functions: Annotated[
-        bool, typer.Option("--functions", help="Import the functions that the run's study names, from here.")
-    ] = False,
+    functions: Functions = False,
     debug: Debug = False,
 ) -> None:
     """Write a network whose filters were pruned without them: smaller, with the same outputs."""
@@ -40,8 +37,8 @@ def shrink(
     from silo_tune.cli.console import wide
     from silo_tune.export.shrink import shrink_unit
 
-    if functions and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    if functions:
+        see_folders(os.getcwd())
     outcome = shrink_unit(
         run,
         arm,

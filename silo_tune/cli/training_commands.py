@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from silo_tune.cli.app import Debug, Out, Preflight, Reused, RunFolder, Sets, Smoke, StudyFile, app
+from silo_tune.cli.app import Debug, Out, Preflight, Reused, RunFolder, Sets, Smoke, StudyFile, app, see_folders
 from silo_tune.cli.stopping import monitors, stops, watched
 from silo_tune.cli.streams import outlive_readers, say
 from silo_tune.cli.writing import write_report, written_report
@@ -107,7 +106,7 @@ def _with_dashboard() -> Runner:
 
 def see_functions(study: str) -> None:
     """A user's functions are imported from the current folder and from that of the study file."""
-    sys.path.extend(path for path in (os.getcwd(), os.path.dirname(os.path.abspath(study))) if path not in sys.path)
+    see_folders(os.getcwd(), os.path.dirname(os.path.abspath(study)))
 
 
 @contextlib.contextmanager

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from silo_tune.cli.app import Debug, RunFolder, app
+from silo_tune.cli.app import ArmOfRun, Debug, Functions, RunFolder, SeedOfRun, app, see_folders
 from silo_tune.cli.streams import say
 from silo_tune.formats import percent
 
@@ -25,8 +24,8 @@ class FileForm(StrEnum):
 @app.command()
 def weights(
     run: RunFolder,
-    arm: Annotated[str, typer.Option("--arm", metavar="NAME", help="An arm of the run.")],
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="One of its seeds.")],
+    arm: ArmOfRun,
+    seed: SeedOfRun,
     cycle: Annotated[
         int | None, typer.Option("--cycle", metavar="M", help="The last cycle with weights when left out; 0 is dense.")
     ] = None,
@@ -41,16 +40,14 @@ def weights(
     push: Annotated[
         str | None, typer.Option("--push", metavar="OWNER/NAME", help="Upload both files to the Hugging Face Hub too.")
     ] = None,
-    functions: Annotated[
-        bool, typer.Option("--functions", help="Import the functions that the run's study names, from here.")
-    ] = False,
+    functions: Functions = False,
     debug: Debug = False,
 ) -> None:
     """Write the weights of a trained network and a model card, for `silo_tune.load` and others."""
     from silo_tune.export.weights import take_weights
 
-    if functions and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    if functions:
+        see_folders(os.getcwd())
     taken = take_weights(
         run,
         arm,
