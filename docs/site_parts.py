@@ -180,7 +180,7 @@ EXAMPLES = {
     "data.length": "length = 128",
     "data.missing": 'missing = "drop"',
     "data.args": "args = { count = 900 }",
-    "data.test_images": "test_images = 1000",
+    "data.test_examples": "test_examples = 1000",
     "data.mean": "mean = [0.49, 0.48, 0.45]",
     "data.std": "std = [0.25, 0.24, 0.26]",
     "dense.checkpoint": 'checkpoint = "dense.safetensors"',

@@ -43,7 +43,7 @@ def small_table(**changes: Any) -> dict[str, Any]:
     table: dict[str, Any] = {
         "name": "small",
         "cycles": 3,
-        "data": {"name": "digits", "train_images": 128, "val_images": 100, "test_images": 100},
+        "data": {"name": "digits", "train_examples": 128, "val_examples": 100, "test_examples": 100},
         "model": {"name": "lenet-300-100"},
         "dense": {"epochs": 2, "max_lr": 0.1},
         "retrain": {"epochs": 2, "batch": 32},

@@ -233,7 +233,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Study]:
     table = study(run=1).model_dump(mode="json", exclude_none=True)
     table |= {"cycles": 3, "replicates": {"seeds": [1]}, "cluster": {"keep": "all"}, "report": {"tolerance": 0.05}}
     table["data"] |= {"name": "digits", "mean": [0.3], "std": [0.3], "augment": ["crop"], "crop_padding": 1}
-    table["data"] |= {"pool": False, "train_images": 600, "val_images": 200, "test_images": 200}
+    table["data"] |= {"pool": False, "train_examples": 600, "val_examples": 200, "test_examples": 200}
     table["model"] = {"function": "tests.test_authors:network", "version": "1"}
     table["dense"] |= {"epochs": 2}
     table["retrain"] |= {"epochs": 2}
@@ -289,5 +289,5 @@ def test_smoke_shrinks_what_the_preset_filled_in(tmp_path: Path) -> None:
     made = load_study(tmp_path / "a.toml", smoke=True)
     assert (made.cycles, made.retrain.epochs, made.dense.epochs) == (3, 1, 1)
     later = load_study(tmp_path / "a.toml", ["preset.run=2", "preset.without=['reinit']"])
-    assert later.data.train_images == parts_of_run(2)[0]
+    assert later.data.train_examples == parts_of_run(2)[0]
     assert later.prune.after_prune == "keep"

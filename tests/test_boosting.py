@@ -247,7 +247,7 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_too_few_rows_for_the_folds_are_told_before_training(tmp_path: Path) -> None:
-    study = study_of(tmp_path, {"pipeline": {"name": "boosting", "folds": 20}}, **{"data.train_images": 12})
+    study = study_of(tmp_path, {"pipeline": {"name": "boosting", "folds": 20}}, **{"data.train_examples": 12})
     with pytest.raises(SiloTuneError, match=r"12 training rows do not make 20 folds"):
         run_study(study, str(tmp_path / "run"), local=True)
     assert not (tmp_path / "run" / "units").exists()

@@ -55,7 +55,7 @@ def test_a_split_is_a_function_of_its_seed(digits: DataSet) -> None:
 
 
 def test_limits_are_exact_and_stratified(digits: DataSet) -> None:
-    split = split_rows(digits, Data(name="digits", train_images=100, val_images=50, test_images=30), 0)
+    split = split_rows(digits, Data(name="digits", train_examples=100, val_examples=50, test_examples=30), 0)
     assert (len(split.train), len(split.val), len(split.test)) == (100, 50, 30)
     assert np.bincount(digits.train_labels[split.train], minlength=10).min() >= 8
 

@@ -150,7 +150,7 @@ def test_content_knows_the_given_part(tmp_path: Path) -> None:
 
 
 def test_a_limit_draws_one_stratified_part_for_every_seed(tmp_path: Path) -> None:
-    data = with_(as_function(tmp_path), val_images=20, train_images=60)
+    data = with_(as_function(tmp_path), val_examples=20, train_examples=60)
     found = load_data(data)
     splits = [split_rows(found, data, seed) for seed in (0, 1)]
     assert splits[0].val.tolist() == splits[1].val.tolist()
@@ -224,7 +224,7 @@ def test_a_class_that_training_lacks_and_images_of_another_size_are_refused(tmp_
 
 def test_a_study_trains_on_all_and_chooses_by_the_given_part(tmp_path: Path) -> None:
     data = {**small_table()["data"], "name": None, "function": "tests.test_given_validation:in_order"}
-    limits = {"train_images": None, "val_images": None, "test_images": None}
+    limits = {"train_examples": None, "val_examples": None, "test_examples": None}
     made = small_study(data={**data, **limits, "version": "1", "val": "given"}, cycles=2)
     bench = Bench(tmp_path / "one", made)
     result = bench.train(bench.unit(0, None))

@@ -201,7 +201,7 @@ WEIGHTED = {"name": "classification", "loss": {"name": "cross-entropy", "class_w
 @pytest.mark.parametrize("task", [None, WEIGHTED], ids=["mean", "weighted"])
 @pytest.mark.parametrize("images", [128, 97], ids=["whole", "rest"])
 def test_several_batches_are_one_large_one(task: Any, images: int, tmp_path: Path) -> None:
-    table: dict[str, Any] = {"data": {**small_table()["data"], "train_images": images}}
+    table: dict[str, Any] = {"data": {**small_table()["data"], "train_examples": images}}
     table |= {"task": task} if task else {}
     one, large = after(tmp_path / "a", table, batch=32)
     several, parts = after(tmp_path / "b", table, batch=8, accumulate=4)

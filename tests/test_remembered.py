@@ -35,7 +35,7 @@ def noise() -> DataSet:
 
 def study(checkpoint: Path | None, **data: Any) -> Study:
     dense = {} if checkpoint is None else {"checkpoint": str(checkpoint), "epochs": None, "max_lr": None}
-    limits = {"train_images": None, "val_images": None, "test_images": None}
+    limits = {"train_examples": None, "val_examples": None, "test_examples": None}
     named = {"name": None, "function": "tests.test_remembered:noise", "version": "1", **limits, **data}
     return small_study(data=named, dense=dense, cycles=2, retrain={"epochs": 1})
 

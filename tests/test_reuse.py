@@ -199,7 +199,7 @@ def test_a_result_of_another_trial_is_not_taken(old: Path, tmp_path: Path) -> No
     ("changes", "said"),
     [
         ({"cluster": {"cpus_per_unit": 2}}, r"cpus_per_unit is 1 there and 2 here"),
-        ({"data": {"val_images": 90}}, r"it was trained on other data"),
+        ({"data": {"val_examples": 90}}, r"it was trained on other data"),
     ],
 )
 def test_a_run_with_other_numbers_is_refused(old: Path, changes: Mapping[str, Any], said: str, tmp_path: Path) -> None:

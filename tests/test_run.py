@@ -138,7 +138,7 @@ def test_a_decided_value_cannot_change(tmp_path: Path) -> None:
 
 def test_changed_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = {"name": None, "function": "tests.users:data", "version": "1", "args": {"count": 90}}
-    data |= {"train_images": None, "val_images": None, "test_images": None}
+    data |= {"train_examples": None, "val_examples": None, "test_examples": None}
     table = small_table(cycles=2, report={"tolerance": 0.2})
     table["data"] = {key: value for key, value in data.items() if value is not None}
     local(parse_study(table), tmp_path / "run")

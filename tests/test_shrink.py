@@ -44,7 +44,7 @@ SILO = {"mode": "schedule", "schedule": {"name": "silo", "eps": 0.1, "delta": 0.
 TABLE: dict[str, Any] = {
     "name": "small",
     "cycles": 3,
-    "data": {"name": "digits", "train_images": 256, "val_images": 100, "test_images": 50},
+    "data": {"name": "digits", "train_examples": 256, "val_examples": 100, "test_examples": 50},
     "model": {"name": "lenet-300-100"},
     "dense": {"epochs": 2, "max_lr": 0.1},
     "prune": {"rate": 0.3, "granularity": "filter", "criterion": "l1-filter"},
@@ -54,7 +54,7 @@ TABLE: dict[str, Any] = {
     "arms": {"silo": SILO, "ice": ICE},
 }
 LARGE = {"function": "tests.test_shrink:large_digits", "version": "1"}
-SPLIT = {"train_images": 64, "val_images": 64, "test_images": 40}
+SPLIT = {"train_examples": 64, "val_examples": 64, "test_examples": 40}
 KINDS = ("vgg19", "densenet40", "mobilenetv2", "vit")
 
 
@@ -184,7 +184,7 @@ def test_every_kind_of_network_can_be_made_small(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_on_real_photographs_too(cifar10: Path, tmp_path: Path) -> None:
-    photographs = {"name": "cifar10", "path": str(cifar10), **SPLIT, "train_images": 512}
+    photographs = {"name": "cifar10", "path": str(cifar10), **SPLIT, "train_examples": 512}
     made = of_network("resnet8", epochs=2, data=photographs)
     check({tmp_path / "small.safetensors": (trained(made, tmp_path / "run"), "silo")})
 

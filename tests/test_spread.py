@@ -167,13 +167,13 @@ def feed_of(seed: int, count: int = 96, **data: Any) -> Feed:
 
 
 def test_the_measured_images_are_training_images_of_the_seed() -> None:
-    feed = feed_of(0, 900, train_images=600)
+    feed = feed_of(0, 900, train_examples=600)
     part = measured_images(feed, 0)
     assert len(part) == len(set(part.rows.tolist())) == IMAGES
     assert set(part.rows.tolist()) <= set(feed.train.rows.tolist())
     assert torch.equal(part.rows, measured_images(feed, 0).rows)
     assert not torch.equal(part.rows, measured_images(feed, 1).rows)
-    few = feed_of(0, train_images=20)
+    few = feed_of(0, train_examples=20)
     assert sorted(measured_images(few, 0).rows.tolist()) == sorted(few.train.rows.tolist())
 
 

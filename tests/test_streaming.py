@@ -186,7 +186,7 @@ def test_a_streamed_set_gives_the_batches_of_the_set_in_memory(data: Data, augme
 
 
 def test_limits_and_a_pool_draw_the_same_rows(data: Data) -> None:
-    limits = {"train_images": 60, "val_images": 20, "test_images": 20, "pool": True, "test_share": 0.3}
+    limits = {"train_examples": 60, "val_examples": 20, "test_examples": 20, "pool": True, "test_share": 0.3}
     memory = feed_of(with_(data, stream=False, **limits))
     streamed = feed_of(with_(data, stream=True, **limits))
     assert torch.equal(memory.mean, streamed.mean)
@@ -261,7 +261,7 @@ def test_sums_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("silo_tune.data.loader.read", lambda *_: pytest.fail("read again"))
     assert torch.equal(feed_of(data).mean, before)
     # Not all images train, or none says how they are normalised: none is read before it is needed.
-    for changes in ({"train_images": 30}, {"mean": [0.5] * 3, "std": [0.2] * 3}):
+    for changes in ({"train_examples": 30}, {"mean": [0.5] * 3, "std": [0.2] * 3}):
         dataset = open_data(with_(data, **changes))
         assert isinstance(dataset, StreamedSet)
         assert dataset.train.moments is None
@@ -287,7 +287,12 @@ def test_a_stream_is_small_and_knows_its_data_by_names_sizes_and_labels(tmp_path
 
 def study_of(data: Data, **changes: Any) -> Study:
     """One arm on some of the images."""
-    own = {**data.model_dump(mode="json", exclude_none=True), "train_images": 64, "val_images": 30, "test_images": 40}
+    own = {
+        **data.model_dump(mode="json", exclude_none=True),
+        "train_examples": 64,
+        "val_examples": 30,
+        "test_examples": 40,
+    }
     table = {**small_table(report={"tolerance": 0.1}, **changes), "data": own}
     return parse_study({**table, "arms": {"silo": table["arms"]["silo"]}})
 
@@ -485,7 +490,7 @@ def test_an_epoch_of_a_large_set_holds_few_images(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_real_cifar10_streams_from_its_parquet_files(cifar10: Path) -> None:
-    data = Data(name="huggingface", path=str(cifar10), train_images=2000, augment=("crop", "flip"))
+    data = Data(name="huggingface", path=str(cifar10), train_examples=2000, augment=("crop", "flip"))
     memory, streamed = feed_of(data), feed_of(with_(data, stream=True, workers=2))
     assert torch.equal(memory.mean, streamed.mean)
     ways = [list(feed.epoch(128, stream("order", 0), stream("augment", 0))) for feed in (memory, streamed)]

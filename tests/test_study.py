@@ -303,7 +303,7 @@ def test_a_users_function_is_not_imported_by_reading_a_study() -> None:
 # --- written and read again ---
 
 FULL: Mapping[str, Any] = {
-    "data": {"name": "folder", "path": "${X:-y}", "size": 32, "augment": ["crop", "flip"], "train_images": 100},
+    "data": {"name": "folder", "path": "${X:-y}", "size": 32, "augment": ["crop", "flip"], "train_examples": 100},
     "model": {"name": "timm:resnet18", "drop_rate": 0.1},
     "dense.profile": "warmup-drop-vgg",
     "prune": {"rate": 0.35, "scope": "layerwise", "skip": ["fc.*"], "after_prune": "rewind", "rewind_to": "1 ep"},
@@ -440,7 +440,7 @@ def test_smoke_shrinks_a_study_to_seconds(tmp_path: Path) -> None:
     small = load_study(written(tmp_path, changes), smoke=True)
     assert (small.name, small.cycles, small.replicates.seeds) == ("tiny-smoke", 3, (3, 4))
     assert small.dense.epochs == small.retrain.epochs == small.arms["silo"].epochs == 1
-    assert (small.data.train_images, small.data.val_images, small.data.test_images) == (32, 64, 32)
+    assert (small.data.train_examples, small.data.val_examples, small.data.test_examples) == (32, 64, 32)
     assert small.retrain.batch == 16
     greedy = small.arms["greedy"]
     assert isinstance(greedy, OracleArm)
@@ -460,13 +460,32 @@ def test_a_grid_of_written_rates_is_what_it_says_and_shrinks_to_three_of_them(tm
     assert small.arms["greedy"].grid.values() == [0.01, 0.05, 0.7]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_older_names_of_keys_are_read_everywhere_and_change_no_key(tmp_path: Path, part: str) -> None:
+    old, new = f"{part}_images", f"{part}_examples"
+    path = written(tmp_path, {f"data.{old}": 20})
+    assert load_study(path) == study({f"data.{new}": 20})
+    assert load_study(path).data.split()[old] == 20  # as keys of units have it
+    assert getattr(load_study(path, [f"data.{new}=30"]).data, new) == 30
+    assert getattr(load_study(path, [f"data.{old}=30"]).data, new) == 30
+    assert getattr(load_study(path, smoke=True).data, new) == 20
+    assert getattr(parse_study(smoke_table(table({f"data.{old}": 20}))).data, new) == 20
+    assert problems({f"data.{old}": 20, f"data.{new}": 20}) == {
+        "data": f"{old} is the older name of {new}; leave it out"
+    }
+    path = written(tmp_path, {f"data.{old}": 20, "cycels": 4})
+    line = path.read_text().splitlines().index(f"{old} = 20") + 1
+    with pytest.raises(StudyError, match=rf":{line}: data.{new}: too few"):
+        load_study(path, look=lambda _: [(f"data.{new}", "too few")])
+
+
 def test_smoke_never_makes_a_study_larger(tmp_path: Path) -> None:
     changes = {"cycles": 2, "replicates.seeds": [7], "arms.greedy.grid": {"low": 0.1, "high": 0.1, "points": 1}}
-    changes |= {"report.tolerance": 0.2, "data.train_images": 30, "retrain.batch": 8}
+    changes |= {"report.tolerance": 0.2, "data.train_examples": 30, "retrain.batch": 8}
     changes |= {"model": {"name": "densenet40", "growth": 2, "depth": 100}}
     small = load_study(written(tmp_path, changes), smoke=True)
     assert (small.cycles, small.replicates.seeds, small.report.tolerance) == (2, (7,), 0.2)
-    assert (small.data.train_images, small.data.val_images, small.retrain.batch) == (30, 64, 8)
+    assert (small.data.train_examples, small.data.val_examples, small.retrain.batch) == (30, 64, 8)
     assert small.model.args == {"growth": 2, "depth": registry.MODELS["densenet40"].smoke["depth"]}
 
 
@@ -547,7 +566,7 @@ def test_smoke_of_a_rewinding_study_rewinds_within_its_one_dense_epoch(tmp_path:
         {"model": {"name": "resnet50", "stem": "none"}},
         {"model": {"name": "resnet8", "depth": 3}},
         {"model": {"name": "resnet8", "args": 3}},
-        {"data.train_images": "all"},
+        {"data.train_examples": "all"},
         {"retrain.batch": "all"},
         {"retrain.batch": 0},
         {"data.size": 64},

@@ -150,7 +150,7 @@ def key(path: str = "x.csv", **data: Any) -> str:
 def texts_study(path: str, model: Any = None, **data: Any) -> Study:
     """The smallest study of texts."""
     table: dict[str, Any] = {"name": "text", "path": path, "text": "review", "target": "fruit", "tokenizer": "words"}
-    every = {"train_images": None, "val_images": None, "test_images": None}
+    every = {"train_examples": None, "val_examples": None, "test_examples": None}
     return small_study(
         data={**table, "length": 40, "duplicates": "allow", **every, **data},
         model=model or {"name": "lstm", "width": 8, "embedding": 8},
@@ -334,7 +334,7 @@ def test_the_tied_weight_of_a_decoder_has_one_mask_and_stays_one(tmp_path: Path)
     (tmp_path / "t.txt").write_bytes(bytes(range(64)) * 20)
     study = small_study(
         data={"name": "tokens", "path": str(tmp_path / "t.txt"), "block": 8, "duplicates": "allow"}
-        | {"train_images": 40, "val_images": 20, "test_images": 20},
+        | {"train_examples": 40, "val_examples": 20, "test_examples": 20},
         model={"name": "gpt", "width": 8, "depth": 1, "heads": 2, "tied": True},
         task="language-model",
         report={"tolerance": 0.2},

@@ -53,7 +53,7 @@ def trainer_of(
     unit: Unit, model_table: dict[str, Any] | None = None, peak: float = 0.05, target: float = 0.5
 ) -> Trainer:
     data = dataset()
-    study = small_study(data={"augment": ["crop", "flip"], "crop_padding": 2, "train_images": 50})
+    study = small_study(data={"augment": ["crop", "flip"], "crop_padding": 2, "train_examples": 50})
     feed = Feed.make(data, split_rows(data, study.data, unit.seed), study.data.augmentation(), CPU)
     model = build_model(model_table or CONVNET, (16, 16, 3), 4, init_seed(unit.seed))
     weights = prunable(model)

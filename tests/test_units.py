@@ -37,7 +37,7 @@ def unit(
 
 LAYERWISE = {
     "prune": {"rate": 0.35, "scope": "layerwise", "skip": ["fc.*"], "criterion": "random"},
-    "data": {"name": "cifar10", "augment": ["flip", "crop"], "train_images": 8000},
+    "data": {"name": "cifar10", "augment": ["flip", "crop"], "train_examples": 8000},
     "model": {"name": "resnet8", "width": 8},
 }
 ADAMW = {"retrain.optimizer": {"name": "adamw", "weight_decay": 0.05}, "retrain.precision": "bf16"}
@@ -210,8 +210,8 @@ def test_a_key_changes_with_every_resolved_value(name: str) -> None:
         {"data.val_share": 0.3},
         {"data.split_seed": 1},
         {"data.pool": True},
-        {"data.train_images": 100},
-        {"data.test_images": 100},
+        {"data.train_examples": 100},
+        {"data.test_examples": 100},
         {"data.augment": ["flip"]},
         {"model.name": "resnet8"},
         {"prune.rate": 0.3},

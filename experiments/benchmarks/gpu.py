@@ -348,7 +348,7 @@ def short_study(size: Size, device: torch.device) -> Iterator[tuple[str, Any]]:
         {
             "name": "gpu-study",
             "cycles": 2 if small else 4,
-            "data": {**data, "train_images": 64} if small else data,
+            "data": {**data, "train_examples": 64} if small else data,
             "model": {"name": "lenet-300-100"} if data["name"] == "digits" else {"name": "resnet20"},
             "dense": {"epochs": 1 if small else 3, "max_lr": 0.05},
             "retrain": {"epochs": 1 if small else 2, "batch": 128},

@@ -176,9 +176,9 @@ def busy_study(seeds: int) -> Study:
             "data": {
                 "name": "huggingface",
                 "path": "${SILO_TUNE_CIFAR10:-uoft-cs/cifar10}",
-                "train_images": 8000,
-                "val_images": 2000,
-                "test_images": 2000,
+                "train_examples": 8000,
+                "val_examples": 2000,
+                "test_examples": 2000,
                 "augment": ["crop", "flip"],
             },
             "model": {"name": "resnet8", "width": 8},
@@ -260,7 +260,7 @@ def killed_table(passes: Path) -> dict[str, Any]:
     return {
         "name": "killed",
         "cycles": 4,
-        "data": {"name": "digits", "train_images": 32 * STEPS, "val_images": 100, "test_images": 100},
+        "data": {"name": "digits", "train_examples": 32 * STEPS, "val_examples": 100, "test_examples": 100},
         "model": {"function": "cluster:counted", "version": "1", "file": str(passes), "pause": 0.05},
         "dense": {"epochs": EPOCHS, "max_lr": 0.1},
         "retrain": {"epochs": EPOCHS, "batch": 32},
@@ -325,7 +325,7 @@ def long_study(units: int) -> Study:
     table = shape_study(**shape_of(units, "seeds")).model_dump(mode="json", exclude_none=True)
     table |= {
         "name": "long",
-        "data": {"name": "digits", "train_images": 64, "val_images": 100, "test_images": 50},
+        "data": {"name": "digits", "train_examples": 64, "val_examples": 100, "test_examples": 50},
         "model": {"function": "cluster:tiny", "version": "1"},
         "dense": {"epochs": 1, "max_lr": 0.05},
         "report": {"tolerance": 0.05},

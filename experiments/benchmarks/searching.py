@@ -53,7 +53,7 @@ GOAL_REGRET, GOAL_UNITS = 0.3, 0.6  # points; share of the units of whole chains
 
 # The cifar10-resnet8 study at half its width and a fifth of its images: 17 s a unit on one core instead of 210 s.
 SHORT: dict[str, dict[str, Any]] = {
-    "data": {"train_images": 8000, "val_images": 5000},
+    "data": {"train_examples": 8000, "val_examples": 5000},
     "model": {"width": 8},
     "retrain": {"batch": 64},
     "report": {"tolerance": 0.01},

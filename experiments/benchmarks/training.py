@@ -77,7 +77,7 @@ class Case:
         model: a registered name.
         images: "digits" or "cifar10".
         batch: images per step.
-        train_images: images per epoch, drawn from the whole training part; None for all.
+        train_examples: images per epoch, drawn from the whole training part; None for all.
         epochs: epochs per turn.
         goals: least acceptable ratios, by denominator.
     """
@@ -85,7 +85,7 @@ class Case:
     model: str
     images: str
     batch: int
-    train_images: int | None
+    train_examples: int | None
     epochs: int
     goals: Mapping[str, float]
 
@@ -128,7 +128,7 @@ def data_table(case: Case) -> dict[str, Any]:
     """[data] of a case."""
     if case.images == "digits":
         return {"name": "digits"}
-    limit = {} if case.train_images is None else {"train_images": case.train_images}
+    limit = {} if case.train_examples is None else {"train_examples": case.train_examples}
     return {"name": "huggingface", "path": f"${{{CIFAR10}}}", "augment": ["crop", "flip"], **limit}
 
 
@@ -408,7 +408,7 @@ def main() -> int:
     rounds = 2 if options.quick else options.rounds
     cases = [case for case in CASES if not options.models or case.model in options.models]
     if options.quick:
-        cases = [replace(case, train_images=512, epochs=1) for case in cases]
+        cases = [replace(case, train_examples=512, epochs=1) for case in cases]
     timings, notes, source, missed = [], {}, {}, list[str]()
     for case in cases:
         names = {"digits": "digits", "cifar10": "CIFAR-10"}

@@ -97,7 +97,7 @@ def _measured(found: StreamedSet, data: Data) -> StreamedSet:
     need not read them first."""
     from silo_tune.data.loader import moments_of
 
-    if data.train_images is not None or data.mean is not None:
+    if data.train_examples is not None or data.mean is not None:
         return found
     moments = moments_of(found.train, np.arange(len(found.train), dtype=np.int64))
     return replace(found, train=replace(found.train, moments=moments))

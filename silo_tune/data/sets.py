@@ -186,14 +186,14 @@ def split_rows(dataset: AnySet, data: Data, seed: int) -> Split:
     train, val, val_labels = rows, rows[:0], None if dataset.val_labels is None else strata_of(dataset.val_labels)
     if data.val == "drawn":
         train, val = parted(rows, data.val_share, ("val", seed))
-        val = _limit(labels, val, data.val_images, ("limit-val", seed))
+        val = _limit(labels, val, data.val_examples, ("limit-val", seed))
     elif val_labels is None:
         raise BadInput(NO_VAL)
     else:
         val = np.arange(len(val_labels), dtype=np.int64)
-        val = _limit(val_labels, val, data.val_images, ("limit-val", data.split_seed))
-    train = _limit(labels, train, data.train_images, ("limit-train", seed))
-    test = _limit(test_labels, test, data.test_images, ("limit-test", data.split_seed))
+        val = _limit(val_labels, val, data.val_examples, ("limit-val", data.split_seed))
+    train = _limit(labels, train, data.train_examples, ("limit-train", seed))
+    test = _limit(test_labels, test, data.test_examples, ("limit-test", data.split_seed))
     for name, part in (("training", train), ("validation", val), ("test", test)):
         if not len(part):
             raise BadInput(

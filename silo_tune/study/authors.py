@@ -192,7 +192,7 @@ def parts_of_run(run: int) -> tuple[int, int, int]:
 def _smaller(script: Script, run: int) -> Table:
     if run == 0:
         return {}
-    names = ("data.train_images", "data.val_images", "data.test_images")
+    names = ("data.train_examples", "data.val_examples", "data.test_examples")
     return dict(zip(names, parts_of_run(run), strict=True))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,13 @@ from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share, whole
 
 # Ways to cut a text that need no file.
 TOKENIZERS = ("bytes", "words")
+# Keys of studies written when all examples were images; the keys of units have them still.
+OLDER = {"train_images": "train_examples", "val_images": "val_examples", "test_images": "test_examples"}
+
+
+def renamed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A [data] with its keys as they are called today; one that has both names keeps both, which is refused."""
+    return {key if OLDER.get(key, key) in table else OLDER.get(key, key): value for key, value in table.items()}
 
 
 class Data(Frozen):
@@ -96,7 +104,7 @@ class Data(Frozen):
     block: int | None = Field(default=None, ge=2, description="tokens of an example of a text; 128 when left out")
     duplicates: Literal["refuse", "allow"] = Field(
         default="refuse",
-        description="may more than 1 % of the validation or test images be training images too? They are counted "
+        description="may more than 1 % of the validation or test examples be training examples too? They are counted "
         "either way",
     )
     size: int | None = Field(
@@ -107,20 +115,20 @@ class Data(Frozen):
     )
     val: Literal["drawn", "given"] = Field(
         default="drawn",
-        description='validation images: "drawn" from the training part by each replicate\'s seed, or the "given" '
+        description='validation examples: "drawn" from the training part by each replicate\'s seed, or the "given" '
         "validation part of the set, the same for all; then the whole training part is trained on",
     )
     val_share: float = Field(
         default=0.2,
         gt=0,
         lt=1,
-        description="share of the images that are not test that becomes validation, where it is drawn",
+        description="share of the examples that are not test that becomes validation, where it is drawn",
     )
     test_share: float = Field(
         default=0.2,
         gt=0,
         lt=1,
-        description="share of all images that becomes test, where there is no official test part",
+        description="share of all examples that becomes test, where there is no official test part",
     )
     split_seed: int = Field(
         default=0,
@@ -128,13 +136,15 @@ class Data(Frozen):
         description="seed of the test part, where there is no official one; the same for all replicates",
     )
     pool: bool = Field(default=False, description="mix the official test images with the rest and split all anew")
-    train_images: int | None = Field(
-        default=None, ge=1, description="at most so many training images; all when left out"
+    train_examples: int | None = Field(
+        default=None, ge=1, description="at most so many training examples; all when left out"
     )
-    val_images: int | None = Field(
-        default=None, ge=1, description="at most so many validation images; all when left out"
+    val_examples: int | None = Field(
+        default=None, ge=1, description="at most so many validation examples; all when left out"
     )
-    test_images: int | None = Field(default=None, ge=1, description="at most so many test images; all when left out")
+    test_examples: int | None = Field(
+        default=None, ge=1, description="at most so many test examples; all when left out"
+    )
     augment: Annotated[tuple[Literal["crop", "flip", "rrc"], ...], LISTED] = Field(
         default=(),
         description='augmentation of training images: "crop" (pad and crop), "flip", "rrc" (random resized crop)',
@@ -168,9 +178,18 @@ class Data(Frozen):
     )
     FILE: ClassVar[tuple[str, ...]] = ("config", "image_key", "label_key", "size", "tokenizer")
     SPLIT: ClassVar[tuple[str, ...]] = (
-        "val_share", "test_share", "split_seed", "train_images", "val_images", "test_images", "pool", "val",
+        "val_share", "test_share", "split_seed", "train_examples", "val_examples", "test_examples", "pool", "val",
     )  # fmt: skip
     AUGMENT: ClassVar[tuple[str, ...]] = ("augment", "crop_padding", "mean", "std")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_names(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            return raw
+        if both := [key for key in OLDER if key in raw and OLDER[key] in raw]:
+            raise ValueError(f"{both[0]} is the older name of {OLDER[both[0]]}; leave it out")
+        return renamed(raw)
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -274,7 +293,8 @@ class Data(Frozen):
 
     def split(self) -> dict[str, Any]:
         """The part that says how they are split."""
-        found = {key: getattr(self, key) for key in self.SPLIT}
+        older = {new: old for old, new in OLDER.items()}
+        found = {older.get(key, key): getattr(self, key) for key in self.SPLIT}
         if self.val == "given":
             del found["val_share"]  # nothing is drawn
         # A choice that came later is told only where it is made: older keys stand.

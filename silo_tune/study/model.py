@@ -45,7 +45,7 @@ class Study(Frozen):
         default=None, description='a whole study to start from, "authors-2023"; what this study writes wins'
     )
     cycles: int = Field(ge=1, le=1000, description="number of cycles, the dense one (cycle 0) included")
-    data: Data = Field(description="which images, how they are split and augmented")
+    data: Data = Field(description="which examples, how they are split and augmented")
     model: ModelRef = Field(
         description="the network: a registered name with its arguments, timm:NAME, torchvision:NAME, hf:NAME, or a "
         "user's function"

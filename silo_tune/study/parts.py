@@ -28,7 +28,7 @@ from silo_tune.study import registry
 
 # A name is part of a file's name, whose length systems limit.
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
-# More of anything that is counted (epochs, images of a batch, cores) is a slip of the hand.
+# More of anything that is counted (epochs, examples of a batch, cores) is a slip of the hand.
 MOST = 1_000_000
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 TORCH_NAME = re.compile(r"[A-Z]\w*")  # of a class of torch.optim
@@ -342,7 +342,7 @@ class Retrain(Frozen):
     """[retrain]: the training of one cycle; all but epochs and profile also hold for the dense cycle."""
 
     epochs: int = Field(ge=1, le=MOST, description="epochs of a cycle")
-    batch: int = Field(default=64, ge=1, le=MOST, description="images per step, in the dense cycle too")
+    batch: int = Field(default=64, ge=1, le=MOST, description="examples per step, in the dense cycle too")
     profile: ProfileRef = Field(
         default=ProfileRef(name="warmup-drop"), description="learning rate inside a cycle, as a share of max_lr"
     )
@@ -380,7 +380,8 @@ class Evaluate(Frozen):
         default=False, description="is the augmentation of data.augment for validation and test images, too?"
     )
     drop_last: bool = Field(
-        default=False, description="the last incomplete batch of test images is left out, and its images count as wrong"
+        default=False,
+        description="the last incomplete batch of the test part is left out, and its examples count as wrong",
     )
     best_on_test: bool = Field(
         default=False, description="test accuracy is the greatest of those measured before each epoch"

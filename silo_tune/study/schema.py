@@ -15,6 +15,7 @@ from silo_tune.schedules.peaks import SCHEDULES
 from silo_tune.schedules.shapes import PROFILES
 from silo_tune.study import registry
 from silo_tune.study.authors import DEVIATIONS
+from silo_tune.study.data import OLDER
 from silo_tune.study.model import Study
 from silo_tune.study.parts import ARM_NAME, FUNCTION, REWIND_POINT, TORCH_NAME, whole
 from silo_tune.study.presets import PRESETS
@@ -33,6 +34,8 @@ def study_schema() -> Schema:
     parts: dict[str, Schema] = made.pop("$defs")
     parts |= {**references(), "IceTable": parts["Ice"], "Ice": {"anyOf": [_words(["ice"]), _of("IceTable")]}}
     parts["Data"]["properties"]["name"] |= _words(registry.DATA)
+    for old, new in OLDER.items():
+        parts["Data"]["properties"][old] = {"type": "integer", "minimum": 1, "description": f"older name of {new}"}
     parts["StudyPreset"]["properties"]["without"]["items"] = _words(DEVIATIONS)
     parts["ScheduleArm"]["properties"].pop("preset")  # of an arm that a preset has filled in
     parts["PresetArm"] = preset_arm(parts["ScheduleArm"])

@@ -16,7 +16,7 @@ from silo_tune.errors import BadInput, Problems, StudyError, choose, unknown
 from silo_tune.study import registry
 from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
 from silo_tune.study.authors import fill_preset
-from silo_tune.study.data import TOKENIZERS, Data, expand
+from silo_tune.study.data import OLDER, TOKENIZERS, Data, expand, renamed
 from silo_tune.study.hf_folder import with_content
 from silo_tune.study.hidden_mistakes import Problem, all_problems
 from silo_tune.study.key_lines import key_lines, line_of
@@ -112,6 +112,8 @@ def _read(path: str | os.PathLike[str], sets: Sequence[str], smoke: bool) -> tup
     if recorded:
         table = table["study"]
         _refuse_labels(sets)
+    if isinstance(table.get("data"), dict):
+        table["data"] = renamed(table["data"])
     for change in sets:
         if change.startswith(("preset", "model")):  # before what it fills in, or this network, can be shrunk
             _apply_set(table, change)
@@ -188,6 +190,7 @@ def located(file: str | os.PathLike[str], problems: Sequence[tuple[str, str]], s
     """Problems of a study that was read from a file, each with its line; a key that --set wrote has none."""
     text = Path(file).read_text(encoding="utf-8-sig")
     lines, above = key_lines(text), "study." if is_record(tomllib.loads(text)) else ""
+    lines |= {f"{above}data.{new}": lines[key] for old, new in OLDER.items() if (key := f"{above}data.{old}") in lines}
     written = {change.partition("=")[0].strip() for change in sets}
 
     def line(key: str) -> int | None:
@@ -313,6 +316,8 @@ def _apply_set(table: dict[str, Any], change: str) -> None:
 def change_of(change: str) -> tuple[str, Any]:
     """Key and value of a KEY.PATH=VALUE. Raises BadInput when it is none."""
     key, equals, text = change.partition("=")
+    section, _, name = key.strip().rpartition(".")
+    key = f"data.{OLDER[name]}" if section == "data" and name in OLDER else key
     if not equals or not key.strip():
         raise BadInput(f"--set takes key.path=value, got {change!r}")
     try:
@@ -332,7 +337,8 @@ def put(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 NO_PATHS = (*BROUGHT, *TOKENIZERS)  # what may stand where a path may
-SMOKE_IMAGES = {"train_images": 32, "val_images": 64, "test_images": 32}  # 0.05, the tolerance, is above 2 of 64
+# 0.05, the tolerance, is above 2 of 64.
+SMOKE_EXAMPLES = {"train_examples": 32, "val_examples": 64, "test_examples": 32}
 SMOKE_BATCH = 16  # two steps an epoch: one for a ramp, one for what follows it
 SMOKE_SIDE = 32  # pixels; the least that every registered network takes
 
@@ -340,7 +346,7 @@ SMOKE_SIDE = 32  # pixels; the least that every registered network takes
 def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
     """The same study shrunk to seconds.
 
-    3 cycles, 2 seeds, 1 epoch, 3 grid points, few small images, a small form of the network, a coarse tolerance.
+    3 cycles, 2 seeds, 1 epoch, 3 grid points, few small examples, a small form of the network, a coarse tolerance.
     Pretrained weights keep their network and its image size, since they fit no other.
     What is wrong in the study stays wrong in the small one, for its check to tell.
     """
@@ -348,7 +354,7 @@ def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(small.get("name"), str):
         small["name"] += "-smoke"
     small["cycles"] = _at_most(3, small.get("cycles"))
-    small |= _shrunk(table, "data", _few_images)
+    small |= _shrunk(table, "data", _few_examples)
     if not _pretrained(table):
         small |= _smoke_network(table.get("model"), small.get("data"))
     small |= _shrunk(table, "dense", lambda dense: _one_epoch(dense) if "checkpoint" not in dense else dense)
@@ -379,8 +385,9 @@ def _one_epoch(part: Table) -> Table:
     return {**part, "epochs": _at_most(1, part["epochs"])} if "epochs" in part else part
 
 
-def _few_images(part: Table) -> Table:
-    return {**part, **{key: _at_most(count, part.get(key, count)) for key, count in SMOKE_IMAGES.items()}}
+def _few_examples(part: Table) -> Table:
+    part = renamed(part)
+    return {**part, **{key: _at_most(count, part.get(key, count)) for key, count in SMOKE_EXAMPLES.items()}}
 
 
 def _small_batch(part: Table) -> Table:

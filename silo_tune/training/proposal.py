@@ -49,7 +49,7 @@ def seen(data: Mapping[str, Any], model: Mapping[str, Any], task: Mapping[str, A
         workspace = Workspace.of(study, place)
         dataset = open_examples(workspace.data, workspace.task)
         known = facts(dataset, study.data)
-        few = {**data, "train_images": min(known["n_train"], MEASURED)}
+        few = {**data, "train_examples": min(known["n_train"], MEASURED)}
         short = _smallest(few, model, task)
         worker = Worker(Workspace.of(short, place), dataset)
         settings = short.settings(short.arms["silo"])
