@@ -63,6 +63,12 @@ def test_a_study_has_the_whole_budget_of_its_recipe_and_every_baseline(network: 
     assert (made.dense.max_lr, made.retrain.batch, made.data.augment) == (recipe.eps, recipe.batch, recipe.augment)
     assert made.retrain.optimizer.model_dump().items() >= dict(recipe.optimizer).items()
     schedules = {name: arm for name, arm in made.arms.items() if isinstance(arm, ScheduleArm)}
+    weights = {name: made.settings(arm).after_prune for name, arm in schedules.items()}  # as in the authors' scripts
+    assert {name for name, after in weights.items() if after == "keep"} == {"lr-rewinding", "fine-tuning"}
+    assert {name for name, after in weights.items() if after == "rewind"} == {
+        "weight-rewinding",
+        "weight-rewinding-late",
+    }
     assert {arm.preset for arm in schedules.values()} == BASELINES
     oracles = [arm for arm in made.arms.values() if isinstance(arm, OracleArm)]
     assert {arm.prefix for arm in oracles} == {"own", "arm:silo"}

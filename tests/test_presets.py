@@ -240,6 +240,7 @@ def test_fine_tuning_trains_at_the_last_rate_of_the_dense_training() -> None:
     made, found = arm("fine-tuning")
     assert peaks(made, found) == pytest.approx([0.001] * 8)
     assert set(shape(made, found)) == {1.0}
+    assert arm("fine-tuning", {"prune.after_prune": "reinit"})[1].after_prune == "keep"  # by its definition
     with pytest.raises(StudyError, match="needs max_lr: the dense profile 'cosine' ends near 0"):
         arm("fine-tuning", {"dense.profile": "cosine"})
     assert set(peaks(*arm("fine-tuning", {"dense.profile": "cosine"}, max_lr=0.002))) == {0.002}

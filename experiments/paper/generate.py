@@ -122,6 +122,7 @@ profile = {profile}
 
 [prune]
 rate = {rate} # as in the authors' scripts
+after_prune = "reinit" # as the authors' scripts do by default; "rewind" is their other choice
 criterion = "magnitude" # ours: their own criterion is one of the deviations of `preset = "authors-2023"`
 
 # As long as the dense training. Batch and optimizer: {training}.

@@ -255,8 +255,9 @@ def _weight_rewinding(setting: Setting, args: Args) -> Arm:
 
 
 def _fine_tuning(setting: Setting, args: Args) -> Arm:
+    kept = {"profile": "constant", "after_prune": "keep"}
     if "max_lr" in args:
-        return {**_constant(setting, args), "profile": "constant"}
+        return {**_constant(setting, args), **kept}
     _, rate = _dense(setting, "needs max_lr: it trains on at the last rate of the dense training")
     shape = dict(setting.dense_profile)
     total = 10**6  # the end of a long budget: the number of steps is known only with the data
@@ -265,7 +266,7 @@ def _fine_tuning(setting: Setting, args: Args) -> Arm:
         raise ValueError(
             f"needs max_lr: the dense profile {setting.dense_profile['name']!r} ends near 0, too low to train at"
         )
-    return {"schedule": {"name": "constant", "max_lr": rounded(rate * end)}, "profile": "constant"}
+    return {"schedule": {"name": "constant", "max_lr": rounded(rate * end)}, **kept}
 
 
 # --- pipelines ---
@@ -316,7 +317,7 @@ PRESETS: dict[str, Preset] = {
         _weight_rewinding,
     ),
     "fine-tuning": Preset(
-        "constant at the last rate of the dense training", "as in Renda et al. 2020", ("max_lr",), _fine_tuning
+        "constant at the dense training's last rate, weights kept", "as in Renda et al. 2020", ("max_lr",), _fine_tuning
     ),
     "slr": Preset("cosine warm-up from 1/100, ÷10 twice", "Le & Hua 2021", ("max_lr",), _shaped(SLR, 0.1)),
     "clr": Preset("one-cycle with 10 % rising", "Le & Hua 2021", ("max_lr",), _shaped(CLR)),
