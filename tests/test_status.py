@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -528,6 +529,28 @@ def test_a_reader_writes_nothing_even_where_files_are_damaged(tmp_path: Path) ->
     assert files(tmp_path / "run") == before
     silo = _chains(found.snapshot)[0]
     assert (silo.arm, silo.state, silo.closed) == ("silo", "open", int(decision.name[6:9]))
+
+
+def test_many_runs_have_a_line_each_and_a_damaged_one_hides_none(tmp_path: Path, mixed: Run) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(mixed.url, runs / ("a-very-long-name-" * 3))
+    for name in ("begun", "at-work", "damaged"):
+        Run(str(runs / name)).accept(study(), {})
+    lease_elsewhere(Run(str(runs / "at-work")), 5, "x")
+    (runs / "damaged" / "study.toml").write_text("x = 1")
+    (runs / "no-run").mkdir()
+    whole = in_process("status", str(runs))
+    table, _, below = whole.stdout.partition("\n\n")
+    assert whole.returncode == 0
+    assert all(len(line) <= 80 for line in table.splitlines()), table
+    states = dict(zip(("long", "at-work", "begun", "damaged"), table.splitlines()[1:], strict=True))
+    words = {"long": "finished", "at-work": "running", "begun": "no driver", "damaged": "see below"}
+    assert all(word in states[name] for name, word in words.items())
+    assert below.startswith(f"{runs}/damaged/study.toml is a study and not the record of a run")
+    named = in_process("status", str(runs / "begun"), mixed.url, "--json")
+    assert [each["driver"] for each in json.loads(named.stdout)] == ["none", "finished"]
+    assert in_process("status", str(runs), "--follow").returncode == 2
+    assert in_process("status", str(runs / "no-run")).returncode == 2
 
 
 def lease_elsewhere(run: Run, age: float, attempt: str) -> None:

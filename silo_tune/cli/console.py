@@ -19,13 +19,14 @@ from silo_tune.cli.view import (
     failure_line,
     head_lines,
     lines_below,
+    many_table,
     pace_line,
     screen,
     search_line,
     table_and_pace,
     tail_lines,
 )
-from silo_tune.errors import RunFailed
+from silo_tune.errors import RunFailed, SiloTuneError
 from silo_tune.formats import Words, clock, level_sign, moment, printable, rate, telling
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.planner import Planner
@@ -58,6 +59,14 @@ def print_status(console: Console, status: Status) -> None:
         roomy.print(chain_table(as_it_is(status), CHAINS + 1, roomy.width), highlight=False, markup=False)
         _say(console, *lines_below(as_it_is(status)))
     _say(console, *tail_lines(status))
+
+
+def print_many(console: Console, found: Sequence[tuple[str, Status | SiloTuneError]]) -> None:
+    """A line for each run, and why one has none."""
+    roomy = wide(console)
+    roomy.print(many_table(found, roomy.width), highlight=False, markup=False)
+    errors = [each for _, each in found if isinstance(each, SiloTuneError)]
+    _say(console, *([""] if errors else []), *map(str, errors))
 
 
 # --- the driver's own console ---

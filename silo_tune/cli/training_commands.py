@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo_tune.cli.app import Debug, Out, Preflight, Reused, RunFolder, Sets, Smoke, StudyFile, app, see_folders
+from silo_tune.cli.app import Debug, Out, Preflight, Reused, Sets, Smoke, StudyFile, app, see_folders
 from silo_tune.cli.stopping import monitors, stops, watched
 from silo_tune.cli.streams import outlive_readers, say
 from silo_tune.cli.writing import write_report, written_report
-from silo_tune.errors import BadInput, RunFailed, Stopped, StudyError
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError, Stopped, StudyError
 from silo_tune.formats import printable
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from silo_tune.planner.forecast import ArmForecast, Pace
     from silo_tune.run.session import Outcome, Runner
+    from silo_tune.run.status import Status
     from silo_tune.study.model import Study
 
 FOLLOW_SECONDS, FOLLOW_URL_SECONDS = 2.0, 5.0
@@ -226,26 +227,33 @@ def _expected(arms: Collection[ArmForecast], pace: Pace | None) -> str:
 
 @app.command()
 def status(
-    run: RunFolder,
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folders or URLs, or a folder of runs: a line for each.")
+    ],
     following: Annotated[
         bool, typer.Option("--follow", help="Show it again and again, until the run has finished or Ctrl-C.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, for programs; a list of several runs.")] = False,
     debug: Debug = False,
 ) -> None:
     """Show how a run stands, from any machine that sees its files. Imports nothing of the user's, writes nothing."""
-    from json import dumps
-
     from rich.console import Console
 
-    from silo_tune.cli.console import follow, print_status
-    from silo_tune.run.status import read_status
+    from silo_tune.cli.console import follow, print_many, print_status
+    from silo_tune.run.status import read_each, read_status, runs_of
 
     if json and following:
         raise BadInput("--json and --follow exclude each other")
+    urls = [url for place in runs for url in runs_of(place)]
+    if urls != runs or len(runs) > 1:
+        if following:
+            raise BadInput("--follow shows one run: name one, as runs/NAME")
+        found = [*read_each(urls)]
+        say_json([_plain(url, each) for url, each in found]) if json else print_many(Console(), found)
+        return
+    run = runs[0]
     if json:
-        # Escaped, for a text of the run may hold half a character, which no stream takes.
-        say(dumps(read_status(run).model_dump(mode="json"), indent=2))
+        say_json(_plain(run, read_status(run)))
     elif following:
         try:
             follow(Console(), lambda: read_status(run), FOLLOW_URL_SECONDS if "://" in run else FOLLOW_SECONDS)
@@ -253,3 +261,14 @@ def status(
             raise typer.Exit(128 + stops[-1]) from None  # the run itself continues: there is nothing to say
     else:
         print_status(Console(), read_status(run))
+
+
+def _plain(url: str, found: Status | SiloTuneError) -> dict[str, Any]:
+    return {"url": url, "error": str(found)} if isinstance(found, SiloTuneError) else found.model_dump(mode="json")
+
+
+def say_json(body: Any) -> None:
+    """Print it as JSON, escaped: a text of the run may hold half a character, which no stream takes."""
+    from json import dumps
+
+    say(dumps(body, indent=2))

@@ -9,7 +9,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from silo_tune.formats import ago, clock, hourly, level_sign, moment, percent_sign, plural, rate, seconds, telling
+from silo_tune.errors import SiloTuneError
+from silo_tune.formats import (
+    DASH,
+    ago,
+    clock,
+    hourly,
+    level_sign,
+    moment,
+    percent_sign,
+    plural,
+    printable,
+    rate,
+    seconds,
+    telling,
+)
 from silo_tune.run.status import Status
 from silo_tune.store.snapshot import ChainView, Failure, RunningView, SearchView, Snapshot, Units, foremost
 
@@ -163,6 +177,41 @@ def lines_below(snapshot: Snapshot) -> list[str]:
 
 def _text(lines: Sequence[str]) -> Text:
     return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+
+
+# --- many runs ---
+
+_STANDING = {"gone": "driver gone", "none": "no driver"}
+
+
+def many_table(found: Sequence[tuple[str, Status | SiloTuneError]], width: int) -> Table:
+    """One line for each run."""
+    heads = ["run", "state", "trials", "failed", "ETA", "last seen"]
+    rows = [list(_line(url, each)) for url, each in found]
+    table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("run", "state") else "right", no_wrap=True)
+    others = sum(_width(head, [row[i] for row in rows]) + 1 for i, head in enumerate(heads) if i > 0)
+    for row in rows:
+        table.add_row(Text(_fitted(row[0], max(8, width - others))), *row[1:])
+    return table
+
+
+def _line(url: str, found: Status | SiloTuneError) -> Iterator[str]:
+    """A run's cells. What is wrong with one stands below the table."""
+    yield printable(url)
+    if isinstance(found, SiloTuneError):
+        yield from ("see below", DASH, DASH, DASH, DASH)
+        return
+    yield _STANDING.get(found.driver, found.driver)
+    snapshot, last = found.snapshot, _last_sign(found)
+    units = None if snapshot is None else snapshot.units
+    most = f" of ≤ {units.whole + units.left}" if units is not None and units.left else ""
+    yield DASH if units is None else f"{units.whole}{most}"
+    yield DASH if snapshot is None else str(snapshot.failure_count)
+    running = found.driver == "running" and snapshot is not None and snapshot.eta is not None
+    yield clock(snapshot.eta) if running else DASH
+    yield DASH if last is None else moment(last)[:-3]
 
 
 # --- a whole status ---

@@ -10,7 +10,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -173,6 +173,29 @@ def read_status(url: str) -> Status:
         note=note,
         report=run.storage.shown(report) if run.storage.exists(report) else None,
     )
+
+
+def runs_of(url: str) -> list[str]:
+    """The run at this place, or the runs in the folder there, by name; its folders are not searched.
+
+    Raises:
+        BadInput: there is neither.
+        StorageError: the storage failed.
+    """
+    storage = Run(url).storage
+    if storage.exists("study.toml"):
+        return [url]
+    found = [name for name in storage.names("") if storage.exists(f"{name}/study.toml")]
+    return [storage.shown(name) for name in found] or [url]
+
+
+def read_each(urls: Sequence[str]) -> Iterator[tuple[str, Status | SiloTuneError]]:
+    """How each of several runs stands, or why it cannot be said: one that is damaged hides none of the others."""
+    for url in urls:
+        try:
+            yield url, read_status(url)
+        except SiloTuneError as error:
+            yield url, error
 
 
 def _who(held: Holder | None) -> dict[str, Any]:
