@@ -23,6 +23,7 @@ import silo_analysis
 import silo_tune
 from silo_tune.cli.catalogue import KINDS
 from silo_tune.results.records import Recorded, write_record
+from silo_tune.store.run_folder import Run
 from tests.analysis.builder import ARMS, make_frame, make_study
 
 ROOT = Path(__file__).parent.parent
@@ -377,3 +378,45 @@ def test_a_report_loads_neither_torch_nor_ray_nor_optuna(tmp_path: Path) -> None
     found = loaded(COMMAND.format(argv=["silo-tune", "report", "record"]), tmp_path)
     assert not found & {"torch", "ray", "optuna", "sklearn", "torchvision", "timm"}
     assert (tmp_path / "record" / "report" / "report.html").exists()
+
+
+BLOCKED = """import sys
+for name in ("torch", "ray", "torchvision", "timm", "torchmetrics", "torch_pruning", "safetensors"):
+    sys.modules[name] = None
+from silo_tune.cli import main
+for argv in {argvs!r}:
+    sys.argv = ["silo-tune", *argv]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (argv, end.code)
+"""
+
+
+@pytest.mark.slow
+def test_whoever_trains_nothing_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    study = make_study({name: ARMS[name] for name in ("silo", "high", "oracle-at-silo")}, seeds=3, cycles=4)
+    ledger = {"format": 1, "recipe": 1, "created": "2026", "environment": {}}
+    write_record(str(tmp_path / "record"), Recorded(make_frame(study), study, ledger))
+    Run(str(tmp_path / "run")).accept(study, {})
+    argvs = [
+        ["plan", str(ROOT / "experiments" / "digits.toml")],
+        ["status", "run"],
+        ["status", "."],
+        ["report", "record"],
+        ["fit", "record"],
+        ["replay", "record", "--sampler", "random", "--trials", "4", "--repetitions", "1"],
+        ["compare", "record", "record"],
+        ["export", "record", "--optuna", "oracle.log"],
+        ["list", "models"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(argvs=argvs)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch is not installed here" in done.stderr
+    argvs = [["run", str(ROOT / "experiments" / "digits.toml"), "--local"]]
+    told = subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(argvs=argvs)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "silo-tune: torch is needed for this and is not installed here: pip install torch" in told.stderr

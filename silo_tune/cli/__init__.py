@@ -56,4 +56,6 @@ def _last_words(error: BaseException) -> tuple[str, int]:
         return LAST_WORDS, 128 + stops[0]
     if isinstance(error, SiloTuneError):
         return str(error), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision", "ray"):
+        return f"{error.name} is needed for this and is not installed here: pip install {error.name}", 2
     return f"unexpected {type(error).__name__}: {error}; --debug shows where. Nothing committed is lost", 1

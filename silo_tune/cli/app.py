@@ -14,8 +14,8 @@ from silo_tune.machine import VERSION
 
 # As a newcomer needs them.
 ORDER = (
-    "init", "plan", "run", "status", "report", "open", "show", "prune", "weights", "shrink", "fit", "replay", "export",
-    "list", "schema",
+    "init", "plan", "run", "status", "report", "open", "compare", "show", "prune", "weights", "shrink", "fit", "replay",
+    "export", "list", "schema",
 )  # fmt: skip
 
 

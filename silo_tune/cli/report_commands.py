@@ -46,6 +46,26 @@ def report(
     say("", *written.lines, "", f"report: {written.page}")
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or URL, or a record: A.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="Another one: B.")],
+    format_: Annotated[
+        Format, typer.Option("--format", help="What is printed: text, or the numbers as JSON for programs.")
+    ] = Format.TEXT,
+    debug: Debug = False,
+) -> None:
+    """Show two runs side by side: in what they differ, and every arm that both have at each share of weights."""
+    from silo_analysis.combine.side_by_side import side_by_side, side_by_side_json, side_by_side_lines
+    from silo_tune.results.records import read
+
+    found = side_by_side(*(read(url, examples=False) for url in (first, second)))
+    if format_ is Format.JSON:
+        say(json.dumps(side_by_side_json(found), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    say(*side_by_side_lines(found, first, second))
+
+
 @app.command("open")
 def open_report(run: RunFolder, debug: Debug = False) -> None:
     """Open the page of a run's report, which is written first where there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -169,6 +170,9 @@ def plan(
     from silo_tune.study.study_file import load_study, run_of
 
     see_functions(study)
+    if preflight and find_spec("torch") is None:
+        say("note: torch is not installed here, so nobody has looked at the data and the network", err=True)
+        preflight = False
     look = _look_at(out) if preflight else None
     loaded = load_study(study, sets or (), smoke, look)
     url = out or (None if smoke else run_of(study)) or default_run(loaded)

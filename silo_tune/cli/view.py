@@ -209,8 +209,8 @@ def _line(url: str, found: Status | SiloTuneError) -> Iterator[str]:
     most = f" of ≤ {units.whole + units.left}" if units is not None and units.left else ""
     yield DASH if units is None else f"{units.whole}{most}"
     yield DASH if snapshot is None else str(snapshot.failure_count)
-    running = found.driver == "running" and snapshot is not None and snapshot.eta is not None
-    yield clock(snapshot.eta) if running else DASH
+    eta = snapshot.eta if found.driver == "running" and snapshot is not None else None
+    yield DASH if eta is None else clock(eta)
     yield DASH if last is None else moment(last)[:-3]
 
 

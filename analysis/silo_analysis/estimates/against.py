@@ -53,7 +53,7 @@ def against_table(chains: pd.DataFrame, study: Study, scores: ChainScores | None
     twins = identical(chains, judged, list(found))
     overall = [row for arm, table in found.items() for row in _overall(arm, table, study, scores)]
     per_cycle = [row for arm, table in found.items() for row in _per_cycle(arm, table, study)]
-    return typed([*_corrected(overall, twins), *_corrected(per_cycle, twins)], AGAINST)
+    return typed([*corrected(overall, twins), *corrected(per_cycle, twins)], AGAINST)
 
 
 def identical(chains: pd.DataFrame, judged: str, arms: list[str]) -> list[str]:
@@ -88,17 +88,23 @@ def _overall(arm: str, table: pd.DataFrame, study: Study, scores: ChainScores | 
         values = complete.mean(axis=1).to_numpy(dtype=float)
         seeds = [int(seed) for seed in complete.index]
         images = None if scores is None else scores.differences(study.report.schedule, arm, seeds, wanted)
-        yield {"arm": arm} | _estimated(values, study) | both_ends(paired_interval(values), images)
+        yield {"arm": arm} | _found(values, study) | both_ends(paired_interval(values), images)
 
 
 def _per_cycle(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
     for cycle in range(1, study.cycles):
         values = table.get(cycle, pd.Series(dtype=float)).dropna().to_numpy(dtype=float)
         found = {"arm": arm, "cycle": cycle, "weights_remaining": study.remaining[cycle]}
-        yield found | _estimated(values, study)
+        yield found | _found(values, study)
 
 
-def _estimated(values: FloatArray, study: Study) -> dict[str, Any]:
+def _found(values: FloatArray, study: Study) -> dict[str, Any]:
+    found = estimated(values, study.report.tolerance)
+    return found | {"left_out": len(study.replicates.seeds) - found["n_seeds"]}
+
+
+def estimated(values: FloatArray, tolerance: float) -> dict[str, Any]:
+    """What paired differences, one a seed, say before a correction: cells of `AGAINST`, and `_needed`."""
     estimate = paired_interval(values)
     within = paired_interval(values, 0.9)  # both one-sided tests at 5 % (TOST)
     enough = estimate.n >= FEWEST_TOLD_APART
@@ -109,12 +115,11 @@ def _estimated(values: FloatArray, study: Study) -> dict[str, Any]:
         "low": estimate.low,
         "high": estimate.high,
         "p": two_sided_p(values) if enough else None,
-        "p_equivalent": tost(values, study.report.tolerance).p if enough else None,
+        "p_equivalent": tost(values, tolerance).p if enough else None,
         "n_seeds": estimate.n,
-        "left_out": len(study.replicates.seeds) - estimate.n,
         "within_low": within.low,
         "within_high": within.high,
-        "_needed": _needed(values, study.report.tolerance),
+        "_needed": _needed(values, tolerance),
     }
 
 
@@ -132,7 +137,7 @@ def _needed(values: FloatArray, tolerance: float) -> dict[str, int]:
     return {} if not found else dict(zip(("needed_low", "needed_high"), beyond(estimate.n, min(found)), strict=True))
 
 
-def _corrected(rows: list[dict[str, Any]], twins: list[str]) -> list[dict[str, Any]]:
+def corrected(rows: list[dict[str, Any]], twins: list[str]) -> list[dict[str, Any]]:
     """The rows of one family with Holm's p values and what they say together; of identical arms there is no test."""
     for row in rows:
         if row["arm"] in twins:
