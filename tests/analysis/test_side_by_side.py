@@ -109,7 +109,7 @@ def test_what_differs_is_said_first_with_versions_and_seeds() -> None:
     ("changes", "said"),
     [
         ({"task": {"name": "classification", "score": "f1-macro"}}, "score: accuracy in A; macro F1 in B"),
-        ({"data.test_images": 100}, "data.test_images: not set in A; 100 in B"),
+        ({"data.test_examples": 100}, "data.test_examples: not set in A; 100 in B"),
         ({"data": {"name": "cifar10"}, "model": {"name": "vgg19"}}, "data: digits in A; cifar10 in B"),
         ({"prune.rate": 0.5}, "share of weights: "),
     ],

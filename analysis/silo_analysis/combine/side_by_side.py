@@ -38,7 +38,7 @@ COLUMNS = {
     "p_equivalent_holm": "Float64", "outcome": "string", "n_seeds": "Int64",
 }  # fmt: skip
 # Keys that decide which examples are the test part of the same data.
-_TEST = ("test_share", "test_images", "split_seed", "pool", "group", "time", "target")
+_TEST = ("test_share", "test_examples", "split_seed", "pool", "group", "time", "target")
 _MOST_LINES, _WIDTH = 20, 80
 
 
