@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from silo_tune.api import run_study
+from silo_tune.data.example_sets import ExampleSet, sample_in
 from silo_tune.data.given import of_fields
 from silo_tune.data.load import facts, open_examples
 from silo_tune.data.objects import digest_of, fields_of
@@ -153,7 +154,9 @@ def prune(
     spec = {"name": task} if isinstance(task, str) else dict(task)
     fields, loaded = fields_of(train, validation, test)
     given = _examples(fields, spec)
-    content = {"model": _network_digest(model), "data": given.content()}
+    sample = sample_in(given) if isinstance(given, ExampleSet) else None
+    known = given.content() if sample is None else digest_of(given.content().encode(), sample.encode())
+    content = {"model": _network_digest(model), "data": known}
     hand_over({content["model"]: model, content["data"]: given})
     if isinstance(model, nn.Module) and after_prune == "reinit":
         raise BadInput("after_prune: weights are drawn anew of a network that a function makes: give one as model")

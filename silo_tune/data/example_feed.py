@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from silo_tune.data.arrays import Labels
 from silo_tune.data.batches import Feed, Part, as_tensor, steps_of
 from silo_tune.data.example_sets import ExampleSet
+from silo_tune.data.items import Items, batches, unfinite_in
 from silo_tune.data.sets import AnySet, Split
 from silo_tune.errors import BadInput
 
@@ -39,6 +41,7 @@ class ExampleFeed:
         collate: makes a batch of the items of a data set.
         device: where batches are.
         notices: what fitting to the training part showed.
+        workers: processes that read the items of a data set.
     """
 
     train: Part
@@ -47,6 +50,7 @@ class ExampleFeed:
     device: torch.device
     collate: Callable[[list[Any]], Any] | None = None
     notices: tuple[str, ...] = ()
+    workers: int = 0
 
     @classmethod
     def make(
@@ -74,6 +78,7 @@ class ExampleFeed:
             device,
             dataset.collate,
             notices,
+            dataset.workers,
         )
 
     def beside(self, columns: Mapping[str, Tensor]) -> ExampleFeed:
@@ -119,15 +124,20 @@ class ExampleFeed:
                 yield _slice(inputs, first, first + batch), targets[first : first + batch]
 
     def _loaded(self, dataset: Any, rows: Tensor, batch: int, draws: torch.Generator | None) -> Iterator[Any]:
-        loader = torch.utils.data.DataLoader(
-            dataset,
-            batch_sampler=[chosen.tolist() for chosen in rows.cpu().split(batch)],
-            collate_fn=self.collate,
-            # Its own: the loader would draw a number from the global stream, from which dropout draws.
-            generator=draws or torch.Generator(),
-        )
-        for made in loader:
+        seed = 0 if draws is None else int(torch.empty((), dtype=torch.int64).random_(generator=draws))
+        chosen = [one.tolist() for one in rows.cpu().split(batch)]
+        for made in batches(Items(dataset, self.collate, seed), chosen, self.workers):
             yield _placed(made, self.device)
+
+    @cached_property
+    def unfinite(self) -> str | None:
+        """Which training item of a data set has a number that is not finite; None where none has, or all is known."""
+        if isinstance(self.train.images, Tensor | Mapping):
+            return None
+        for row in self.train.rows.tolist():
+            if unfinite_in(next(batches(Items(self.train.images, self.collate), [[row]], 0))):
+                return f"item {row} of the data set has a number that is not finite"
+        return None
 
 
 def lengths_of(tokens: Tensor, padding: int) -> Tensor:

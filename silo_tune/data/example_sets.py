@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silo_tune.data.arrays import Labels
+from silo_tune.data.items import BadItem, sample_of
 from silo_tune.errors import BadInput
 
 Array = NDArray[Any]
@@ -39,6 +40,7 @@ class ExampleSet:
         listing, notices: as of a set of images.
         noun: what a reader is told that the examples are.
         names: of classes, in the order of their numbers.
+        workers: processes that read the items of a map-style data set.
         padding: id that fills up rows of tokens (N, length) behind their end; batches are cut to their longest row.
     """
 
@@ -60,6 +62,7 @@ class ExampleSet:
     noun: str = "examples"
     names: tuple[str, ...] = ()
     padding: int | None = None
+    workers: int = 0
 
     def __post_init__(self) -> None:
         for part, inputs, targets in self.parts():
@@ -88,7 +91,7 @@ class ExampleSet:
         return replace(self, train=inputs, train_labels=labels, test=None, test_labels=None)
 
     def content(self) -> str:
-        """sha256 over shapes, numbers and targets; of a map-style data set its length stands for the inputs."""
+        """sha256 over shapes, numbers and targets; of a map-style data set its length (and see `sample_in`)."""
         digest = hashlib.sha256()
         for _, inputs, targets in self.parts():
             if inputs is None or targets is None:
@@ -102,6 +105,22 @@ class ExampleSet:
         if self.padding is not None:  # what a tokenizer says beside its tokens
             digest.update(str(sorted(self.further.items())).encode())
         return digest.hexdigest()
+
+
+def sample_in(dataset: ExampleSet) -> str | None:
+    """What stands for the items of map-style data sets, and for what makes batches of them; None of arrays, or where an
+    item is another at every look.
+
+    Raises:
+        BadInput: an item cannot be read.
+    """
+    parts = [inputs for _, inputs, _ in dataset.parts() if inputs is not None and not arrays_in(inputs)]
+    try:
+        found = [sample_of(inputs, dataset.collate) for inputs in parts]
+    except BadItem as error:
+        raise BadInput(f"data: {error}") from error
+    known = [one for one in found if one is not None]
+    return hashlib.sha256(" ".join(known).encode()).hexdigest() if known and len(known) == len(found) else None
 
 
 def arrays_in(inputs: Inputs) -> dict[str, Array]:

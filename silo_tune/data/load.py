@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from silo_tune.data.duplicates import Repeated
-from silo_tune.data.example_sets import ExampleSet, arrays_in
+from silo_tune.data.example_sets import ExampleSet, arrays_in, sample_in
 from silo_tune.data.given import of_fields
 from silo_tune.data.listed import Listed
 from silo_tune.data.sets import AnySet, DataSet, StreamedSet, noun_of, split_rows
@@ -58,6 +58,8 @@ def load_data(data: Data) -> DataSet:
 
 def _load(data: Data, task: TaskSpec | None) -> DataSet | ExampleSet:
     found = _of_user(data.function, data.args, task) if data.function is not None else _found(data, task)
+    if isinstance(found, ExampleSet):
+        found = replace(found, workers=data.workers)
     loaded = found if isinstance(found, DataSet | ExampleSet) else _reading(data, found.decoded)
     if data.val == "drawn" and loaded.val is not None:
         assert loaded.val_labels is not None
@@ -130,6 +132,7 @@ def _of_user(function: str, args: Mapping[str, Any], task: TaskSpec | None) -> D
 def facts(dataset: AnySet, data: Data) -> dict[str, Any]:
     """What RUN/data.json records."""
     split, content = split_rows(dataset, data, seed=0), dataset.content()
+    sample = sample_in(dataset) if isinstance(dataset, ExampleSet) else None
     one_by_one = isinstance(dataset, ExampleSet) and not arrays_in(dataset.train)
     repeated = None if isinstance(dataset, StreamedSet) or one_by_one else Repeated.of(dataset, split, content)
     # Rows of few categories are often alike, and rightly: they are told, and refused nowhere.
@@ -137,6 +140,7 @@ def facts(dataset: AnySet, data: Data) -> dict[str, Any]:
         repeated.require_few(noun_of(dataset))
     return {
         "content": content,
+        **({} if sample is None else {"sample": sample}),
         "notices": [*dataset.notices, *(() if repeated is None else repeated.sentences(noun_of(dataset)))],
         **({} if noun_of(dataset) == "images" else {"noun": noun_of(dataset)}),
         "streamed": isinstance(dataset, StreamedSet),

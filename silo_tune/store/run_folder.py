@@ -460,8 +460,8 @@ class Run:
             self.storage.replace("data.json", seal(facts))
         elif not same_data(known, facts):
             raise BadInput(
-                f"the data changed under {self.url}: it began with content {known['content'][:12]}…, now it is "
-                f"{facts['content'][:12]}…; put the data back, or choose another --out (a damaged decoded copy counts "
+                f"the data changed under {self.url}: it began with {_named(known)}…, now it is "
+                f"{_named(facts)}…; put the data back, or choose another --out (a damaged decoded copy counts "
                 f"as a change too: remove the folder that SILO_TUNE_CACHE names, ~/.cache/silo-tune if it names none)"
             )
         elif wrong := [name for name in COUNTED if name in known and known[name] != facts.get(name)]:
@@ -522,10 +522,16 @@ def changed_functions(known: Mapping[str, str], sources: Mapping[str, str]) -> l
     return [key for key, source in sources.items() if known.get(key, source) != source]
 
 
+def _named(facts: Mapping[str, Any]) -> str:
+    sample = facts.get("sample")
+    return f"content {facts['content'][:12]}" + (f", items {sample[:12]}" if sample else "")
+
+
 def same_data(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Is it the data that was recorded? Read in another way than then, its files speak for its pixels."""
     if known.get("streamed", False) == facts.get("streamed", False):
-        return bool(known["content"] == facts["content"])
+        # Runs of before it was looked at have no sample.
+        return bool(known["content"] == facts["content"] and known.get("sample", s := facts.get("sample")) == s)
     return known.get("listing") is not None and known["listing"] == facts["listing"]
 
 

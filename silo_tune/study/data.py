@@ -51,7 +51,11 @@ class Data(Frozen):
         default=None,
         description="read images as they are needed, not into memory; the set's own choice when left out",
     )
-    workers: int = Field(default=0, ge=0, description="processes that read a streamed set; 0 reads in the trainer")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="processes that read a streamed set, or the items of a function's data set; 0 reads in the trainer",
+    )
     image_key: str | None = Field(default=None, description="column of the images in Parquet; found when left out")
     label_key: str | None = Field(default=None, description="column of the labels in Parquet; found when left out")
     config: str | None = Field(
@@ -244,8 +248,11 @@ class Data(Frozen):
             able = ", ".join(sorted(name for name, entry in registry.DATA.items() if entry.streams))
             what = "a function's images are" if self.name is None else f"data set {self.name!r} is"
             raise ValueError(f"stream: {what} held in memory; those that can be streamed are {able}")
-        if self.workers and not self.streamed:
-            raise ValueError("workers read a streamed set; set stream = true, or leave workers out")
+        if self.workers and not self.streamed and self.function is None:
+            raise ValueError(
+                "workers read a streamed set, or the items of a function's data set; set stream = true, or leave "
+                "workers out"
+            )
         if "rrc" in self.augment and not self.streamed:
             raise ValueError(
                 'augment: "rrc" crops the images as they are on disk, which a set in memory no longer has; set '

@@ -425,6 +425,8 @@ class Worker:
         feed, counted = trainer.feed, self.pruner_of(unit).counted(unit, trainer.model, trainer.masks)
         diverged, scores, spreads, right = trainer.diverged, _NO_SCORES, Spreads(), Examples()
         also: dict[str, dict[str, float | None]] = {}
+        if diverged is not None and not math.isfinite(trainer.train_loss) and isinstance(feed, ExampleFeed):
+            diverged += "" if feed.unfinite is None else f"; {feed.unfinite}"
         if diverged is None:
             test, val = (self.evaluate(unit, trainer, part) for part in (feed.test, feed.val))
             scores = (val.score, val.loss, test.score, _finite(test.loss))
