@@ -208,7 +208,7 @@ def test_the_same_data_in_any_form_is_the_same_data() -> None:
         ({"train": Named()}, "an item of the train part is dict"),
         ({"train": [(X[0], Y[0])] * 9}, "train: list is no data"),
         ({"train": Unreadable()}, r"data: OSError: no file 3 \(.*test_everyday.py, line \d+\)"),
-        ({"train": (X, 0 * Y), "validation": None}, "labels have one value, 0;"),
+        ({"train": (X, 0 * Y), "validation": None}, "labels: one value, 0;"),
         (
             {"validation": DataLoader(TensorDataset(*VALIDATION), collate_fn=list)},
             "validation: the collate_fn of train",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,37 @@ def test_blocks_are_stretches_of_the_text_and_targets_are_one_place_on(tmp_path:
     assert split.train.max() < split.val.min() <= split.val.max() < split.test.min()
     with pytest.raises(BadInput, match="2,048 tokens are fewer than three blocks of 1000"):
         opened(tmp_path / "*.txt", 1000)
+
+
+def test_tokens_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.arange(2000, dtype=np.uint16) % 300)
+    _, found = opened(tmp_path / "ids.npy")
+    assert found.classes == 300
+    assert isinstance(found.train, np.ndarray)
+    assert found.train[17].tolist() == [(17 * 17 + at) % 300 for at in range(16)]
+    data = Data(name="tokens", path=str(tmp_path / "ids.npy"), block=16)
+    assert open_examples(data, TaskSpec(name="language-model", classes=512)).classes == 512
+    with pytest.raises(BadInput, match=r"token 299, and task\.classes is 256"):
+        open_examples(data, TaskSpec(name="language-model", classes=256))
+    with pytest.raises(BadInput, match="bits-per-byte is of bytes"):
+        open_examples(data, TaskSpec(name="language-model", also=("bits-per-byte",)))
+    np.save(tmp_path / "ids.npy", np.zeros((20, 20)))
+    with pytest.raises(BadInput, match=r"array of float64 \(20, 20\); tokens are whole numbers \(N,\)"):
+        opened(tmp_path / "ids.npy")
+
+
+def test_a_language_model_is_trained_on_sequences(tmp_path: Path) -> None:
+    rows = np.arange(400).reshape(40, 10) % 23
+    np.savez(tmp_path / "blocks.npz", train=rows[:, :-1], train_labels=rows[:, 1:])
+    data, task = Data(name="arrays", path=str(tmp_path / "blocks.npz")), TaskSpec(name="language-model")
+    found = open_examples(data, task)
+    assert isinstance(found, ExampleSet)
+    assert (found.classes, found.shape) == (23, (9,))
+    assert isinstance(found.train, np.ndarray)
+    assert found.train.dtype == np.int64
+    np.savez(tmp_path / "blocks.npz", train=rows[:, :-1], train_labels=rows[:, 0])
+    with pytest.raises(BadInput, match=r"a language-model takes tokens \(N, length\)"):
+        open_examples(data, task)
 
 
 def test_scores_are_functions_of_the_mean_loss_of_a_token(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_table_is_studied_and_random_test_targets_change_test_columns_alone(tm
     ("changes", "told"),
     [
         ({"model": {"name": "resnet8"}}, r"'resnet8' is for images, and these examples are \(\d+,\)"),
-        ({"task": {"name": "regression"}}, "column 'answer' are texts"),
+        ({"task": {"name": "regression"}}, "column 'answer': texts"),
         (
             {"model": {"function": "tests.test_own_tasks:wide", "version": "1"}},
             r"must give a tensor \(32,\)",

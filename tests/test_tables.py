@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from silo_tune.models.build import build_model
 from silo_tune.seeds import stream
 from silo_tune.study.data import Data
 from silo_tune.study.task import TaskSpec
+from silo_tune.tasks.making import make_task
 
 CPU = torch.device("cpu")
 N = 240
@@ -157,25 +159,47 @@ def test_an_epoch_has_every_row_once_and_an_evaluation_its_order(tmp_path: Path)
     assert torch.equal(torch.cat([t for _, t in feed.batches(feed.val, 7)]), feed.val.labels[feed.val.rows])
 
 
+def test_a_task_may_have_classes_that_no_example_has(tmp_path: Path) -> None:
+    plain, more = (opened(written(tmp_path), task)[1] for task in (None, {"name": "classification", "classes": 5}))
+    assert (plain.classes, more.classes) == (2, 5)
+    assert plain.content() == more.content()
+    assert "3 classes of 5 without a training example" in more.notices
+    task = make_task(TaskSpec(name="classification", classes=5), 5, torch.tensor(more.train_labels))
+    assert task.guess is not None
+    assert task.guess.score == max(more.train_labels.mean(), 1 - more.train_labels.mean())
+    assert math.isfinite(task.guess.loss)
+    digits = open_examples(Data(name="digits"), TaskSpec(name="classification", classes=12))
+    assert digits.classes == 12
+    with pytest.raises(BadInput, match=r"10 classes, and task\.classes is 9"):
+        open_examples(Data(name="digits"), TaskSpec(name="classification", classes=9))
+
+
 # --- what is refused ---
 
 BAD: list[tuple[dict[str, Any], dict[str, Any], Any, str]] = [
     ({}, {"target": "anser"}, "binary", "unknown column 'anser'"),
-    ({}, {"target": "zone", "ignore": ("answer",)}, "binary", r"have 7 values \(z0, z1, .*a binary task has two"),
+    ({}, {"target": "zone", "ignore": ("answer",)}, "binary", r": 7 values \(z0, z1, .*a binary task has two"),
     (
         {},
         {"target": "answer"},
         "regression",
-        "column 'answer' are texts, such as '.*'; a regression needs",
+        "column 'answer': texts, such as '.*'; a regression needs",
     ),
     (
         {},
         {"target": "price", "ignore": ("answer",)},
         "classification",
-        'are numbers, such as .*set task = "regression"',
+        ': numbers, such as .*set task = "regression"',
     ),
-    ({"answer": ["yes"] * N}, {}, "binary", "have one value, .*; there is nothing to learn"),
-    ({"price": [2.0] * N}, {"target": "price", "ignore": ("answer",)}, "regression", "have one value, 2.0"),
+    (
+        {"zone": [f"z{i}" for i in range(N)]},
+        {"target": "zone"},
+        None,
+        ": 240 different values in 240 examples; classes",
+    ),
+    ({}, {"target": "zone"}, {"name": "classification", "classes": 6}, ": 7 classes, and task.classes is 6"),
+    ({"answer": ["yes"] * N}, {}, "binary", ": one value, .*; there is nothing to learn"),
+    ({"price": [2.0] * N}, {"target": "price", "ignore": ("answer",)}, "regression", ": one value, 2.0"),
     ({"answer": [None, *["yes", "no"] * 119, "no"]}, {}, "binary", "1 value missing, the first in row 0"),
     ({"size": [np.inf, *[1.0] * (N - 1)]}, {}, "binary", "column 'size' is infinite in row 0"),
     ({}, {"numeric": ("colour",)}, "binary", "column 'colour' is no column of numbers"),

@@ -155,6 +155,24 @@ def test_a_loss_is_a_mean_has_a_slope_and_its_best_constant_is_the_guess(kind: s
     assert least >= guess.loss * (0.8 if name in ("focal", "huber") else 1 - 1e-6)
 
 
+@pytest.mark.parametrize("kind", ["binary", "multilabel"])
+def test_a_network_that_knows_nothing_of_rare_labels_has_not_diverged(kind: str) -> None:
+    shape = (1000,) if kind == "binary" else (1000, 4)
+    rare = (torch.rand(shape, generator=RANDOM) < 0.02).long()
+    guess = made(kind, rare).guess
+    assert guess is not None
+    assert guess.loss < 0.15
+    assert guess.blank == pytest.approx(math.log(2), rel=1e-5)
+    assert guess.highest == guess.blank
+
+
+def test_of_balanced_classes_and_of_numbers_the_guess_knows_nothing_either() -> None:
+    for kind, wanted in (("classification", torch.arange(90) % 3), ("regression", targets("regression"))):
+        guess = made(kind, wanted).guess
+        assert guess is not None
+        assert guess.highest == pytest.approx(guess.loss, rel=1e-5)
+
+
 def test_losses_with_arguments_are_those_of_torch() -> None:
     wanted, yes = targets("classification"), targets("binary")
     outputs, logits = torch.randn(N, K, generator=RANDOM), torch.randn(N, generator=RANDOM)

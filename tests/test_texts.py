@@ -356,11 +356,11 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"review": ["a", None, *["b"] * (N - 2)]}, {}, "column 'review' is missing in row 1, .*; data.missing = .drop."),
     ({"review": list(range(N))}, {}, "column 'review' is int64, and texts are needed"),
     ({"fruit": [None, *["a", "b"] * 149, "a"]}, {}, "data.target: 1 of 300 rows have no label, the first is row 0"),
-    ({"fruit": ["a"] * N}, {}, "have one value, .*; there is nothing to learn"),
+    ({"fruit": ["a"] * N}, {}, ": one value, .*; there is nothing to learn"),
     ({"review": [""] * N}, {"missing": "drop"}, "no row has a text and a label"),
     ({}, {"text": "reviews"}, "unknown column 'reviews'.*did you mean 'review'"),
     ({}, {"tokenizer": "texts.parquet"}, "data.tokenizer: '.*texts.parquet' is no file of the tokenizers library"),
-    ({}, {"task": "binary"}, "have 3 values"),
+    ({}, {"task": "binary"}, ": 3 values"),
     ({}, {"task": "language-model"}, 'is trained on data.name = "tokens"'),
 ]
 

@@ -69,8 +69,7 @@ def targets_in(found: pa.Table, data: Data, task: TaskSpec | None) -> Targets:
         raise BadInput('task: a language-model is trained on data.name = "tokens"')
     raw = [_values(found, name) for name in targets_named(data)]
     joined = raw[0] if len(raw) == 1 else np.stack(raw, 1)
-    kind = "classification" if task is None else task.name
-    return targets_of(kind, [joined], named=f"column {', '.join(map(repr, targets_named(data)))}")
+    return targets_of(task, [joined], named=f"column {', '.join(map(repr, targets_named(data)))}")
 
 
 def is_text(kind: Any) -> bool:

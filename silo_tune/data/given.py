@@ -67,7 +67,7 @@ def of_fields(made: Any, task: TaskSpec | None) -> DataSet | ExampleSet:
 def _examples(train: Any, fields: Mapping[str, Any], task: TaskSpec | None) -> ExampleSet:
     name = "classification" if task is None else task.name
     targets = {part: _targets(fields, part, name) for part in PARTS if fields.get(part) is not None}
-    found = targets_of(name, list(targets.values()), fields["classes"])
+    found = targets_of(task, list(targets.values()), fields["classes"])
     known = dict(zip(targets, found.parts, strict=True))
     outputs = fields["classes"] if name is None and fields["classes"] is not None else found.outputs
     inputs = {part: _inputs(fields.get(part)) for part in PARTS}

@@ -20,6 +20,7 @@ from silo_tune.study.data import Data
 from silo_tune.study.task import TaskSpec
 
 T = TypeVar("T")
+S = TypeVar("S", bound=AnySet)
 
 
 def open_examples(data: Data, task: TaskSpec | None) -> AnySet:
@@ -33,7 +34,8 @@ def open_examples(data: Data, task: TaskSpec | None) -> AnySet:
     found = _found(data, task)
     if not isinstance(found, Listed):
         raise BadInput(f"data.stream: {data.name!r} at {data.place()!r} cannot be streamed; set data.stream = false")
-    return _reading(data, lambda: _measured(found.streamed(data.workers, data.pool), data))
+    streamed = _reading(data, lambda: _measured(found.streamed(data.workers, data.pool), data))
+    return _with_classes(streamed, task)
 
 
 def open_data(data: Data) -> DataSet | StreamedSet:
@@ -66,7 +68,16 @@ def _load(data: Data, task: TaskSpec | None) -> DataSet | ExampleSet:
         there = f"a validation part of {len(loaded.val_labels):,} {noun_of(loaded)} that is not used"
         unused = f'{there}; data.val = "given" would take it'
         loaded = replace(loaded, val=None, val_labels=None, notices=(*loaded.notices, unused))
-    return loaded.pooled() if data.pool else loaded
+    return _with_classes(loaded.pooled() if data.pool else loaded, task)
+
+
+def _with_classes(found: S, task: TaskSpec | None) -> S:
+    """A set of images with as many classes as the task says; any other has them already."""
+    if isinstance(found, ExampleSet) or task is None or task.classes is None:
+        return found
+    if found.classes > task.classes:
+        raise BadInput(f"data: {found.classes} classes, and task.classes is {task.classes}")
+    return replace(found, classes=task.classes)
 
 
 def _found(data: Data, task: TaskSpec | None) -> DataSet | ExampleSet | Listed:

@@ -148,6 +148,7 @@ class Facts(_Body):
     """RUN/data.json."""
 
     content: str
+    sample: str | None = None
     classes: Count
     n_train: Count
     n_val: Count

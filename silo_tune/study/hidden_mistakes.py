@@ -30,7 +30,7 @@ CORE = {"data": ("name", "path"), "model": ("name", "function", "version", "head
 UNSAID: dict[str, tuple[str, ...]] = {"cycles": ("arms", "prune")}
 UNSEEN: dict[str, tuple[str, ...]] = {
     **UNSAID,
-    "data": ("model", "dense", "prune", "retrain", "report", "cluster"),
+    "data": ("task", "model", "dense", "prune", "retrain", "report", "cluster"),
     "model": ("dense", "prune", "cluster"),
 }
 ROUNDS = 6

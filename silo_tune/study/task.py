@@ -95,6 +95,12 @@ class TaskSpec(Frozen):
     also: Annotated[tuple[str, ...], LISTED] = Field(
         default=(), description="further scores, which are reported and never chosen by"
     )
+    classes: int | None = Field(
+        default=None,
+        ge=2,
+        description="classes that the network tells apart, or tokens of a language model, where the data does not hold "
+        "all of them; those that it holds when left out",
+    )
     loss: LossRef | None = Field(default=None, description="what training minimises; the task's own when left out")
     teacher: Literal["dense"] | None = Field(
         default=None, description='"dense": an own task is given the dense network of its chain, to distil from'
@@ -122,6 +128,8 @@ class TaskSpec(Frozen):
             raise ValueError("a function needs a version; change it when the function changes its numbers")
         if self.score is None:
             raise ValueError("an own task says what it is judged by: give score, a name or a table that describes it")
+        if self.classes is not None:
+            raise ValueError("classes: an own task has as many outputs as its data says; leave it out")
         if self.loss is not None:
             raise ValueError("loss: an own task has its own loss; leave it out")
         if isinstance(self.score, str) and self.score not in SCORES:
@@ -134,6 +142,8 @@ class TaskSpec(Frozen):
         task = str(self.name)
         if self.version is not None or self.args or self.teacher is not None:
             raise ValueError("version, args and teacher are those of a user's own task; leave them out")
+        if self.classes is not None and task not in ("classification", "language-model"):
+            raise ValueError(f"classes: they are of classification and language-model, and not of {task}; leave it out")
         able = [name for name, score in SCORES.items() if task in score.tasks]
         for name in (self.score or DEFAULT_SCORE[task], *self.also):
             if name not in able:
@@ -189,6 +199,8 @@ class TaskSpec(Frozen):
             table |= {"teacher": self.teacher} if self.teacher is not None else {}
         else:
             table |= {"name": self.name, "loss": self.minimised}
+        if self.classes is not None:
+            table["classes"] = self.classes
         if self.also:
             table["also"] = sorted(self.also)
         return None if table == _USUAL else table

@@ -42,11 +42,25 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Guess:
-    """Of the best constant prediction: its score, and its loss. A task that cannot say has an infinite loss."""
+    """Of the best constant prediction: its score, and its loss. A task that cannot say has an infinite loss.
+
+    Attributes:
+        score, loss: of it.
+        also: further scores by name.
+        blank: loss of outputs that are all zero, about what an untrained network gives: ln 2 of yes or no, ln(classes)
+            of classes. The guess knows the shares of rare classes, which a network has to learn first, so its loss may
+            be a small part of that.
+    """
 
     score: float
     loss: float = math.inf
     also: Mapping[str, float] = field(default_factory=dict)
+    blank: float = 0.0
+
+    @property
+    def highest(self) -> float:
+        """The loss of one that knows nothing: what a training is held to."""
+        return max(self.loss, self.blank)
 
 
 class Task(Protocol):

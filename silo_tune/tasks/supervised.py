@@ -147,7 +147,10 @@ class Supervised:
         seen = _Seen(self, len(targets))
         seen.add(best.expand(len(targets), *best.shape), targets)
         found = seen.evaluation()
-        return Guess(found.score, found.loss, found.also)
+        blank = self.objective.loss(
+            torch.zeros_like(best).expand(len(targets), *best.shape), self.scaled(targets), "sum"
+        )
+        return Guess(found.score, found.loss, found.also, float(blank) / self.objective.size(targets))
 
 
 class _Seen:

@@ -37,8 +37,9 @@ from silo_tune.training.optimizers import (
     restore_state,
 )
 
-# A mean training loss above this many times the guess's, late in the budget, is a divergence. It is absolute: a pruned
-# network starts with a low loss, and a rate that first triples it can still end best.
+# A mean training loss above this many times that of one who knows nothing (the greater of the guess and of outputs that
+# are all zero), late in the budget, is a divergence. It is absolute: a pruned network starts with a low loss, and
+# a rate that first triples it can still end best.
 DIVERGED_LOSS = 1.5
 
 # The layout of a state in mid-training. Raise it with every change of `Trainer.state`.
@@ -102,7 +103,7 @@ class Trainer:
             raise BadInput("retrain.profile: its momentum runs against the rate, and retrain.optimizer has none")
         self.steps_per_epoch = feed.steps(unit.step_batch)
         self.total = self.steps_per_epoch * unit.epochs
-        self.task, self.limit = task, DIVERGED_LOSS * (math.inf if task.guess is None else task.guess.loss)
+        self.task, self.limit = task, DIVERGED_LOSS * (math.inf if task.guess is None else task.guess.highest)
         self.snapshots, self.taken = snapshots, dict[int, dict[str, Tensor]]()
         self.keep_previous = keep_previous
         self.previous: dict[str, Tensor] | None = None
