@@ -56,12 +56,13 @@ def test_a_table_is_studied_and_random_test_targets_change_test_columns_alone(tm
     assert (frame.status == "ok").all()
     assert (frame.guess_score == 0.5).all()
     assert frame[frame.cycle == 0].test_score.min() > 0.7
+    assert (frame.also_test_log_loss - frame.test_loss).abs().max() < 1e-6
     other = tmp_path / "other"
     other.mkdir()
     changed = columns()["answer"].copy()
     changed[-48:] = np.random.default_rng(7).permutation(changed[-48:])  # the latest fifth of 240 rows
     again = run_study(parse_study(table_study(other, answer=changed)), str(tmp_path / "again"), local=True).frame
-    same = [name for name in frame.columns if not name.startswith("test_") and name != "train_seconds"]
+    same = [name for name in frame.columns if not name.startswith(("test_", "also_test_")) and name != "train_seconds"]
     assert frame[same].equals(again[same])
     assert not frame.test_score.equals(again.test_score)
 

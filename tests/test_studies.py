@@ -11,6 +11,7 @@ import pytest
 
 from silo_analysis.estimates.summary import summarise
 from silo_tune.planner.candidates import peak_of
+from silo_tune.results.columns import COLUMNS, columns_of
 from silo_tune.results.records import load_run
 from silo_tune.results.searches import searches
 from silo_tune.store.run_folder import Run
@@ -95,6 +96,7 @@ def test_a_study_of_another_task_runs_in_its_small_form(name: str, tmp_path: Pat
     frame, study, _ = load_run(str(tmp_path / "run"))
     assert (frame.score == study.scored.name).all()
     assert (frame.guess_score.notna()).all()
+    assert frame.loc[frame.status == "ok", list(columns_of(study))[len(COLUMNS) :]].notna().all(axis=None)
     assert (frame.status != "failed").all()
     assert (tmp_path / "run" / "report" / "report.html").exists()
 

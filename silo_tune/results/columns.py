@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from silo_tune.study.model import Study
+
 # One row is one unit's outcome as one chain uses it. A cell is null, never 0, where there is nothing.
 COLUMNS: dict[str, tuple[str, str]] = {
     "arm": ("string", "name of the arm"),
@@ -57,6 +63,19 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "version": ("string", "silo-tune version that trained it"),
 }
+
+
+def also_columns(study: Study) -> Iterator[tuple[str, str, str]]:
+    """Column, part and score of each further score of a study (`task.also`): `also_val_log_loss`."""
+    for name in study.task.also if study.task is not None else ():
+        for part in ("val", "test"):
+            yield f"also_{part}_{name.replace('-', '_')}", part, name
+
+
+def columns_of(study: Study) -> dict[str, tuple[str, str]]:
+    """`COLUMNS`, and those of the further scores."""
+    return {**COLUMNS, **{column: ("Float64", f"{name} on {part}") for column, part, name in also_columns(study)}}
+
 
 # The same work on the same machine kind gives equal tables, but for these.
 UNSTABLE = ("train_seconds", "device", "mixed")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from silo_tune.errors import BadInput
 from silo_tune.planner.outcome import EARLIER
 from silo_tune.results.checks import Wrong, problems
-from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY, LATER
+from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY, LATER, columns_of
 from silo_tune.results.table import mixed_devices
 from silo_tune.study.model import Study
 
@@ -22,7 +22,7 @@ _TRUTH = {"true": 1.0, "false": 0.0}
 
 
 def read_table(data: bytes, source: str, study: Study) -> pd.DataFrame:
-    """The table of a Parquet file, with the columns and types of `COLUMNS`; other columns are left out.
+    """The table of a Parquet file, with the columns and types of `columns_of`; other columns are left out.
 
     Args:
         data: the file.
@@ -37,7 +37,7 @@ def read_table(data: bytes, source: str, study: Study) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in given.columns and name not in LATER]
     if missing:
         raise BadInput(f"{source}: no column {', '.join(missing)}; it is not a table of this project, or was cut")
-    frame, wrong = _typed(given)
+    frame, wrong = _typed(given, columns_of(study))
     wrong = wrong or list(problems(frame, study))
     if wrong:
         more = [f"{source}: and {len(wrong) - _MOST_PROBLEMS} more"] if len(wrong) > _MOST_PROBLEMS else []
@@ -79,12 +79,12 @@ def _check_version(metadata: Mapping[bytes, bytes], source: str) -> None:
 # --- types ---
 
 
-def _typed(given: pd.DataFrame) -> tuple[pd.DataFrame, list[Wrong]]:
+def _typed(given: pd.DataFrame, kinds: Mapping[str, tuple[str, str]]) -> tuple[pd.DataFrame, list[Wrong]]:
     """The columns with their types; and what could not be read so, which is null."""
     import pandas as pd
 
     columns, wrong = dict[str, Any](), list[Wrong]()
-    for name, (kind, _) in COLUMNS.items():
+    for name, (kind, _) in kinds.items():
         if name not in given:
             columns[name] = pd.Series(pd.NA, index=given.index, dtype=kind)
             continue

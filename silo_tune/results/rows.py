@@ -8,7 +8,7 @@ from typing import Any
 
 from silo_tune.planner.journal import decisions
 from silo_tune.planner.outcome import TOLD, is_measured, measured
-from silo_tune.results.columns import COLUMNS
+from silo_tune.results.columns import also_columns, columns_of
 from silo_tune.results.searches import search_points
 from silo_tune.store.run_folder import Run
 from silo_tune.store.unit_store import Notice, silent
@@ -83,7 +83,7 @@ def _row(
     told: Mapping[str, Any],
     doubt: Notice,
 ) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row: dict[str, Any] = dict.fromkeys(columns_of(study))
     row |= {name: decision[name] for name in ("arm", "seed", "cycle", "parent")}
     row |= {"trial": decision.get("trial"), "score": study.scored.name}
     row |= {
@@ -102,6 +102,8 @@ def _row(
     if told["status"] != "failed" and (result := run.result(asked["key"])) is not None:
         row |= {name: result[name] for name in _FROM_RESULT}
         row |= {name: result.get(name) for name in _LATER}
+        scores = result.get("also") or {}  # of a trial that diverged there are none
+        row |= {column: scores.get(name, {}).get(part) for column, part, name in also_columns(study)}
         if differing := list(_differing(decision, asked, told, result)):
             where = (decision["arm"], decision["seed"], decision["cycle"], decision["round"], decision.get("trial"))
             doubt(

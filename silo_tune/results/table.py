@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY
+from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY, columns_of
 from silo_tune.results.rows import rows
 from silo_tune.store.run_folder import TABLE, Run
 from silo_tune.store.unit_store import Notice, silent
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def make_table(rows_: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> pd.DataFrame:
-    """A DataFrame with the columns and types of `COLUMNS`."""
+def make_table(
+    rows_: Iterator[dict[str, Any]] | list[dict[str, Any]], columns: Mapping[str, tuple[str, str]] = COLUMNS
+) -> pd.DataFrame:
+    """A DataFrame with the columns and types of `COLUMNS`, or of these."""
     import pandas as pd
 
-    frame = pd.DataFrame(list(rows_), columns=list(COLUMNS))
+    frame = pd.DataFrame(list(rows_), columns=list(columns))
     frame["mixed"] = mixed_devices(frame)
-    return frame.astype({name: kind for name, (kind, _) in COLUMNS.items()})
+    return frame.astype({name: kind for name, (kind, _) in columns.items()})
 
 
 def mixed_devices(frame: pd.DataFrame) -> pd.Series[bool]:
@@ -32,7 +34,8 @@ def mixed_devices(frame: pd.DataFrame) -> pd.Series[bool]:
 
 def table(run: Run, study: Study | None = None, doubt: Notice = silent) -> pd.DataFrame:
     """The table of a run, from its decisions and results; `doubt` is as in `rows`."""
-    return make_table(rows(run, study or run.study(), doubt))
+    study = study or run.study()
+    return make_table(rows(run, study, doubt), columns_of(study))
 
 
 def write_table(run: Run, frame: pd.DataFrame) -> None:

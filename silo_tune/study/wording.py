@@ -17,14 +17,19 @@ T = TypeVar("T")
 
 def words_of(study: Study) -> Words:
     """The words of a study: its score's, and what one example of its data is called."""
-    score, task = study.scored, study.task or USUAL
+    of_images = study.data.of_images and (study.task or USUAL).name == "classification"
+    return words_for(study.scored, "image" if of_images else "example")
+
+
+def words_for(score: Score, example: str) -> Words:
+    """The words of a score, of examples that are called so."""
     return Words(
         title=score.title,
         share=score.share,
         unit="" if score.share else score.unit,
         bounded=score.high <= 1,
         sign=score.sign,
-        example="image" if study.data.of_images and task.name == "classification" else "example",
+        example=example,
     )
 
 

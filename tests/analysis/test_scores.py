@@ -14,9 +14,13 @@ from silo_analysis.answers import answers_of
 from silo_analysis.answers.curve import fit_of
 from silo_analysis.answers.missing import notes
 from silo_analysis.answers.terminal import summary_lines
+from silo_analysis.answers.text_tables import also_table
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.report.page import render
 from silo_tune.formats import Words, difference, level, level_sign, points, telling
+from silo_tune.results.columns import columns_of
+from silo_tune.results.reading import read_table
+from silo_tune.results.table import to_parquet
 from silo_tune.study.model import Study
 from silo_tune.study.task import TaskSpec
 from silo_tune.study.wording import words_of
@@ -202,3 +206,26 @@ def test_a_score_is_written_by_its_range(words: Words, shown: str, gain: str) ->
 def test_a_score_without_an_end_has_three_digits(value: float, shown: str) -> None:
     with telling(Words("RMSE", share=False, bounded=False)):
         assert level(value) == shown
+
+
+def test_further_scores_are_columns_and_a_table_in_their_own_words() -> None:
+    frame, study = mirrored()
+    assert study.task is not None
+    study = study.model_copy(update={"task": study.task.model_copy(update={"also": ("r2", "mae")})})
+    r2 = (1 - (frame["test_score"] / SCALE) ** 2).mask(frame["status"] != "ok")
+    frame = frame.assign(also_val_r2=r2, also_test_r2=r2, also_val_mae=100 * r2, also_test_mae=100 * r2)
+    again, own = read_table(to_parquet(frame), "table", study), list(columns_of(study))
+    assert list(again) == own
+    assert again[own[-4:]].equals(frame[own[-4:]])
+    older = read_table(to_parquet(frame.drop(columns="also_test_r2")), "table", study)
+    assert older["also_test_r2"].isna().all()
+    found = summarise(frame, study).also
+    chains = frame[(frame["arm"] == "low") & (frame["cycle"] == 4)]
+    row = found[(found["arm"] == "low") & (found["cycle"] == 4) & (found["score"] == "r2")].iloc[0]
+    assert (row["trained"], row["n_seeds"]) == (len(chains) - 1, len(chains))  # one of them diverged
+    assert row["test_median"] == pytest.approx(chains["also_test_r2"].median())
+    shown = also_table(summarise(frame, study))
+    assert [row[:2] for row in shown.rows[:2]] == [("R²", "silo"), ("R²", "low")]
+    assert shown.rows[1][-1] == f"{row['test_median']:.3f} {len(chains) - 1}/{len(chains)}"
+    assert shown.rows[-1][0] == "MAE"
+    assert also_table(summarise(*mirrored())).rows == []

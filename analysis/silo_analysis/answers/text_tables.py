@@ -14,9 +14,10 @@ from silo_analysis.estimates.oracle import numbers
 from silo_analysis.estimates.summary import Summary
 from silo_analysis.estimates.tuning import PILOT, by_merit, parameters
 from silo_analysis.estimates.typical import paired_interval
-from silo_tune.formats import DASH, MINUS, known, level, p_value, percent, plural, points, rate, seconds, words
+from silo_tune.formats import DASH, MINUS, known, level, p_value, percent, plural, points, rate, seconds, telling, words
 from silo_tune.planner.winner import gain
 from silo_tune.results.searches import SearchRecord
+from silo_tune.study.wording import words_for
 
 # With more arms than this areas of one standard deviation hide each other in a figure: only some are drawn (ours).
 CROWD = 8
@@ -69,6 +70,28 @@ def score_table(summary: Summary) -> Table:
     names = [name for name in summary.study.arms if (arms["arm"] == name).any()]
     rows: list[tuple[str, ...]] = [(name, *(_score(of.get((name, cycle))) for cycle in left.index)) for name in names]
     return Table(head, rows)
+
+
+def also_table(summary: Summary) -> Table:
+    """Further scores on test of every arm at every share of weights left: medians over the seeds that have one."""
+    also = summary.also
+    left = also.dropna(subset=["weights_remaining"]).groupby("cycle")["weights_remaining"].mean()
+    of: dict[tuple[str, str, int], Any] = {
+        (row["score"], row["arm"], row["cycle"]): row for row in also.to_dict("records")
+    }
+    rows: list[tuple[str, ...]] = []
+    for score in summary.study.task.further if summary.study.task is not None and len(also) else ():
+        with telling(words_for(score, words().example)) as its:
+            for arm in [name for name in summary.study.arms if (also["arm"] == name).any()]:
+                rows.append((its.axis, arm, *(_median(of.get((score.name, arm, cycle))) for cycle in left.index)))
+    return Table(("Score", "Arm", *(f"{percent(share)} %" for share in left)), rows, frozenset({"Arm"}))
+
+
+def _median(row: Any) -> str:
+    if row is None or not known(row["test_median"]):
+        return DASH
+    lost = "" if row["trained"] == row["n_seeds"] else f" {row['trained']}/{row['n_seeds']}"
+    return f"{level(row['test_median'])}{lost}"
 
 
 def published_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from silo_analysis.combine.same_study import differences, refuse, told
 from silo_tune.errors import BadInput
-from silo_tune.results.columns import COLUMNS, IDENTITY, LATER, UNSTABLE
+from silo_tune.results.columns import COLUMNS, IDENTITY, LATER, UNSTABLE, columns_of
 from silo_tune.results.example_rows import Examples
 from silo_tune.results.records import Recorded
 from silo_tune.results.searches import SearchRecord
@@ -90,7 +90,8 @@ def merge_rows(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame
     owner = frame.groupby("key")["arm"].transform("first").astype("string")
     frame["shared_with"] = owner.mask(owner == frame["arm"])
     frame["mixed"] = mixed_devices(frame)
-    return frame[list(COLUMNS)].astype({name: kind for name, (kind, _) in COLUMNS.items()})
+    kinds = {name: kind for name, (kind, _) in columns_of(study).items() if name in frame}
+    return frame[list(kinds)].astype(kinds)
 
 
 def _refuse_clashes(clashing: pd.DataFrame, compared: list[str]) -> None:

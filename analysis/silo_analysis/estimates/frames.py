@@ -29,6 +29,11 @@ ARMS = {
     "val_mean": "Float64", "val_spread": "Float64", "n_seeds": "Int64", "diverged": "Int64", "trained": "Int64",
     "trained_low": "Float64", "trained_high": "Float64",
 }  # fmt: skip
+# Further scores of an arm's chains (`task.also`): medians over the seeds that have one.
+ALSO = {
+    "score": "string", "arm": "string", "cycle": "Int64", "weights_remaining": "Float64", "val_median": "Float64",
+    "test_median": "Float64", "trained": "Int64", "n_seeds": "Int64",
+}  # fmt: skip
 CYCLES = {
     "cycle": "Int64", "weights_remaining": "Float64", "max_lr": "Float64", "interval_low": "Float64",
     "interval_high": "Float64", "unbounded_low": "boolean", "unbounded_high": "boolean", "clipped": "boolean",

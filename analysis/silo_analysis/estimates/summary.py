@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,18 @@ from silo_analysis.estimates import (
 )
 from silo_analysis.estimates.climbing import Climb
 from silo_analysis.estimates.examples import ChainScores, chain_scores, mcnemar_table
-from silo_analysis.estimates.frames import ARMS, CROSSFIT, CURVES, CYCLES, GAPS, INTERVALS, REGRET, VERDICTS, typed
+from silo_analysis.estimates.frames import (
+    ALSO,
+    ARMS,
+    CROSSFIT,
+    CURVES,
+    CYCLES,
+    GAPS,
+    INTERVALS,
+    REGRET,
+    VERDICTS,
+    typed,
+)
 from silo_analysis.estimates.interval import interval_of
 from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.oracles_compared import Pair
@@ -36,6 +47,7 @@ from silo_analysis.estimates.stats import Estimate, holm, share_interval
 from silo_analysis.estimates.tuning import Savings, Tuning
 from silo_analysis.estimates.typical import paired_interval
 from silo_tune.planner.winner import gain
+from silo_tune.results.columns import also_columns
 from silo_tune.results.example_rows import Examples
 from silo_tune.results.remembered import remembered
 from silo_tune.results.searches import SearchRecord
@@ -58,6 +70,7 @@ class Summary:
             undetermined one has the range of seeds that it would take (`needed.seeds_for_verdict`).
         curves: per Oracle, cycle and rate: means and spreads over seeds (`CURVES`).
         arms: per arm and cycle: means and spreads of what its chains go on with (`ARMS`).
+        also: further scores per score, arm and cycle (`ALSO`), of the study's that have some.
         regret, crossfit: per Oracle, cycle and seed (`REGRET`, `CROSSFIT`).
         gaps: per greedy Oracle, cycle and seed (`GAPS`).
         luck: what of a greedy Oracle's chain gap is luck and what its rates, where the run can tell (`LUCK`).
@@ -94,6 +107,7 @@ class Summary:
     verdicts: pd.DataFrame
     curves: pd.DataFrame
     arms: pd.DataFrame
+    also: pd.DataFrame
     regret: pd.DataFrame
     crossfit: pd.DataFrame
     gaps: pd.DataFrame
@@ -168,7 +182,8 @@ def summarise(
     gaps = _gaps(chains, study)
     intervals = typed([_interval(group, tolerance, study) for group in groups.values()], INTERVALS)
     verdicts = _verdicts(groups, study, plan)
-    arms = _arms(regret.chain_rows(_with_winners(gains, study)), study)
+    own_chains = regret.chain_rows(_with_winners(gains, study))
+    arms = _arms(own_chains, study)
     parts = CycleParts(intervals, verdicts, arms, regrets, crossfit, gaps)
     n_val = rows["n_val"].dropna()
     cycles = _cycles(study, judge_by, chain_by, parts)
@@ -184,6 +199,7 @@ def summarise(
         verdicts=verdicts,
         curves=typed([row for group in groups.values() for row in _curve(group, study)], CURVES),
         arms=arms,
+        also=typed(list(_also(own_chains, study)), ALSO),
         regret=regrets,
         crossfit=crossfit,
         gaps=gaps,
@@ -352,6 +368,22 @@ def _arms(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     return typed(
         [_arm(str(arm), int(cycle), rows, study) for (arm, cycle), rows in _grouped(chains, ["arm", "cycle"])], ARMS
     )
+
+
+def _also(chains: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
+    for name in study.task.also if study.task is not None else ():
+        columns = {part: column for column, part, of in also_columns(study) if of == name and column in chains}
+        for (arm, cycle), rows in _grouped(chains, ["arm", "cycle"]) if columns else ():
+            values = {part: oracle.numbers(rows, column) for part, column in columns.items()}
+            yield {
+                "score": name,
+                "arm": str(arm),
+                "cycle": int(cycle),
+                "weights_remaining": rows["weights_remaining"].mean(),
+                **{f"{part}_median": np.nanmedian(v) if np.isfinite(v).any() else None for part, v in values.items()},
+                "trained": int(np.isfinite(values["test"]).sum()),
+                "n_seeds": len(rows),
+            }
 
 
 def _grouped(frame: pd.DataFrame, by: list[str]) -> Any:

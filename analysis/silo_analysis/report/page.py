@@ -23,6 +23,7 @@ from silo_analysis.answers.missing import notes
 from silo_analysis.answers.table_files import csv_bytes, to_latex, to_markdown
 from silo_analysis.answers.text_tables import (
     Table,
+    also_table,
     constants_text,
     cost_table,
     cycle_table,
@@ -104,6 +105,7 @@ def text_tables(summary: Summary) -> dict[str, Table]:
     """The tables that the page shows, of tables/NAME.md and tables/NAME.tex."""
     return {
         "scores": score_table(summary),
+        "further-scores": also_table(summary),
         "cycles": cycle_table(summary),
         "verdicts": verdict_table(summary),
         "oracles-apart": distances_table(summary),
@@ -122,6 +124,7 @@ def tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "verdicts": summary.verdicts,
         "response-curves": summary.curves,
         "arms": summary.arms,
+        **({"further-scores": summary.also} if len(summary.also) else {}),
         "regret": summary.regret,
         "regret-crossfit": summary.crossfit,
         "chain-gaps": summary.gaps,
@@ -172,6 +175,7 @@ def _page(
         picture=drawn.pop(_PICTURE, None),
         facts=told,
         scores=shown["scores"],
+        also=shown["further-scores"],
         published=published_table(ledger.get("published") or ()),
         drawn=drawn,
         figures=[figure for name, figure in drawn.items() if name not in verdicts],
