@@ -186,11 +186,8 @@ def test_nothing_that_is_installed_is_called_analysis() -> None:
 def test_the_citation_and_the_automatic_check_are_those_of_this_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert (
-        (cited["version"], cited["license"])
-        == (project["version"], project["license"])
-        == (silo_tune.__version__, "Apache-2.0")
-    )
+    assert (cited["version"], cited["license"]) == (silo_tune.__version__, project["license"])
+    assert project["dynamic"] == ["version"]  # `silo_tune.machine.VERSION`, which the build reads too
     assert {"cff-version", "message", "title", "authors"} <= set(cited)
     assert all({"type", "title", "authors"} <= set(reference) for reference in cited["references"])
     check = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]["check"]

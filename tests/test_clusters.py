@@ -17,6 +17,7 @@ import typer
 import yaml
 
 from silo_tune.cli import app
+from silo_tune.machine import VERSION
 
 ROOT = Path(__file__).parent.parent
 CLUSTERS = ROOT / "experiments" / "clusters"
@@ -227,11 +228,9 @@ def test_the_image_runs_as_a_plain_user_in_the_folder_that_the_commands_name() -
 def test_kubernetes_and_ray_up_take_the_image_that_the_readme_builds() -> None:
     images = {container["image"] for pod in pods() for container in pod["containers"]}
     images.add(load(CLUSTERS / "ray-up" / "cluster.yaml")["docker"]["image"])
-    assert images == {"REGISTRY/silo-tune:0.1.0"}
+    assert images == {f"REGISTRY/silo-tune:{VERSION}"}
     readme = (CLUSTERS / "docker" / "README.md").read_text(encoding="utf-8")
-    assert readme.count("REGISTRY/silo-tune:0.1.0") == 2
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert images == {f"REGISTRY/silo-tune:{project['version']}"}
+    assert readme.count(f"REGISTRY/silo-tune:{VERSION}") == 2
 
 
 # --- Slurm ---
