@@ -234,14 +234,14 @@ def test_what_is_no_callback_and_what_is_not_installed_is_told(tmp_path: Path, m
     with pytest.raises(BadInput, match="nothing over ray://"):
         run_study(small_study(), str(tmp_path / "run"), address="ray://nowhere:1", callbacks=[Callback()])
     monkeypatch.setitem(trackers.TRACKERS, "wandb", (trackers._Wandb, "no_such_package", "wandb"))
-    words = ["run", "no-study.toml", "--track", "wandb", "--track", "tensorbord:there"]
-    done = CliRunner().invoke(app, words)
-    assert isinstance(done.exception, BadInput)
-    assert str(done.exception).splitlines() == [
-        "--track wandb: tracker wandb needs the package no_such_package: pip install 'silo-tune[wandb]'",
-        "--track tensorbord:there: unknown tracker 'tensorbord'; choose from mlflow, tensorboard, wandb "
-        "(did you mean 'tensorboard'?)",
-    ]
+    for command in (["run", "no-study.toml"], ["prune", "--model", "mlp", "--data", "digits"]):
+        done = CliRunner().invoke(app, [*command, "--track", "wandb", "--track", "tensorbord:there"])
+        assert isinstance(done.exception, BadInput)
+        assert str(done.exception).splitlines() == [
+            "--track wandb: tracker wandb needs the package no_such_package: pip install 'silo-tune[wandb]'",
+            "--track tensorbord:there: unknown tracker 'tensorbord'; choose from mlflow, tensorboard, wandb "
+            "(did you mean 'tensorboard'?)",
+        ]
     assert silo_tune.track is track
 
 

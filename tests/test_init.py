@@ -80,3 +80,18 @@ def test_texts_that_are_taken_as_categories_are_told_of(folder: Path) -> None:
     done = in_process("prune", "--model", "mlp", "--data", "told.csv", *asked.split(), cwd=folder)
     assert "column 'told'" in done.stdout + done.stderr
     assert "are they texts? data.ignore leaves them out, data.name = 'text' reads them" in done.stdout + done.stderr
+
+
+def test_columns_that_number_or_name_the_rows_are_left_out(folder: Path) -> None:
+    frame = pd.read_csv(folder / "mine.csv")
+    rows = len(frame)
+    frame.insert(0, "row", np.random.default_rng(0).permutation(rows) + 1000)
+    frame["code"] = [f"c-{row:05d}" for row in range(rows)]
+    frame["salary"] = np.arange(rows) * 37  # no value twice, and a number all the same
+    frame["said"] = [f"number {row}" for row in range(rows)]
+    frame["half"] = np.arange(rows) // 2
+    frame.to_csv(folder / "numbered.csv", index=False)
+    done = in_process("init", "numbered.csv", "--target", "sold", "--out", "numbered.toml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert load_study(folder / "numbered.toml").data.ignore == ("row", "code")
+    assert "column 'code' has another value in every row" in done.stdout

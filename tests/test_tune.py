@@ -29,6 +29,7 @@ from silo_tune.study.study_file import parse_study
 from silo_tune.tune.runner import RayRunner
 from silo_tune.tune.searcher import ChainSearch
 from tests.conftest import example, small_study, small_table
+from tests.test_callbacks import Heard
 from tests.test_cli import in_process, silo_tune
 from tests.test_run import Notes, assert_same_table, committed, local, wait_for
 from tests.test_streaming import make_folder, study_of, with_
@@ -170,9 +171,9 @@ def test_a_search_of_ones_own_checks_the_study_as_a_run_does_and_gives_the_run_b
     search.close()
 
 
-def by_search(study: Study, folder: Path, scratch: Path, retry_failed: bool = False) -> ChainSearch:
+def by_search(study: Study, folder: Path, scratch: Path, **options: Any) -> ChainSearch:
     """A study in a Tuner of one's own, to its end."""
-    search = ChainSearch(study, str(folder), retry_failed=retry_failed, preflight=False)
+    search = ChainSearch(study, str(folder), preflight=False, **options)
     if not search.planner.done:
         config = search.run_config(str(scratch))
         Tuner(search.trainable(), tune_config=search.tune_config(), run_config=config).fit()
@@ -186,9 +187,13 @@ def test_a_search_of_ones_own_leaves_the_files_of_a_run(cluster: None, tmp_path:
     tuned = {"mode": "tune", "trials": 6, "batch": 3, "eps": [0.02, 0.09], "delta": [0.01, 0.5]}
     study = small_study(arms={"tuned": tuned}, replicates={"seeds": [0]})
     expected = local(study, tmp_path / "expected")
-    by_search(study, tmp_path / "run", tmp_path / "scratch")
+    heard = Heard()
+    by_search(study, tmp_path / "run", tmp_path / "scratch", callbacks=[heard])
     frame, _, ledger = load_run(str(tmp_path / "run"))
     assert_same_table(frame, expected.frame)
+    assert heard.of("started") == [(study.name, str(tmp_path / "run"))]
+    assert {trial.key for trial, _ in heard.of("ended")} == set(frame["key"])
+    assert heard.events[-1] == ("finished",)
     assert_same_table(pd.read_parquet(tmp_path / "run" / "table.parquet", dtype_backend="numpy_nullable"), frame)
     weighed = Path("chains", "tuned", "search", "importance.json")
     assert (tmp_path / "run" / weighed).read_bytes() == (tmp_path / "expected" / weighed).read_bytes()

@@ -81,6 +81,14 @@ Reused = Annotated[
         "--reuse", metavar="OTHER", help="Take trials that another run has, and do not train them again. Repeatable."
     ),
 ]
+Tracked = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME[:PLACE]",
+        help="Send numbers to tensorboard, mlflow or wandb, as they come. Repeatable.",
+    ),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the study to seconds, into runs/NAME-smoke.")]
 Preflight = Annotated[
     bool,

@@ -49,6 +49,8 @@ def init(
         raise BadInput(f"--out: {out!r} exists, and is not written over; name another")
     see_functions(out)
     table = data_table(data, target, text)
+    if table.get("name") == "table":
+        table |= _without_ids(table)
     wanted = None if task in (None, "classification") else {"name": task}
     network = reference(model) if model else _network(table, wanted)
     say(f"looking at {data} …")
@@ -59,6 +61,17 @@ def init(
         raise BadInput(f"--out: cannot write {out!r}: {error.strerror}") from None
     say(f"wrote {out}. Next:", f"    silo-tune plan {out}     # what is wrong, what it will train")
     say(f"    silo-tune run {out} --smoke   # does it run? in seconds", f"    silo-tune run {out}")
+
+
+def _without_ids(table: Mapping[str, Any]) -> dict[str, Any]:
+    """`ignore` of the columns that only number or name the rows."""
+    from silo_tune.data.column_files import id_columns
+    from silo_tune.study.data import Data
+
+    found = id_columns(Data.model_validate(dict(table)))
+    for name in found:
+        say(f"column {name!r} has another value in every row, as a row's number or name: left out by data.ignore")
+    return {"ignore": found} if found else {}
 
 
 def _network(data: Mapping[str, Any], task: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_tune.cli.app import Debug, app, see_folders
+from silo_tune.cli.app import Debug, Tracked, app, see_folders
 from silo_tune.cli.stopping import monitors, watched
 from silo_tune.cli.streams import outlive_readers, say
 from silo_tune.errors import BadInput
@@ -48,6 +48,7 @@ def prune(
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="A further key of the study, as in TOML. Repeatable."),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", metavar="RUN", help="Run folder or URL.")] = None,
+    track: Tracked = None,
     ray: Annotated[bool, typer.Option("--ray", help="Train on a Ray cluster that is started here.")] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto, ray://HOST:PORT, HOST:PORT.")] = None,
     debug: Debug = False,
@@ -55,8 +56,10 @@ def prune(
     """Prune a network in cycles with SILO's max_lr; the same command resumes."""
     from silo_tune.cli.console import watch
     from silo_tune.everyday import PruningPlan, run_pruning
+    from silo_tune.run.trackers import tracks
     from silo_tune.study.study_file import change_of
 
+    callbacks = tracks(track or ())
     outlive_readers()
     see_folders(os.getcwd())
     if checkpoint is None and dense_epochs is None:
@@ -72,7 +75,7 @@ def prune(
             delta=delta, after_prune=after_prune, batch=batch, optimizer=optimizer, tolerance=tolerance, seed=seed,
             settings=dict(map(change_of, sets or ())),
         )  # fmt: skip
-        pruned = run_pruning(asked, out, not ray and address is None, address, monitor)
+        pruned = run_pruning(asked, out, not ray and address is None, address, monitor, callbacks)
     say("", str(pruned))
     if "://" not in pruned.run:
         picture = Path(pruned.run) / "pruned.png"

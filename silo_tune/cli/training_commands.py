@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo_tune.cli.app import Debug, Out, Preflight, Reused, Sets, Smoke, StudyFile, app, see_folders
+from silo_tune.cli.app import Debug, Out, Preflight, Reused, Sets, Smoke, StudyFile, Tracked, app, see_folders
 from silo_tune.cli.stopping import monitors, stops, watched
 from silo_tune.cli.streams import outlive_readers, say
 from silo_tune.cli.writing import write_report, written_report
@@ -47,12 +47,7 @@ def run(
         bool, typer.Option("--dashboard", help="Ray's dashboard for the cluster that is started here.")
     ] = False,
     preflight: Preflight = True,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:PLACE]", help="Send numbers to tensorboard, mlflow or wandb, as they come. Repeatable."
-        ),
-    ] = None,
+    track: Tracked = None,
     debug: Debug = False,
 ) -> None:
     """Run a study, or resume it, to its table and report."""

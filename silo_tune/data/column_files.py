@@ -58,6 +58,44 @@ def require_columns(data: Data, found: pa.Table) -> None:
             raise BadInput(f"data: {unknown('column', name, found.column_names)}")
 
 
+# Fewer rows say nothing of a column whose values all differ (ours).
+_ROWS_OF_IDS = 20
+
+
+def id_columns(data: Data) -> list[str]:
+    """Columns that number or name the rows of a table: integers without wide gaps, or single words, no value twice.
+
+    A network that sees one learns the rows by heart, or the order in which they were written.
+
+    Raises:
+        BadInput: the file is not there, or has not the columns that [data] names.
+    """
+    import pyarrow.compute as pc
+
+    found = read(data)
+    require_columns(data, found)
+    known = {*targets_named(data), data.group, data.time, *data.ignore, *data.numeric, *data.categorical}
+    return [
+        name
+        for name in found.column_names
+        if name not in known and found.num_rows >= _ROWS_OF_IDS
+        if pc.count_distinct(found[name], mode="all").as_py() == found.num_rows and _names_rows(found[name])
+    ]
+
+
+def _names_rows(values: Any) -> bool:
+    """Of different values: are they row numbers, or words without a space?"""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if values.null_count:
+        return False
+    if pa.types.is_integer(values.type):
+        ends = pc.min_max(values).as_py()
+        return bool(ends["max"] - ends["min"] < 2 * len(values))
+    return is_text(values.type) and not pc.any(pc.match_substring(values.cast(pa.string()), " ")).as_py()
+
+
 def targets_named(data: Data) -> tuple[str, ...]:
     """The columns that are predicted."""
     return (data.target,) if isinstance(data.target, str) else tuple(data.target or ())

@@ -15,10 +15,13 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from silo_tune.errors import BadInput, RunFailed
+from silo_tune.machine import absolute
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit, canonical_json
+from silo_tune.run.callbacks import Callback as Heard
+from silo_tune.run.callbacks import heard_by
 from silo_tune.run.monitor import Monitor, require_going
-from silo_tune.run.session import Look, Options, open_run
+from silo_tune.run.session import Look, Options, default_run, open_run
 from silo_tune.store.lease import Lease
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
@@ -53,7 +56,7 @@ class ChainSearch(Searcher):
         study: the study.
         out: the run folder or URL; `runs/NAME` when left out.
         monitor: hears how it goes.
-        retry_failed, preflight, reuse: as in `run_study`.
+        retry_failed, preflight, reuse, callbacks: as in `run_study`.
         look_at: decides the looks of a study of seeds until decided: `silo_analysis.estimates.sequential.look_at`.
 
     Attributes:
@@ -73,15 +76,17 @@ class ChainSearch(Searcher):
         preflight: bool = True,
         reuse: Sequence[str] = (),
         look_at: Look | None = None,
+        callbacks: Sequence[Heard] = (),
     ) -> None:
-        stack = contextlib.ExitStack()
         options = Options(out, retry_failed, preflight, tuple(reuse), look_at)
-        opened = stack.enter_context(open_run(study, _Caller(), monitor or Monitor(), options))
-        study = opened.planner.study
-        ready = opened.session.ready if isinstance(opened.session, _Standing) else None
-        shared = ready.shared if ready is not None else Shared(Workspace.of(study, opened.run.url), None)
-        self._join(study, shared, opened.planner, opened.lease, opened.monitor, None)
-        self._opened = stack  # held until close()
+        with contextlib.ExitStack() as stack:
+            told = heard_by(callbacks, monitor or Monitor(), absolute(out or default_run(study)))
+            opened = stack.enter_context(open_run(study, _Caller(), stack.enter_context(told), options))
+            study = opened.planner.study
+            ready = opened.session.ready if isinstance(opened.session, _Standing) else None
+            shared = ready.shared if ready is not None else Shared(Workspace.of(study, opened.run.url), None)
+            self._join(study, shared, opened.planner, opened.lease, opened.monitor, None)
+            self._opened = stack.pop_all()  # held until close()
 
     @classmethod
     def of(
