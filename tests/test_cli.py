@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -360,3 +361,25 @@ def test_a_finished_run_is_told_again_and_drawn_again_only_when_something_change
     page.unlink()
     in_process("run", study, "--local", "--set", "cycles=2", "--set", "report.tolerance=0.06", cwd=tmp_path)
     assert page.exists()
+
+
+COMPLETING = {
+    "bash": 'eval "$(silo-tune --show-completion)"; COMP_WORDS=(silo-tune list sched); COMP_CWORD=2; '
+    '_silo_tune_completion silo-tune; echo "${COMPREPLY[*]}"',
+    "fish": 'silo-tune --show-completion | source; complete -C "silo-tune list sched"',
+    "zsh": "compdef() { : }; _arguments() { print -r -- $* }; "
+    'eval "$(silo-tune --show-completion)"; words=(silo-tune list sched); CURRENT=3; _silo_tune_completion',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", COMPLETING)
+def test_a_shell_completes(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        [shell, *(["-f"] if shell == "zsh" else []), "-c", COMPLETING[shell]],
+        capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False,
+    )  # fmt: skip
+    assert "schedules" in done.stdout, done.stderr

@@ -172,11 +172,20 @@ def export(
     say(f"{count} in {optuna}; to see them: optuna-dashboard {optuna}")
 
 
+def _kinds(incomplete: str) -> list[str]:
+    """For shells that complete."""
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
 @app.command("list")
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help=f"{', '.join([*KINDS][:-1])} or {[*KINDS][-1]}; all names when left out."),
+        typer.Argument(
+            metavar="KIND",
+            autocompletion=_kinds,
+            help=f"{', '.join([*KINDS][:-1])} or {[*KINDS][-1]}; all names when left out.",
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
