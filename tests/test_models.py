@@ -289,6 +289,8 @@ def test_timm_names_work_and_ours_are_registered_there() -> None:
 def test_a_users_function_builds_the_model() -> None:
     model = build_model({"function": "tests.users:model", "version": "1", "dropout": 0.1}, (8, 8, 1), 3, 0)
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    plain = build_model({"function": "tests.users:fixed", "version": "1"}, (8, 8, 1), 3, 0)
+    assert plain(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
 
 
 def test_the_authors_resnet20_has_as_many_weights_as_their_script() -> None:

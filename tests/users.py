@@ -53,6 +53,11 @@ def model(shape: tuple[int, int, int], classes: int, dropout: float = 0.2) -> nn
     return Net(shape[0] * shape[1] * shape[2], classes, dropout)
 
 
+def fixed() -> nn.Module:
+    """Asks for nothing: it knows its images."""
+    return Net(64, 3, 0.0)
+
+
 def criterion(scoring: Scoring) -> dict[str, Tensor]:
     return {name: weight.detach().square() for name, weight in scoring.weights.items()}
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from silo_tune.errors import BadInput, one_line
-from silo_tune.models.build import build_model, laid_out
+from silo_tune.models.build import build_model, laid_out, of_function
 from silo_tune.models.checkpoint import read_state_dict
 from silo_tune.pruning.filters import without_filters
 from silo_tune.study import registry
@@ -156,10 +156,10 @@ def _built(about: About, model: Callable[..., nn.Module] | None, functions: bool
     args = {key: value for key, value in about.model.items() if key not in ("name", "function", "version")}
     try:
         if model is not None:
-            handed = about.model.get("function") == HANDED
-            return laid_out(
-                model() if handed else model(shape=about.shape, classes=about.classes, **args, **about.further)
-            )
+            if about.model.get("function") == HANDED:
+                return laid_out(model())
+            told = {"shape": about.shape, "classes": about.classes}
+            return laid_out(of_function(model, told, {**args, **about.further}))
         _check_known(about.model, functions)
         return build_model(about.model, about.shape, about.classes, seed=0, further=about.further)
     except (KeyError, TypeError, ValueError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def _built(
     folder: str | None,
 ) -> nn.Module:
     if "function" in model:
-        return registry.resolve(model["function"])(shape=shape, classes=classes, **args)  # type: ignore[no-any-return]
+        return of_function(registry.resolve(model["function"]), {"shape": shape, "classes": classes}, args)
     package, _, name = str(model["name"]).partition(":")
     if package == "hf":
         from silo_tune.models.hf_models import hf_model
@@ -78,6 +78,13 @@ def _built(
     if package == "torchvision":
         return _torchvision(name, shape, classes, args)
     return registry.resolve(registry.MODELS[package].target)(shape=shape, classes=classes, **args)  # type: ignore[no-any-return]
+
+
+def of_function(make: Callable[..., nn.Module], told: Mapping[str, Any], args: Mapping[str, Any]) -> nn.Module:
+    """What a user's function makes; it is told of shape and classes where it has a place for them."""
+    takes = inspect.signature(make).parameters
+    every = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+    return make(**{key: value for key, value in told.items() if every or key in takes}, **args)
 
 
 def _require_told(model: Mapping[str, Any], further: Mapping[str, Any]) -> None:
