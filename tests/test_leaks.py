@@ -1,4 +1,4 @@
-"""The test part of any kind of data tells of itself alone: its targets, drawn anew, change test columns and no others."""
+"""Of any kind of data: test targets that are drawn anew change test columns alone."""
 
 from __future__ import annotations
 

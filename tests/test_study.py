@@ -59,7 +59,7 @@ BAD: list[tuple[Mapping[str, Any], str, str]] = [
     ({"data": {"name": "imagenet"}}, "data", "needs a path"),
     ({"data.stream": True}, "data", "data set 'digits' is held in memory; those that can be streamed are folder"),
     ({"data": {"function": "m:f", "version": "1", "stream": True}}, "data", "a function's images are held in memory"),
-    ({"data.workers": 2}, "data", "workers read a streamed set; set stream = true"),
+    ({"data.workers": 2}, "data", "workers read a streamed set, or the items of a function"),
     ({"data.workers": -1}, "data.workers", "greater than or equal to 0"),
     ({"data.augment": ["rrc"]}, "data", '"rrc" crops the images as they are on disk'),
     (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from silo_tune.data.column_parts import PART, read_folder
 from silo_tune.data.example_sets import Array
 from silo_tune.data.targets import Targets, targets_of
 from silo_tune.errors import BadInput, unknown
@@ -22,9 +23,25 @@ MISSING, UNSEEN, FIRST = 0, 1, 2  # codes of a category: of none, of one that tr
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
-def read(data: Data) -> pa.Table:
-    """The columns of the file that [data] names. Raises BadInput where there is none."""
-    return read_file(Path(data.place() or ""), data.text)
+def read(data: Data, columns: Sequence[str] | None = None) -> pa.Table:
+    """The columns of the file that [data] names; of a folder the rows of all parts (`column_parts`).
+
+    Args:
+        data: names it.
+        columns: of a folder, those that are needed; all when None.
+
+    Raises:
+        BadInput: there is none.
+    """
+    place = data.place() or ""
+    if place.startswith("hf://") or Path(place).is_dir():
+        return read_folder(place, data.config, columns, lambda file: read_file(file, data.text))
+    return read_file(Path(place), data.text)
+
+
+def part_of(found: pa.Table) -> NDArray[Any] | None:
+    """Of which part each row is; None where the file has none."""
+    return np.array(found.column(PART).to_pylist()) if PART in found.column_names else None
 
 
 def read_file(file: Path, text: str | None = None) -> pa.Table:

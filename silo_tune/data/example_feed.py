@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from silo_tune.data.arrays import Labels
 from silo_tune.data.batches import Feed, Part, as_tensor, steps_of
-from silo_tune.data.example_sets import ExampleSet
+from silo_tune.data.example_sets import ExampleSet, arrays_in
 from silo_tune.data.items import Items, batches, unfinite_in
 from silo_tune.data.sets import AnySet, Split
 from silo_tune.errors import BadInput
@@ -59,8 +60,7 @@ class ExampleFeed:
         """Raises BadInput where a study asks for what only images have."""
         if augmentation.get("augment") or "mean" in augmentation:
             raise BadInput("data: augment, mean and std are for images; leave them out")
-        encoded = dataset.encoder or (lambda inputs, rows: (inputs, ()))
-        train, notices = encoded(dataset.train, split.train)
+        (train, val, test), notices = _encoded(dataset, split.train)
 
         def whole(inputs: Any, targets: Any) -> Part:
             lengths = None if dataset.padding is None else lengths_of(as_tensor(inputs), dataset.padding)
@@ -73,8 +73,8 @@ class ExampleFeed:
 
         return cls(
             part(None, None, split.train, True),
-            part(dataset.val, dataset.val_labels, split.val, split.val_in_train),
-            part(dataset.test, dataset.test_labels, split.test, split.test_in_train),
+            part(val, dataset.val_labels, split.val, split.val_in_train),
+            part(test, dataset.test_labels, split.test, split.test_in_train),
             device,
             dataset.collate,
             notices,
@@ -140,6 +140,22 @@ class ExampleFeed:
         return None
 
 
+def _encoded(dataset: ExampleSet, rows: Labels) -> tuple[list[Any], tuple[str, ...]]:
+    """Inputs of the three parts as a network is given them, fitted to these training rows; and what is to be told."""
+    parts = [dataset.train, dataset.val, dataset.test]
+    if dataset.encoder is None:
+        return parts, ()
+    found = [arrays_in(part) for part in parts if part is not None]
+    joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    encoded, told = dataset.encoder(joined[""] if list(joined) == [""] else joined, rows)
+    made, start = [], 0
+    for part in parts:
+        count = 0 if part is None else len(next(iter(arrays_in(part).values())))
+        made.append(None if part is None else _slice(encoded, start, start + count))
+        start += count
+    return made, told
+
+
 def lengths_of(tokens: Tensor, padding: int) -> Tensor:
     """(N,) tokens of each row (N, length) up to its last one that is no padding."""
     places = torch.arange(1, tokens.shape[1] + 1, dtype=torch.int32)
@@ -203,6 +219,6 @@ def _widened(part: Part, more: Tensor) -> Part:
 
 
 def _slice(inputs: Any, first: int, last: int) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs[first:last]
-    return {name: one[first:last] for name, one in inputs.items()}
+    if isinstance(inputs, Mapping):
+        return {name: one[first:last] for name, one in inputs.items()}
+    return inputs[first:last]

@@ -37,9 +37,9 @@ def listed(data: Data, test: Sequence[str] = ("test",), form: Form | None = None
     """
     place = data.place()
     assert place is not None
-    root = _directory(place) / (data.config or "")
+    root = directory(place) / (data.config or "")
     wanted = VALIDATION if data.val == "given" else ()
-    parts = {part: _files_of(root, part) for part in ("train", *test, *wanted)}
+    parts = {part: files_of(root, part) for part in ("train", *test, *wanted)}
     if not parts["train"]:
         raise BadInput(f"no train*.parquet below {str(root)!r}; a Hugging Face directory has train-….parquet files")
     of_test, of_val = (next((parts[part] for part in names if parts[part]), []) for names in (test, wanted))
@@ -56,9 +56,9 @@ def listed(data: Data, test: Sequence[str] = ("test",), form: Form | None = None
     return Listed(train, tested, int(max(part.max() for part in labels)) + 1, form, options, notices, val)
 
 
-def _files_of(root: Path, part: str) -> list[Path]:
+def files_of(root: Path, part: str, kind: str = "parquet") -> list[Path]:
     """The files of one part, as `datasets` writes their names. Raises BadInput where several folders hold some."""
-    files = sorted(file for file in root.rglob(f"{part}*.parquet") if re.fullmatch(rf"{part}(-\d.*|\d*)", file.stem))
+    files = sorted(file for file in root.rglob(f"{part}*.{kind}") if re.fullmatch(rf"{part}(-\d.*|\d*)", file.stem))
     folders = sorted({str(file.parent.relative_to(root)) for file in files})
     if len(folders) > 1:
         raise BadInput(
@@ -77,7 +77,7 @@ def is_directory(place: str) -> bool:
     return not place.startswith(HUB) and (os.path.exists(place) or place.startswith((".", "/")))
 
 
-def _directory(place: str) -> Path:
+def directory(place: str) -> Path:
     folder = Path(place) if is_directory(place) else Path(_hub_snapshot(place.removeprefix(HUB)))
     if not folder.is_dir():
         raise BadInput(f"no data directory {place!r} (data.path)")

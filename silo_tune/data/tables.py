@@ -17,11 +17,13 @@ from silo_tune.data.column_files import (
     is_text,
     numeric,
     order_of,
+    part_of,
     read,
     require_columns,
     targets_in,
     targets_named,
 )
+from silo_tune.data.column_parts import PART, in_parts
 from silo_tune.data.example_sets import Array, ExampleSet
 from silo_tune.errors import BadInput
 from silo_tune.study.data import Data
@@ -32,12 +34,13 @@ if TYPE_CHECKING:
 
 
 def table(data: Data, task: TaskSpec | None) -> ExampleSet:
-    """The set of a CSV, Parquet or JSON lines file.
+    """The set of a CSV, Parquet or JSON lines file, or of a folder with a file for each part.
 
     Raises:
         BadInput: a column is not there, or holds what it cannot.
     """
-    return of_columns(data, read(data), task)
+    found = read(data)
+    return in_parts(of_columns(data, found, task), part_of(found))
 
 
 def of_columns(data: Data, found: pa.Table, task: TaskSpec | None) -> ExampleSet:
@@ -79,7 +82,7 @@ class _Roles:
         """Columns as the study names them; those that it names nowhere, by their type."""
         import pyarrow as pa
 
-        other = [*targets_named(data), *(name for name in (data.group, data.time) if name), *data.ignore]
+        other = [*targets_named(data), *(name for name in (data.group, data.time) if name), *data.ignore, PART]
         left = [name for name in found.column_names if name not in (*other, *data.numeric, *data.categorical)]
         kinds = {name: found.schema.field(name).type for name in left}
         numbers = {n for n, t in kinds.items() if pa.types.is_integer(t) or pa.types.is_floating(t)}

@@ -11,8 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silo_tune.data.arrays import Labels
-from silo_tune.data.column_files import coded, is_text, order_of, read, require_columns, targets_in, targets_named
+from silo_tune.data.column_files import (
+    coded,
+    is_text,
+    order_of,
+    part_of,
+    read,
+    require_columns,
+    targets_in,
+    targets_named,
+)
+from silo_tune.data.column_parts import in_parts
 from silo_tune.data.example_sets import ExampleSet
+from silo_tune.data.targets import Targets
 from silo_tune.errors import BadInput
 from silo_tune.formats import percent
 from silo_tune.study.data import TOKENIZERS, Data, expand
@@ -28,7 +39,7 @@ Tokens = NDArray[np.int32]
 
 
 def texts(data: Data, task: TaskSpec | None) -> ExampleSet:
-    """The set of a CSV, Parquet or JSON lines file with a column of texts.
+    """The set of a CSV, Parquet or JSON lines file with a column of texts, or of a folder with a file for each part.
 
     Raises:
         BadInput: a column is not there or holds no texts, a text or a label is missing, or the tokenizer is none.
@@ -42,6 +53,12 @@ def texts(data: Data, task: TaskSpec | None) -> ExampleSet:
     if made.cut:
         notices += (f"{made.cut:,} of {len(made.rows):,} texts are cut to {length} tokens (data.length)",)
     targets = targets_in(found, data, task)
+    return in_parts(_set(data, found, rows, made, targets, length, notices), part_of(found))
+
+
+def _set(
+    data: Data, found: pa.Table, rows: Tokens, made: _Made, targets: Targets, length: int, notices: tuple[str, ...]
+) -> ExampleSet:
     return ExampleSet(
         train=rows,
         train_labels=targets.parts[0],

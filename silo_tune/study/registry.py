@@ -224,9 +224,11 @@ DATA: dict[str, DataEntry] = {
     ),
     "table": DataEntry(
         "silo_tune.data.tables:table",
-        "a table in CSV, Parquet or JSON lines, with numeric and categorical columns (path)",
-        ("target", "numeric", "categorical", "ignore", "group", "time", "encode", "scale"),
+        "a table in CSV, Parquet or JSON lines, with numeric and categorical columns (path: a file, or a folder or Hub "
+        "set with train-….parquet and test-….parquet)",
+        ("target", "numeric", "categorical", "ignore", "group", "time", "encode", "scale", "config"),
         needs_path=True,
+        gives_val=True,
         images=False,
         choices={"encode": ("one-hot", "codes"), "scale": ("standard", "quantile")},
     ),
@@ -248,17 +250,20 @@ DATA: dict[str, DataEntry] = {
     ),
     "text": DataEntry(
         "silo_tune.data.texts:texts",
-        "texts with a label each in CSV, Parquet or JSON lines, as bytes, words or a tokenizer's ids (path)",
-        ("text", "target", "group", "time", "tokenizer", "vocabulary", "length", "missing"),
+        "texts with a label each, as bytes, words or a tokenizer's ids (path: as of table)",
+        ("text", "target", "group", "time", "tokenizer", "vocabulary", "length", "missing", "config"),
         needs_path=True,
+        gives_val=True,
         images=False,
         choices={"missing": ("drop",)},
     ),
     "tokens": DataEntry(
         "silo_tune.data.tokens:tokens",
-        "the bytes of a text, cut to blocks, for a language model (path: a file, or files as FOLDER/*.txt)",
-        ("block",),
+        "the bytes of a text, cut to blocks, for a language model (path: a file, files as FOLDER/*.txt, or tokens in a "
+        ".npy; with text, the column, as of table)",
+        ("block", "text", "config"),
         needs_path=True,
+        gives_val=True,
         images=False,
     ),
     "folder": DataEntry(
