@@ -191,6 +191,7 @@ EXAMPLES = {
     "prune.layers": 'layers = ["linear", "lstm"]',
     "prune.targets": "targets = [0.5, 0.25, 0.1]",
     "cluster.memory_per_unit_gb": "memory_per_unit_gb = 2.0",
+    "cluster.workers_per_unit": "workers_per_unit = 4",
     "cluster.max_concurrent": "max_concurrent = 8",
     "cluster.unit_timeout": "unit_timeout = 3600",
     "arms.profile": 'profile = "cosine"',

@@ -93,6 +93,11 @@ def mixed(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Mixed(shape[0] * shape[1] * shape[2], classes)
 
 
+def unnormed(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    body = nn.Sequential(nn.Conv2d(shape[2], 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten())
+    return nn.Sequential(body, nn.Linear(8 * shape[0] * shape[1], classes))
+
+
 class Pair(Net):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images), 1  # type: ignore[return-value]

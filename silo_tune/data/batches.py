@@ -112,15 +112,24 @@ class Feed:
         """Where batches are."""
         return self.mean.device
 
-    def epoch(self, batch: int, order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches (B, C, H, W) and labels (B,), every training image once, in the order of a stream."""
+    def epoch(
+        self, batch: int, order: torch.Generator, augment: torch.Generator, share: Share | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches (B, C, H, W) and labels (B,), every training image once, in the order of a stream.
+
+        With a `share` those of one rank: its part of each batch.
+        """
         part, count = self.train, len(self.train)
         shuffled = part.rows[torch.randperm(count, generator=order).to(part.rows.device)]
         draws = self._draws(count, augment)
         used = min(count, self.steps(batch) * batch)
+        shuffled = shuffled[:used]
+        if share is not None:
+            own, batch = shared(used, batch, share)
+            shuffled, draws = shuffled[own], {name: draw[own] for name, draw in draws.items()}
         seeds, start = draws.pop("rrc", None), 0
         chunk = batch * max(1, CHUNK_PIXELS // (batch * part.values))
-        for pixels in part.pixels(shuffled[:used], chunk, seeds):
+        for pixels in part.pixels(shuffled, chunk, seeds):
             stop = start + len(pixels)
             pixels = self._augmented(pixels, {name: draw[start:stop] for name, draw in draws.items()})
             images = self.normalised(pixels)
@@ -166,6 +175,35 @@ class Feed:
         if "flip" in draws:
             pixels = torch.where(draws["flip"][:, None, None, None], pixels.flip(2), pixels)
         return pixels
+
+
+Share = tuple[int, int]  # a rank's number, and how many there are
+
+
+def shared(examples: int, batch: int, share: Share) -> tuple[Tensor, int]:
+    """The places of one rank's examples among all of an epoch, and how many of a whole batch are its own.
+
+    Raises:
+        BadInput: a batch has fewer examples than there are ranks.
+    """
+    rank, ranks = share
+    if min(batch, examples % batch or batch) < ranks:
+        raise BadInput(
+            f"cluster.workers_per_unit: a batch of {examples % batch or batch} examples cannot be shared by {ranks}; "
+            f"take fewer workers, or another retrain.batch"
+        )
+
+    def own(size: int) -> tuple[int, int]:
+        each, more = divmod(
+            size, ranks
+        )  # the first ranks take what is over, so no last batch gives one more than a whole
+        first = rank * each + min(rank, more)
+        return first, first + each + (rank < more)
+
+    places = torch.arange(examples)
+    taken = [part[slice(*own(len(part)))] for part in places.split(batch)]
+    first, last = own(batch)
+    return torch.cat(taken), last - first
 
 
 def steps_of(examples: int, batch: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from silo_tune.data.arrays import Labels
-from silo_tune.data.batches import Feed, Part, as_tensor, steps_of
+from silo_tune.data.batches import Feed, Part, Share, as_tensor, shared, steps_of
 from silo_tune.data.example_sets import ExampleSet, arrays_in
 from silo_tune.data.items import Items, batches, unfinite_in
 from silo_tune.data.sets import AnySet, Split
@@ -94,13 +94,21 @@ class ExampleFeed:
         """Optimizer steps of an epoch."""
         return steps_of(len(self.train), batch)
 
-    def epoch(self, batch: int, order: torch.Generator, augment: torch.Generator) -> Iterator[Any]:
-        """Training batches, every example once, in the order of a stream; what a data set draws comes from another."""
+    def epoch(
+        self, batch: int, order: torch.Generator, augment: torch.Generator, share: Share | None = None
+    ) -> Iterator[Any]:
+        """Training batches, every example once, in the order of a stream; what a data set draws comes from another.
+
+        With a `share` those of one rank: its part of each batch.
+        """
         part, count = self.train, len(self.train)
         shuffled = part.rows[torch.randperm(count, generator=order).to(part.rows.device)]
         shuffled = shuffled[: min(count, self.steps(batch) * batch)]
         if part.lengths is not None:
             shuffled = bucketed(shuffled, part.lengths, batch, order)
+        if share is not None:
+            own, batch = shared(len(shuffled), batch, share)
+            shuffled = shuffled[own.to(shuffled.device)]
         yield from self._of(part, shuffled, batch, augment)
 
     def batches(self, part: Part, batch: int | None = None, augment: torch.Generator | None = None) -> Iterator[Any]:

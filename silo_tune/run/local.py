@@ -24,8 +24,10 @@ class LocalRunner:
     @contextlib.contextmanager
     def open(self, study: Study, workspace: Workspace, monitor: Monitor) -> Iterator[_LocalSession]:
         from silo_tune.training.preflight import opened
+        from silo_tune.training.process import require_room
         from silo_tune.training.worker import Worker
 
+        require_room(workspace)
         facts, dataset = opened(study, workspace)
         yield _LocalSession(facts, Worker(workspace, dataset))
 

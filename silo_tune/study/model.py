@@ -353,6 +353,8 @@ def pipeline_problems(study: Study) -> Iterator[tuple[str, str]]:
     """A pipeline has its own idea of a cycle; most remove whole filters."""
     for name, arm in study.arms.items():
         pipeline = study.settings(arm).pipeline
+        if isinstance(pipeline, Ice | Boosting) and study.cluster.workers_per_unit > 1:
+            yield f"arms.{name}.pipeline", "trains in one process; leave cluster.workers_per_unit out"
         if isinstance(pipeline, Boosting):
             yield from _boosting_problems(study, name)
         if pipeline is None or isinstance(pipeline, Boosting):

@@ -459,6 +459,13 @@ class Cluster(Frozen):
     )
     gpus_per_unit: float = Field(default=0.0, ge=0, description="GPUs of a trial; a share lets trials divide one")
     memory_per_unit_gb: float | None = Field(default=None, gt=0, description="memory that a trial reserves, in GB")
+    workers_per_unit: int = Field(
+        default=1,
+        ge=1,
+        le=MOST,
+        description="processes of one machine that train a trial together, each on its share of every batch "
+        "(DistributedDataParallel) and with the CPUs, GPUs and memory of `…_per_unit`",
+    )
     max_concurrent: int | None = Field(
         default=None, ge=1, description="at most so many trials at once; as many as fit when left out"
     )
@@ -477,3 +484,19 @@ class Cluster(Frozen):
         default="needed",
         description='weights that stay on disk: those still "needed", of all "chains" but a pilot\'s, or "all"',
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Cluster:
+        if self.workers_per_unit > 1 and self.gpus_per_unit not in (0, 1):
+            raise ValueError("gpus_per_unit is 0 or 1 with workers_per_unit: each worker has a GPU of its own")
+        if self.workers_per_unit > 1 and ":" in self.device:
+            raise ValueError(f"device {self.device!r} is one GPU, and each of workers_per_unit has its own: say cuda")
+        return self
+
+    @property
+    def reserved(self) -> dict[str, float]:
+        """What a trial reserves: cores, GPUs and bytes of memory of all its workers, on one machine."""
+        each = {"CPU": float(self.cpus_per_unit), "GPU": self.gpus_per_unit}
+        if self.memory_per_unit_gb is not None:
+            each["memory"] = self.memory_per_unit_gb * 2**30
+        return {name: amount * self.workers_per_unit for name, amount in each.items()}

@@ -29,6 +29,7 @@ class Workspace:
         task: the study's [task].
         threads: torch threads.
         device: "auto", "cpu", "cuda" …
+        workers: processes that train a unit together, each with so many threads.
         partial_seconds: least time between two partial states (0: after every epoch).
         max_failures: how often a unit that raises is tried again.
         unit_timeout: most wall seconds of one attempt at a unit; None is no limit.
@@ -47,6 +48,7 @@ class Workspace:
     task: TaskSpec | None = None
     threads: int = 1
     device: str = "auto"
+    workers: int = 1
     partial_seconds: float = 5.0
     max_failures: int = 2
     unit_timeout: float | None = None
@@ -73,6 +75,7 @@ class Workspace:
             task=study.task,
             threads=cluster.cpus_per_unit,
             device=cluster.device,
+            workers=cluster.workers_per_unit,
             partial_seconds=cluster.partial_seconds,
             max_failures=cluster.max_failures,
             unit_timeout=cluster.unit_timeout,

@@ -47,6 +47,7 @@ from silo_tune.study.workspace import Workspace
 from silo_tune.tasks.outputs import beside_logits, call, logits_of
 from silo_tune.tasks.own import OwnTask
 from silo_tune.training.process import enter
+from silo_tune.training.ranks import synchronised
 from silo_tune.training.trainer import Trainer, evaluate
 from silo_tune.training.worker import Worker
 
@@ -210,6 +211,8 @@ class _Network:
         self._sizes(model, masks)
         self.found.lines += [f"data, seed {dense.seed}: {note}" for note in getattr(self._feed(), "notices", ())]
         self._drawn(model)
+        if self.worker.team is not None:
+            synchronised(copy.deepcopy(model), self.worker.device)
         with self.found.about("model"):
             stepped = replace(dense, epochs=max(1, dense.epochs))  # a checkpoint has none
             trainer = self.worker.trainer_of(stepped, model, masks, max_lr, frozenset())

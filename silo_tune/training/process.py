@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 
 import torch
@@ -25,6 +26,20 @@ def choose_device(wanted: str) -> torch.device:
             raise BadInput("cluster.device: no CUDA device is visible to this worker; set it to auto, or gpus_per_unit")
         return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def require_room(workspace: Workspace) -> None:
+    """Raises BadInput when this machine has fewer cores or GPUs than the workers of one trial take."""
+    if workspace.workers == 1:
+        return
+    on_gpu = choose_device(workspace.device).type == "cuda"
+    have = torch.cuda.device_count() if on_gpu else (os.cpu_count() or 1)
+    want = workspace.workers * (1 if on_gpu else workspace.threads)
+    if want > have:
+        raise BadInput(
+            f"cluster.workers_per_unit: a trial wants {want} {'GPUs' if on_gpu else 'CPUs'} of one machine, and this "
+            f"one has {have}; take fewer workers, or a cluster with larger nodes (plan for it with --no-preflight)"
+        )
 
 
 def device_name(device: torch.device) -> str:

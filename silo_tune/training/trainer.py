@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from silo_tune.schedules.shapes import maximum_of
 from silo_tune.seeds import seed_globally, stream, stream_seed
 from silo_tune.study.parts import made_profile
 from silo_tune.tasks.outputs import examples_in
-from silo_tune.tasks.seam import Evaluation, Task
+from silo_tune.tasks.seam import Evaluation, Losses, Task
 from silo_tune.training.optimizers import (
     BUFFERS,
     begin_late_momentum,
@@ -46,6 +46,23 @@ DIVERGED_LOSS = 1.5
 STATE_FORMAT = "3"
 OPTIMIZER_STATE = ("optim", "optim-numbers")  # groups of tensors in a state
 STANDING = ("epoch", "step", "seconds", "peak", "train_loss", "best_test")
+
+
+class Together(Protocol):
+    """The processes that train an epoch, as one of them sees it: see `ranks.Ranks`."""
+
+    @property
+    def share(self) -> tuple[int, int]: ...
+
+    def losses(self, batch: Any, last: bool) -> Losses: ...
+
+    def total(self, value: float | Tensor) -> Tensor: ...
+
+
+class AnyTeam(Protocol):
+    """Several processes that train together: see `ranks.Team`."""
+
+    def epoch(self, trainer: Trainer) -> contextlib.AbstractContextManager[Together]: ...
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,9 @@ class Trainer:
         snapshots: numbers of steps after which the weights are kept in `taken`.
         keep_previous: keep the parameters as they are when the last epoch begins in `previous`. Partial states stand
             between epochs, so a resumed training finds them as they were.
+
+    Attributes:
+        team: the processes that train it together; None is this one alone.
     """
 
     def __init__(
@@ -114,6 +134,8 @@ class Trainer:
         precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
         self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
         self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
+        self.team: AnyTeam | None = None
+        self._ranks: Together | None = None
         self.remask(masks)
 
     @property
@@ -132,20 +154,31 @@ class Trainer:
         Raises:
             Violation: a pruned weight is not zero.
         """
+        if self.team is None:
+            return self._run_epoch()
+        try:
+            with self.team.epoch(self) as self._ranks:
+                return self._run_epoch()
+        finally:
+            self._ranks = None
+
+    def _run_epoch(self) -> EpochLog:
         began = time.perf_counter()
         if self.keep_previous and self.epoch == self.unit.epochs - 1:
             self.previous = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         where = (self.unit.seed, self.unit.cycle, self.unit.repeat, self.epoch)
         # Dropout and the like draw from the global stream: it too is a function of where the epoch stands.
-        seed_globally(stream_seed("noise", *where))
+        seed_globally(stream_seed("noise" if not self._rank else f"noise of rank {self._rank}", *where))
         self.model.train()
         loss_sum = torch.zeros((), device=self.feed.device)
         count = 0
         for batches in self._batches_of_steps(where):
-            examples = sum(map(examples_in, batches))
+            examples = self._examples_of_step(batches, count)
             loss_sum += self._one_step(batches) * examples
             count += examples
         self.epoch += 1
+        if self._ranks is not None:
+            loss_sum = self._ranks.total(loss_sum)
         self.train_loss = float(loss_sum) / count
         seconds = time.perf_counter() - began
         self.seconds += seconds
@@ -166,7 +199,10 @@ class Trainer:
 
     def _batches_of_steps(self, where: tuple[int, int, int, int]) -> Iterator[list[Any]]:
         """The batches of an epoch, those of a step together: the examples of one large batch, in its order."""
-        batches = iter(self.feed.epoch(self.unit.batch, stream("order", *where), stream("augment", *where)))
+        streams, share = (stream("order", *where), stream("augment", *where)), None
+        if self._ranks is not None:
+            share = self._ranks.share
+        batches = iter(self.feed.epoch(self.unit.batch, *streams, share))
         while step := list(itertools.islice(batches, self.unit.accumulate)):
             yield step
 
@@ -203,20 +239,39 @@ class Trainer:
 
     def _gradients(self, batches: Sequence[Any]) -> Tensor:
         """Add up the gradient of the mean over the batches of a step; the told loss, a mean likewise."""
-        if len(batches) == 1:
-            with self._autocast:
-                losses = self.task.losses(self.model, batches[0])
+        ranks = self._ranks
+        if len(batches) == 1 and ranks is None:
+            losses = self._losses(batches[0])
             self._scaler.scale(losses.objective).backward()
             return losses.told.detach()
         sizes = [self.task.size(batch) for batch in batches]
+        whole = sum(sizes) if ranks is None else ranks.total(sum(sizes))
         told = torch.zeros((), device=self.feed.device)
-        for batch, size in zip(batches, sizes, strict=True):
-            with self._autocast:
-                losses = self.task.losses(self.model, batch)
-            share = size / sum(sizes)
-            self._scaler.scale(losses.objective * share).backward()
+        for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), start=1):
+            losses = self._losses(batch, number == len(batches))
+            share = size / whole
+            # The gradients of several ranks are averaged, and each is a part of the sum.
+            times = share if ranks is None else share * ranks.share[1]
+            self._scaler.scale(losses.objective * times).backward()
             told += losses.told.detach() * share
         return told
+
+    def _losses(self, batch: Any, last: bool = True) -> Losses:
+        with self._autocast:
+            if self._ranks is None:
+                return self.task.losses(self.model, batch)
+            return self._ranks.losses(batch, last)
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self._ranks is None else self._ranks.share[0]
+
+    def _examples_of_step(self, batches: Sequence[Any], before: int) -> int:
+        """Examples of a step, on all ranks; `before` it there were so many in this epoch."""
+        if self._ranks is None:
+            return sum(map(examples_in, batches))
+        used = min(len(self.feed.train), self.feed.steps(self.unit.batch) * self.unit.batch)
+        return min(self.unit.step_batch, used - before)
 
     def _mask_gradients(self) -> None:
         """What pruned weights would do counts for nothing: in a norm, or in an optimizer that looks at whole layers."""

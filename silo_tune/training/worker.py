@@ -40,6 +40,7 @@ from silo_tune.training.boosting import BoostingLoop, columns_of, empty, is_boos
 from silo_tune.training.gradient_stats import Spreads, measure
 from silo_tune.training.ice import IceLoop, carries, is_loop
 from silo_tune.training.process import choose_device, device_name, enter
+from silo_tune.training.ranks import Team
 from silo_tune.training.trainer import OPTIMIZER_STATE, EpochLog, Trainer, evaluate
 
 T = TypeVar("T")
@@ -77,6 +78,7 @@ class Worker:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
         self.device = choose_device(workspace.device)
+        self.team = Team(workspace, dataset, self.device) if workspace.workers > 1 else None
         self._pruners: dict[tuple[int, ...], UnitPruner] = {}
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, AnyFeed] = {}
@@ -312,7 +314,9 @@ class Worker:
             points = self.workspace.rewind_points if unit.cycle == 0 else ()
             snapshots = frozenset(self._steps_at(unit, point) for point in points if point != "init")
         previous = "previous" in self.workspace.needs
-        return Trainer(unit, model, masks, self.feed(unit), max_lr, self.task(unit), snapshots, previous)
+        trainer = Trainer(unit, model, masks, self.feed(unit), max_lr, self.task(unit), snapshots, previous)
+        trainer.team = self.team
+        return trainer
 
     def feed(self, unit: Unit) -> AnyFeed:
         """The replicate's data; where the unit trains in stages, with columns for their predictions."""

@@ -260,8 +260,8 @@ def require_slots(study: Study, patience: float, monitor: Monitor) -> int:
         wanted, have = _shown(amounts), _have(list(amounts))
         if time.monotonic() >= until:
             raise BadInput(
-                f"[cluster] cpus_per_unit, gpus_per_unit, memory_per_unit_gb: a trial wants {wanted}; the cluster has "
-                f"{have}"
+                f"[cluster] workers_per_unit, cpus_per_unit, gpus_per_unit, memory_per_unit_gb: a trial wants "
+                f"{wanted}; the cluster has {have}"
             )
         if not told:
             monitor.notice(f"waiting for a node on which a trial fits: it wants {wanted}, the cluster has {have}")
@@ -278,10 +278,7 @@ def ask_autoscaler(cluster: Cluster, units: int) -> None:
 
 
 def _amounts(cluster: Cluster) -> dict[str, float]:
-    amounts = {"CPU": float(cluster.cpus_per_unit), "GPU": cluster.gpus_per_unit, "memory": 0.0}
-    if cluster.memory_per_unit_gb is not None:
-        amounts["memory"] = cluster.memory_per_unit_gb * 2**30
-    return {name: amount for name, amount in amounts.items() if amount > 0}
+    return {name: amount for name, amount in cluster.reserved.items() if amount > 0}
 
 
 def _fit(cluster: Cluster, have: Mapping[str, float]) -> int:

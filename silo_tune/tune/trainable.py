@@ -231,8 +231,6 @@ def _parent(run: Run, study: Study, key: str) -> Unit:
 
 def with_study(kind: type[tune.Trainable], study: Study, **what: Any) -> Any:
     """A Trainable with a study's resources and what its trials share."""
-    cluster = study.cluster
-    resources: dict[str, float] = {"cpu": cluster.cpus_per_unit, "gpu": cluster.gpus_per_unit}
-    if cluster.memory_per_unit_gb is not None:
-        resources["memory"] = cluster.memory_per_unit_gb * 2**30
+    reserved = study.cluster.reserved
+    resources = {"cpu": reserved.pop("CPU"), "gpu": reserved.pop("GPU"), **reserved}
     return tune.with_resources(tune.with_parameters(kind, **what), resources)
