@@ -143,9 +143,10 @@ def test_the_others_end_with_rank_0_and_after_what_it_raises(team: Bench) -> Non
 
     trainer.run_epoch()
     (other,) = trainer.team._others
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "_one_step", stopped)
-        trainer.run_epoch()
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run_epoch()
     assert other.process.poll() is not None
     trainer.run_epoch()  # they start anew
     (other,) = trainer.team._others

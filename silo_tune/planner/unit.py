@@ -100,6 +100,7 @@ class Unit:
     clip: float | None = None
     accumulate: int = 1
     decay: str = "all"
+    compile: bool = False
 
     @property
     def step_batch(self) -> int:
@@ -155,6 +156,7 @@ class UnitMaker:
                 "clip": study.retrain.clip,
                 "accumulate": study.retrain.accumulate,
                 "decay": study.retrain.decay,
+                "compile": study.retrain.compile,
             }
         )
         dense = study.dense

@@ -306,6 +306,5 @@ def apply_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
 
 def pruned_are_zero(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bool:
     """True when every pruned weight is exactly zero; the others must be finite."""
-    return not any(
-        bool((parameters[name].detach() * ~mask.to(parameters[name].device)).any()) for name, mask in masks.items()
-    )
+    left = [(parameters[name].detach() * ~mask.to(parameters[name].device)).any() for name, mask in masks.items()]
+    return not left or not bool(torch.stack(left).any())

@@ -351,10 +351,14 @@ def counted_cycles(study: Study, over: tuple[float, float] | None) -> list[int]:
 
 def pipeline_problems(study: Study) -> Iterator[tuple[str, str]]:
     """A pipeline has its own idea of a cycle; most remove whole filters."""
+    if study.retrain.compile and study.cluster.workers_per_unit > 1:
+        yield "cluster.workers_per_unit", "a compiled network trains in one process; leave retrain.compile out"
     for name, arm in study.arms.items():
         pipeline = study.settings(arm).pipeline
         if isinstance(pipeline, Ice | Boosting) and study.cluster.workers_per_unit > 1:
             yield f"arms.{name}.pipeline", "trains in one process; leave cluster.workers_per_unit out"
+        if isinstance(pipeline, Ice | Boosting) and study.retrain.compile:
+            yield f"arms.{name}.pipeline", "changes its network as it trains; leave retrain.compile out"
         if isinstance(pipeline, Boosting):
             yield from _boosting_problems(study, name)
         if pipeline is None or isinstance(pipeline, Boosting):

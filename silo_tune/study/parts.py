@@ -368,8 +368,12 @@ class Retrain(Frozen):
         allow_inf_nan=False,
         description="greatest norm of the gradient of a step; no limit when left out",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="number format of the forward and backward pass, in the dense cycle too"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="number format of the forward and backward pass, in the dense cycle too; tf32 and fp16 need a GPU",
+    )
+    compile: bool = Field(
+        default=False, description="is the network trained as torch.compile makes it, in the dense cycle too?"
     )
 
 

@@ -29,6 +29,7 @@ class Workspace:
         task: the study's [task].
         threads: torch threads.
         device: "auto", "cpu", "cuda" …
+        gpus: GPUs of each process; a share of one is a share of its memory, too.
         workers: processes that train a unit together, each with so many threads.
         partial_seconds: least time between two partial states (0: after every epoch).
         max_failures: how often a unit that raises is tried again.
@@ -48,6 +49,7 @@ class Workspace:
     task: TaskSpec | None = None
     threads: int = 1
     device: str = "auto"
+    gpus: float = 0.0
     workers: int = 1
     partial_seconds: float = 5.0
     max_failures: int = 2
@@ -75,6 +77,7 @@ class Workspace:
             task=study.task,
             threads=cluster.cpus_per_unit,
             device=cluster.device,
+            gpus=cluster.gpus_per_unit,
             workers=cluster.workers_per_unit,
             partial_seconds=cluster.partial_seconds,
             max_failures=cluster.max_failures,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -158,42 +158,49 @@ class _Seen:
 
     def __init__(self, task: Supervised, count: int) -> None:
         self.task, self.count, self.done = task, count, 0
-        self.loss, self.size = 0.0, 0.0
+        self.losses: list[Tensor] = []  # of batches; nothing is read from the device before the end
+        self.size = 0.0
         single = SINGLE[task.kind]
         self.names = (task.score.name, *task.further)
         needed = (DERIVED[name][0] if name in DERIVED else name for name in self.names)
-        self.single: dict[str, Any] = {name: None for name in needed if name in single}
+        self.single: dict[str, list[Tensor]] = {name: [] for name in needed if name in single}
         self.collects = any(name not in single and name not in DERIVED for name in self.names)
         self.outputs: list[Tensor] = []
         self.targets: list[Tensor] = []
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        task, stop = self.task, self.done + len(targets)
-        self.loss += float(task.objective.loss(outputs, task.scaled(targets), "sum"))
+        task = self.task
+        self.losses.append(task.objective.loss(outputs, task.scaled(targets), "sum"))
         self.size += task.objective.size(targets)
         judged = task.in_units(outputs)
         for name, kept in self.single.items():
-            values = SINGLE[task.kind][name](judged, targets).cpu().numpy()
-            if kept is None:
-                kept = self.single[name] = np.zeros(self.count, dtype=values.dtype)
-            kept[self.done : stop] = values
+            kept.append(SINGLE[task.kind][name](judged, targets))
         if self.collects:
             self.outputs.append(judged.cpu())
             self.targets.append(targets.cpu())
-        self.done = stop
+        self.done += len(targets)
 
     def evaluation(self) -> Evaluation:
+        self.known = {name: self._whole(kept) for name, kept in self.single.items()}
         scores = {name: self._score(name) for name in self.names}
-        examples = self.single.get(self.task.score.name)
+        examples = self.known.get(self.task.score.name)
+        loss = 0.0
+        for told in torch.stack(self.losses).tolist():  # not by `sum`, which newer Pythons round otherwise
+            loss += told
         left_out = self.size / self.done * (self.count - self.done)
         also = {name: scores[name] for name in self.task.further}
-        return Evaluation(scores[self.task.score.name], self.loss / (self.size + left_out), examples, also)
+        return Evaluation(scores[self.task.score.name], loss / (self.size + left_out), examples, also)
+
+    def _whole(self, kept: Sequence[Tensor]) -> Any:
+        """Scores of all examples; of those that no batch held, 0."""
+        values = torch.cat(list(kept)).cpu().numpy()
+        return np.concatenate([values, np.zeros(self.count - self.done, dtype=values.dtype)])
 
     def _score(self, name: str) -> float:
         if name in DERIVED:
             of, function = DERIVED[name]
             return function(self._score(of))
-        values = self.single.get(name)
+        values = self.known.get(name)
         if values is not None:
             total = int(values.sum()) if values.dtype == bool else float(values.sum(dtype=np.float64))
             return total / self.count

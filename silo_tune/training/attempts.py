@@ -25,6 +25,8 @@ def attempts(
 ) -> Attempts:
     """Run a unit, again after an error, up to `max_failures` times more; then the outcome is "failed", with its reason.
 
+    A GPU whose memory is used up fails it at once.
+
     Yields after every epoch, and None after an attempt that failed.
 
     Args:
@@ -55,16 +57,20 @@ def attempts(
             except BaseException as error:  # a network may raise anything, SystemExit too
                 reason = late() if isinstance(error, TimedOut) else reason_of(error)
                 place = worker.units.write_log(unit.key, traceback.format_exc())
-                attempt = f"attempt {failures + 1} of {max_failures + 1}"
+                hopeless = CUDA_OUT_OF_MEMORY in reason
+                attempt = "not tried again" if hopeless else f"attempt {failures + 1} of {max_failures + 1}"
                 worker.notice(f"trial {unit.key[:12]} failed ({reason}); {attempt}, see {place}")
                 break
             epoch = log.epoch
             yield log
         yield None
+        if hopeless:  # the same batch would not fit the next time
+            break
     return {"key": unit.key, "status": "failed", "error": f"{reason} (see {place})"}
 
 
 # How torch says it: on a CPU a plain RuntimeError.
+CUDA_OUT_OF_MEMORY = "CUDA out of memory"
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -74,6 +80,11 @@ def reason_of(error: BaseException) -> str:
     memory = isinstance(error, MemoryError) or any(sign in said for sign in OUT_OF_MEMORY)
     if not memory:
         return said
+    if CUDA_OUT_OF_MEMORY in said:
+        return (
+            f"the GPU's memory is used up ({said}); train with a smaller retrain.batch (retrain.accumulate keeps the "
+            f"step), or let fewer trials share a GPU by a larger cluster.gpus_per_unit"
+        )
     return (
         f"out of memory ({said}); let each trial reserve more with cluster.memory_per_unit_gb, or train with a "
         f"smaller retrain.batch"

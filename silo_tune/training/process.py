@@ -15,16 +15,39 @@ from silo_tune.study.handed import hand_over
 from silo_tune.study.workspace import Workspace
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The training device; "auto" is the GPU if this process may use one. GPU paths are not measured."""
+def choose_device(wanted: str, gpus: float = 0.0) -> torch.device:
+    """The training device; "auto" is the GPU if this process may use one. GPU paths are not measured.
+
+    Args:
+        wanted: the device.
+        gpus: GPUs of a unit; of a share of one, this process takes no more of its memory than that.
+
+    Raises:
+        BadInput: there is no such device, or no GPU where one is asked for.
+    """
+    device = _chosen(wanted, gpus)
+    if device.type == "cuda" and 0 < gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus, device)
+    return device
+
+
+def _chosen(wanted: str, gpus: float) -> torch.device:
     if wanted != "auto":
         try:
             device = torch.device(wanted)
         except RuntimeError as error:
             raise BadInput(f"cluster.device: {str(error).splitlines()[0]}") from None
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise BadInput("cluster.device: no CUDA device is visible to this worker; set it to auto, or gpus_per_unit")
+            raise BadInput(
+                f"cluster.device: {wanted!r} is asked for, and this process sees no CUDA device; on a cluster set "
+                f"gpus_per_unit, on a machine without a GPU set device to auto"
+            )
         return device
+    if gpus and not torch.cuda.is_available():
+        raise BadInput(
+            f"cluster.gpus_per_unit: {gpus:g} is asked for, and this process sees no CUDA device; leave it out to "
+            f"train on CPUs"
+        )
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -32,7 +55,7 @@ def require_room(workspace: Workspace) -> None:
     """Raises BadInput when this machine has fewer cores or GPUs than the workers of one trial take."""
     if workspace.workers == 1:
         return
-    on_gpu = choose_device(workspace.device).type == "cuda"
+    on_gpu = choose_device(workspace.device, workspace.gpus).type == "cuda"
     have = torch.cuda.device_count() if on_gpu else (os.cpu_count() or 1)
     want = workspace.workers * (1 if on_gpu else workspace.threads)
     if want > have:

@@ -11,20 +11,17 @@ import contextlib
 import copy
 import hashlib
 import os
-import queue
 import subprocess
 import sys
 import tempfile
-import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,14 +30,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from silo_tune.errors import BadInput, Violation, one_line
-from silo_tune.models.checkpoint import pack, unpack
-from silo_tune.planner.unit import Unit
+from silo_tune.models.checkpoint import pack
 from silo_tune.pruning.prune_step import few
 from silo_tune.study.workspace import Workspace
 from silo_tune.tasks.seam import Losses, Task
-
-if TYPE_CHECKING:
-    from silo_tune.training.trainer import Trainer
+from silo_tune.training.trainer import Trainer
 
 # A rank that neither answers nor dies has failed after so long.
 SILENT = timedelta(minutes=10)
@@ -155,7 +149,7 @@ class Team:
                 ) from error
         for other in self._others:
             other.pipe.recv()  # it has the data, and joins
-        _join(0, count, store, self._device)
+        join(0, count, store, self._device)
 
     def _reason(self, error: BaseException) -> str | None:
         """Which rank died and why, where an error came from that."""
@@ -187,7 +181,7 @@ class _Other:
     def __init__(self, rank: int, scratch: Path) -> None:
         self.rank, self.log = rank, scratch / f"rank-{rank}.log"
         self.pipe, theirs = Pipe()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from silo_tune.training.ranks import follow; "
+        code = f"import sys; sys.path[:] = {sys.path!r}; from silo_tune.training.other_ranks import follow; "
         with theirs, self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"{code}follow({theirs.fileno()})"],
@@ -215,7 +209,7 @@ def _end_all(others: Sequence[_Other]) -> None:
         other.pipe.close()
 
 
-def _join(rank: int, count: int, store: str, device: torch.device) -> None:
+def join(rank: int, count: int, store: str, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(rank)
     elif sys.platform == "linux":  # all ranks are on this machine: nothing listens elsewhere
@@ -263,47 +257,3 @@ def digest(parameters: Mapping[str, Tensor]) -> str:
     for parameter in parameters.values():
         told.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return told.hexdigest()
-
-
-# --- the other ranks ---
-
-
-def follow(handle: int) -> None:
-    """The life of a rank that is not 0: train the epochs that come through a pipe, until its other end is gone."""
-    from silo_tune.training.worker import Worker
-
-    pipe, came = Connection(handle), queue.SimpleQueue[Any]()
-
-    def listen() -> None:
-        while True:
-            try:
-                came.put(pipe.recv())
-            except (EOFError, OSError):
-                os._exit(0)  # rank 0 is gone, and nothing else may notice
-
-    threading.Thread(target=listen, daemon=True).start()
-    workspace, dataset, rank, count, store = came.get()
-    worker = Worker(replace(workspace, workers=1), dataset)
-    pipe.send("ready")
-    _join(rank, count, store, worker.device)
-    while True:
-        spec, max_lr, data, some_unused = came.get()
-        unit = Unit.from_spec(spec)
-        groups, meta = unpack(data)
-        masks = {name: mask.to(worker.device) for name, mask in groups["mask"].items()}
-        trainer = worker.trainer_of(unit, worker.fresh(unit, 0), masks, max_lr, frozenset())
-        trainer.restore(groups, meta)
-        trainer.team = _Follower(some_unused)
-        trainer.run_epoch()
-        pipe.send(digest(trainer.parameters))
-
-
-@dataclass
-class _Follower:
-    """A team as a rank that is not 0 sees it."""
-
-    some_unused: bool
-
-    @contextlib.contextmanager
-    def epoch(self, trainer: Trainer) -> Iterator[Ranks]:
-        yield Ranks(trainer, synchronised(trainer.model, trainer.feed.device), self.some_unused)

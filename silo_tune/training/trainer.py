@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from silo_tune.data.batches import Part
 from silo_tune.data.example_feed import AnyFeed
-from silo_tune.errors import BadInput, Violation
+from silo_tune.errors import BadInput, Violation, one_line
 from silo_tune.machine import VERSION
 from silo_tune.models.checkpoint import copy_into, load_weights
 from silo_tune.planner.unit import Unit
@@ -74,6 +74,11 @@ class EpochLog:
     seconds: float
 
 
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Are all numbers finite? The device is waited for once."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
 def names_hash(tensors: Mapping[str, Tensor]) -> str:
     """Stands for the names of an optimizer's buffers: which weights have moved is not known before the training."""
     return hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()
@@ -100,6 +105,8 @@ class Trainer:
 
     Attributes:
         team: the processes that train it together; None is this one alone.
+        called: the network as training calls it; compiled where the unit asks for that and torch can.
+        notice: told when it cannot.
     """
 
     def __init__(
@@ -131,9 +138,17 @@ class Trainer:
         self.best_test = math.nan  # where a study asks for the greatest test accuracy over epochs
         self.diverged: str | None = None
         device = feed.device.type
-        precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[unit.precision]
+        if device == "cpu" and unit.precision in ("tf32", "fp16"):
+            raise BadInput(
+                f"retrain.precision: {unit.precision} needs a GPU, and this process sees none; take bf16, or fp32"
+            )
+        if device == "cuda":  # left to itself torch rounds convolutions to TF32, and nothing else
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = unit.precision == "tf32"
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(unit.precision)
         self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
         self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
+        self.called: nn.Module = torch.compile(model) if unit.compile else model
+        self.notice: Callable[[str], None] = lambda message: None
         self.team: AnyTeam | None = None
         self._ranks: Together | None = None
         self.remask(masks)
@@ -258,9 +273,18 @@ class Trainer:
 
     def _losses(self, batch: Any, last: bool = True) -> Losses:
         with self._autocast:
-            if self._ranks is None:
-                return self.task.losses(self.model, batch)
-            return self._ranks.losses(batch, last)
+            if self._ranks is not None:
+                return self._ranks.losses(batch, last)
+            if self.called is not self.model:
+                try:
+                    return self.task.losses(self.called, batch)
+                except torch._dynamo.exc.TorchDynamoException as error:
+                    self.called = self.model
+                    self.notice(
+                        f"retrain.compile: torch cannot compile this network on this machine ({one_line(error)}); it "
+                        f"is trained as it is"
+                    )
+            return self.task.losses(self.model, batch)
 
     @property
     def _rank(self) -> int:
@@ -285,7 +309,7 @@ class Trainer:
         return self.unit.optimizer.get("name") not in BUFFERS
 
     def _judge(self) -> None:
-        finite = math.isfinite(self.train_loss) and all(bool(p.isfinite().all()) for p in self.parameters.values())
+        finite = math.isfinite(self.train_loss) and all_finite(self.parameters.values())
         if not finite:
             self.diverged = f"loss or weights not finite in epoch {self.epoch} of {self.unit.epochs}"
         elif self.epoch * 2 > self.unit.epochs and self.train_loss > self.limit:

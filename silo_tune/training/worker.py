@@ -77,13 +77,14 @@ class Worker:
     def __init__(self, workspace: Workspace, dataset: AnySet, notice: Callable[[str], None] = lambda m: None) -> None:
         enter(workspace)
         self.workspace, self.dataset, self.notice = workspace, dataset, notice
-        self.device = choose_device(workspace.device)
+        self.device = choose_device(workspace.device, workspace.gpus)
         self.team = Team(workspace, dataset, self.device) if workspace.workers > 1 else None
         self._pruners: dict[tuple[int, ...], UnitPruner] = {}
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, AnyFeed] = {}
         self._tasks: dict[int, Task] = {}
         self._taught_by: tuple[str, Task] | None = None
+        self._uncompiled = False  # could the network not be compiled here?
 
     def run(self, unit: Unit) -> Progress:
         """Train one unit: yields after every epoch, returns the committed result.
@@ -316,7 +317,15 @@ class Worker:
         previous = "previous" in self.workspace.needs
         trainer = Trainer(unit, model, masks, self.feed(unit), max_lr, self.task(unit), snapshots, previous)
         trainer.team = self.team
+        if self._uncompiled:
+            trainer.called = trainer.model
+        trainer.notice = self._not_compiled
         return trainer
+
+    def _not_compiled(self, message: str) -> None:
+        """Told once, of all units."""
+        self._uncompiled = True
+        self.notice(message)
 
     def feed(self, unit: Unit) -> AnyFeed:
         """The replicate's data; where the unit trains in stages, with columns for their predictions."""
