@@ -147,7 +147,7 @@ class Trainer:
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(unit.precision)
         self._autocast: Any = contextlib.nullcontext() if precision is None else torch.autocast(device, dtype=precision)
         self._scaler = torch.amp.GradScaler(device, enabled=unit.precision == "fp16" and device == "cuda")
-        self.called: nn.Module = torch.compile(model) if unit.compile else model
+        self.called: Any = torch.compile(model) if unit.compile else model
         self.notice: Callable[[str], None] = lambda message: None
         self.team: AnyTeam | None = None
         self._ranks: Together | None = None
