@@ -218,10 +218,10 @@ BREAKAGES = (
     ),
     Breakage(
         "Examples are kept in the order of their part",
-        "those of the first batches are written over",
+        "batches are put together from the last one on",
         "silo_tune/tasks/supervised.py",
-        "        self.done = stop\n",
-        "        self.done = 0\n",
+        "torch.cat(list(kept))",
+        "torch.cat(list(kept)[::-1])",
         "tests/test_examples.py::test_a_unit_keeps_which_examples_its_committed_weights_get_right",
     ),
     Breakage(

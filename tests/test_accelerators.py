@@ -27,7 +27,7 @@ class Reads(TorchDispatchMode):
     """Counts the numbers that Python reads from a device: `.item`, float(), bool(), and copies of CPU tensors."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -146,7 +146,7 @@ def test_a_gpu_whose_memory_is_used_up_fails_a_unit_once_with_advice(
         yield
 
     monkeypatch.setattr(bench.worker, "run", full)
-    outcome = drain(attempts(bench.worker, bench.unit(0, None), max_failures=2))  # type: ignore[arg-type]
+    outcome = drain(attempts(bench.worker, bench.unit(0, None), max_failures=2))
     assert (outcome["status"], len(tries), len(bench.notices)) == ("failed", 1, 1)
     for told in ("Tried to allocate 20.00 GiB", "smaller retrain.batch", "cluster.gpus_per_unit"):
         assert told in outcome["error"]

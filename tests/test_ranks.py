@@ -126,7 +126,7 @@ def test_a_rank_that_is_killed_fails_the_attempt_and_the_next_one_is_of_all(team
     os.kill(gone.pid, signal.SIGKILL)
     assert next(progress) is None  # the attempt has failed
     assert "rank 1 of 2 was killed by signal 9" in team.notices[-1]
-    result = drain(progress)  # type: ignore[arg-type]
+    result = drain(progress)
     assert result["status"] == "ok"
     alone = Bench(Path(team.workspace.run).parent / "one", study_of(workers=1))
     assert result["val_loss"] == pytest.approx(alone.train(dense)["val_loss"], rel=1e-5)

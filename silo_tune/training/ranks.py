@@ -255,5 +255,5 @@ def digest(parameters: Mapping[str, Tensor]) -> str:
     """Stands for the exact weights."""
     told = hashlib.sha256()
     for parameter in parameters.values():
-        told.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        told.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return told.hexdigest()
