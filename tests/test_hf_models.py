@@ -207,6 +207,27 @@ def test_a_folder_is_meant_from_the_studys_own(folders: Path, tmp_path: Path) ->
     assert load_study(tmp_path / "study.toml").model.name == f"hf:{tmp_path / 'vit'}"
 
 
+def test_what_a_run_records_is_the_same_study(folders: Path) -> None:
+    made = parse_study(table(folders, "bert", "sequence-classification"))
+    assert made.model.resolved()["name"] == "hf"
+    assert parse_study(made.model_dump(mode="json", exclude_none=True), recorded=True) == made
+
+
+def test_a_small_form_has_two_layers_and_short_texts(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "bert", tmp_path / "bert")
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 12}))
+    made = small_table(model={"head": "sequence-classification"}, data={"name": "text", "path": "x", "text": "t"})
+    made["data"]["target"], made["model"]["name"] = "y", "hf:bert"
+    (tmp_path / "study.toml").write_text(tomli_w.dumps(made))
+    small = load_study(tmp_path / "study.toml", smoke=True)
+    assert (small.model.args["num_hidden_layers"], small.data.length) == (2, 32)
+    made["model"]["num_hidden_layers"], made["data"]["length"] = 1, 8
+    (tmp_path / "study.toml").write_text(tomli_w.dumps(made))
+    small = load_study(tmp_path / "study.toml", smoke=True)
+    assert (small.model.args["num_hidden_layers"], small.data.length) == (1, 8)
+
+
 # --- mistakes ---
 
 

@@ -108,7 +108,7 @@ class Named(Frozen):
     def _flat(self) -> dict[str, Any]:
         if self.function is not None and {"name", "function", "version", "args"} & set(self.args):
             return {"function": self.function, "version": self.version, "args": self.args}  # flat it reads otherwise
-        return self.resolved()
+        return Named.resolved(self)  # as it is written, which in a key may be another table
 
     def resolved(self) -> dict[str, Any]:
         """The flat table; what enters a unit's key."""

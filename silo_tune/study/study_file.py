@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import tomllib
@@ -120,7 +121,7 @@ def _read(path: str | os.PathLike[str], sets: Sequence[str], smoke: bool) -> tup
     if not recorded:
         table = _whole(table, str(file))
     if smoke:
-        table = smoke_table(table)
+        table = smoke_table(table, file.parent)
     for change in sets:  # last: what is asked for by name wins over --smoke
         _apply_set(table, change)
     # The paths of a record are as the run reached them.
@@ -339,16 +340,25 @@ def put(table: dict[str, Any], key: str, value: Any) -> None:
 NO_PATHS = (*BROUGHT, *TOKENIZERS)  # what may stand where a path may
 # 0.05, the tolerance, is above 2 of 64.
 SMOKE_EXAMPLES = {"train_examples": 32, "val_examples": 64, "test_examples": 32}
+SMOKE_SEQUENCES = {"text": "length", "tokens": "block"}  # of which data, the key of how long an example is
+SMOKE_TOKENS = 32
+SMOKE_LAYERS = 2  # of a network of transformers; what its config calls them:
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
 SMOKE_BATCH = 16  # two steps an epoch: one for a ramp, one for what follows it
 SMOKE_SIDE = 32  # pixels; the least that every registered network takes
 
 
-def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
+def smoke_table(table: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
     """The same study shrunk to seconds.
 
-    3 cycles, 2 seeds, 1 epoch, 3 grid points, few small examples, a small form of the network, a coarse tolerance.
+    3 cycles, 2 seeds, 1 epoch, 3 grid points, few small examples (short texts), a small form of the network (of one of
+    transformers, whose folder is here, few layers), a coarse tolerance.
     Pretrained weights keep their network and its image size, since they fit no other.
     What is wrong in the study stays wrong in the small one, for its check to tell.
+
+    Args:
+        table: the study.
+        folder: that it stands in.
     """
     small = dict(table)
     if isinstance(small.get("name"), str):
@@ -356,7 +366,7 @@ def smoke_table(table: Mapping[str, Any]) -> dict[str, Any]:
     small["cycles"] = _at_most(3, small.get("cycles"))
     small |= _shrunk(table, "data", _few_examples)
     if not _pretrained(table):
-        small |= _smoke_network(table.get("model"), small.get("data"))
+        small |= _smoke_network(table.get("model"), small.get("data")) or _fewer_layers(table.get("model"), folder)
     small |= _shrunk(table, "dense", lambda dense: _one_epoch(dense) if "checkpoint" not in dense else dense)
     small |= _shrunk(table, "prune", _early_rewind)
     small |= _shrunk(table, "retrain", lambda part: _small_batch(_one_epoch(part)))
@@ -387,6 +397,9 @@ def _one_epoch(part: Table) -> Table:
 
 def _few_examples(part: Table) -> Table:
     part = renamed(part)
+    for name, key in SMOKE_SEQUENCES.items():
+        if part.get("name") == name:
+            part[key] = _at_most(SMOKE_TOKENS, part.get(key, SMOKE_TOKENS))
     return {**part, **{key: _at_most(count, part.get(key, count)) for key, count in SMOKE_EXAMPLES.items()}}
 
 
@@ -412,6 +425,22 @@ def _smoke_network(model: Any, data: Any) -> Table:
     if size is not None:
         small["data"] = {**data, "size": _at_most(_side(args.get("patch")), size)}
     return small
+
+
+def _fewer_layers(model: Any, folder: Path) -> Table:
+    """A network of transformers with few layers, where its config is here and says how many it has."""
+    name = model.get("name") if isinstance(model, Mapping) else None
+    if not isinstance(name, str) or not name.startswith(registry.HF_PREFIX) or model.get("pretrained"):
+        return {}
+    try:
+        place = folder / os.path.expanduser(name.removeprefix(registry.HF_PREFIX)) / "config.json"
+        config = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(config, Mapping) or "layer_types" in config:  # a list with an entry for each
+        return {}
+    own = {key: model.get(key, config[key]) for key in LAYER_KEYS if key in config}
+    return {"model": {**model, **{key: _at_most(SMOKE_LAYERS, value) for key, value in own.items()}}} if own else {}
 
 
 def _size(data: Any) -> Any:
