@@ -20,10 +20,10 @@ def stream_seed(purpose: str, seed: int, cycle: int = 0, repeat: int = 0, epoch:
 def seed_globally(seed: int) -> None:
     """Seed what layers draw from, as `torch.manual_seed` does.
 
-    Where there is no accelerator that one keeps a stack for the day that there is, for up to a millisecond.
+    Where there is no GPU that one keeps a stack for the day that there is, for up to a millisecond.
     """
     torch.default_generator.manual_seed(seed)
-    if torch.accelerator.is_available():
+    if torch.cuda.is_available():
         torch.manual_seed(seed)
 
 
