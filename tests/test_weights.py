@@ -376,7 +376,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(digits: str, tmp_path: Path, m
     words = ("weights", digits, "--arm", "silo", "--seed", "0", "--out", "out", "--push", "me/mine")
     done = in_process(*words, cwd=tmp_path)
     assert done.returncode == 2
-    assert "--push: out is written, and could not be uploaded to me/mine (ConnectError" in done.stderr
+    assert "--push: out is written, and could not be uploaded to me/mine (Connect" in done.stderr
     assert done.stderr.count("\n") == 1
     assert silo_tune.load(tmp_path / "out")
 

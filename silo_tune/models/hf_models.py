@@ -101,10 +101,10 @@ def _read(auto: Any, folder: str, config: Any, args: Mapping[str, Any]) -> nn.Mo
     )
     inside = f"{made.base_model_prefix}."
     body = [name for name in made.state_dict() if name.startswith(inside)]
-    lost = {
-        entry if isinstance(entry, str) else entry[0] for entry in (*info["mismatched_keys"], *info["missing_keys"])
-    }
-    other = [entry[0] for entry in info["mismatched_keys"] if entry[0].startswith(inside)]
+    # Names, or with their shapes: transformers has had both.
+    misfits = [entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]]
+    lost = {*misfits, *info["missing_keys"]}
+    other = [name for name in misfits if name.startswith(inside)]
     if other or (body and lost.issuperset(body)):
         told = f"{', '.join(other[:3])} have another shape" if other else "they are of another network"
         raise BadInput(f"model: the weights of {folder!r} do not fit its config: {told}; leave keys of the config out")
