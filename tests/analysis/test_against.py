@@ -98,10 +98,42 @@ def test_arms_with_the_same_units_differ_by_nothing() -> None:
 def test_holm_is_over_arms_overall_and_over_arms_and_cycles_by_cycle() -> None:
     study = make_study({name: ARMS[name] for name in ("silo", "low", "high", "ramp")})
     table = against_table(chain_rows(make_frame(study)), study)
-    for part in (table[table["cycle"].isna()], table[table["cycle"].notna()]):
+    tested = table[table["outcome"] != "identical"]  # low is where the S starts
+    for part in (tested[tested["cycle"].isna()], tested[tested["cycle"].notna()]):
         for name in ("p", "p_equivalent"):
             assert part[f"{name}_holm"].tolist() == pytest.approx(holm(part[name].tolist()))
-    assert (len(table[table["cycle"].isna()]), len(table[table["cycle"].notna()])) == (3, 3 * 8)
+    assert (len(tested[tested["cycle"].isna()]), len(tested[tested["cycle"].notna()])) == (3, 3 * 8 - 1)
+
+
+def test_arms_that_trained_the_same_units_at_one_cycle_are_identical_there_and_nowhere_else() -> None:
+    found = summarise(make_frame(study := make_study(cycles=4)), study)
+    rows = {(row["arm"], row["cycle"]): row for row in found.against.to_dict("records") if not pd.isna(row["cycle"])}
+    assert [rows["low", cycle]["outcome"] == "identical" for cycle in (1, 2, 3)] == [True, False, False]
+    assert not any(rows["high", cycle]["outcome"] == "identical" for cycle in (1, 2, 3))
+    tests = ("p", "p_holm", "p_equivalent", "p_equivalent_holm", "needed_low")
+    assert all(pd.isna(rows["low", 1][name]) for name in tests)
+    assert set(found.against.loc[found.against["cycle"].isna(), "outcome"]) <= {"better", "worse", "equivalent"}
+    figure: Any = against_figure(found)
+    assert [text.get_text() for text in figure.axes[1].texts].count("=") == 1
+    assert figure.axes[1].get_title().endswith("=: the same trials")
+
+
+def test_a_seed_with_units_of_its_own_makes_a_difference_a_test() -> None:
+    study = make_study(cycles=4)
+    other = make_frame(study, spoil=lambda row: {"key": "another"} if (row["arm"], row["seed"]) == ("low", 1) else {})
+    rows = against_table(chain_rows(other), study)
+    assert rows.loc[(rows["arm"] == "low") & (rows["cycle"] == 1), "outcome"].tolist() == ["equivalent"]
+
+
+def test_a_chain_that_diverged_is_identical_as_long_as_its_last_unit_is_the_same() -> None:
+    study = make_study(cycles=4)
+    lost = make_frame(
+        study, spoil=lambda row: diverged() if row["arm"] in ("silo", "low") and row["cycle"] == 1 else {}
+    )
+    ends = lost[~(lost["arm"].isin(["silo", "low"]) & (lost["cycle"] > 1))]
+    rows = against_table(chain_rows(ends), study)
+    assert set(rows.loc[rows["arm"] == "low", "outcome"]) == {"identical"}
+    assert "identical" not in set(rows.loc[rows["arm"] == "high", "outcome"])
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
     groups = [(name, rows[rows["outcome"] == name]) for name in OUTCOMES]
     said = "; ".join(_group(summary, group, name) for name, group in groups if len(group))
     tested = int(rows["p"].notna().sum())
-    holm = f"Holm over {plural(tested, 'arm')}" if tested else f"no test below {FEWEST_TOLD_APART} seeds"
+    holm = f"Holm over {plural(tested, 'arm')}" if tested else _no_test(rows)
     last = summary.study.cycles - 1
     yield (
         f"On test, {summary.schedule} {MINUS} arm, mean over cycles {FIRST_ENDPOINT_CYCLE} to {last} (above 0 "
@@ -140,14 +140,30 @@ def _by_cycle(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
     place = f"{percent(row['weights_remaining'])} % of the weights (cycle {row['cycle']})"
     where = f"at {place}, {bare(row)}, against {row['arm']}"
     if not len(shown):
-        few = f"fewer than {FEWEST_TOLD_APART} seeds show nothing"
-        why = "no single cycle shows a difference" if len(tested) else few
-        yield f"By cycle {why}; the largest is {where}."
+        why = "no single cycle shows a difference" if len(tested) else _no_test(rows)
+        yield f"By cycle {why}; the largest is {where}.{_same_at(rows)}"
         return
     better = int((shown["difference"] > 0).sum())
     yield (
         f"By cycle (Holm over {len(tested)} pairs of arm and cycle) {summary.schedule} is shown better in {better} and "
         f"worse in {len(shown) - better}, in {cycle_list(sorted(set(shown['cycle'])))}; the largest is {where}."
+        f"{_same_at(rows)}"
+    )
+
+
+def _no_test(rows: pd.DataFrame) -> str:
+    same = bool((rows["outcome"] == "identical").all())
+    return "nothing to test" if same else f"no test below {FEWEST_TOLD_APART} seeds"
+
+
+def _same_at(rows: pd.DataFrame) -> str:
+    """Arms that trained the same units as the judged one at single cycles, which no family of tests counts."""
+    same = rows[rows["outcome"] == "identical"]
+    cycles: dict[tuple[int, ...], list[str]] = {}
+    for arm, own in same.groupby("arm", sort=False):
+        cycles.setdefault(tuple(int(cycle) for cycle in own["cycle"]), []).append(str(arm))
+    return "".join(
+        f" The same trials, so not tested: {joined(arms)} in {cycle_list(at)}." for at, arms in cycles.items()
     )
 
 
@@ -200,7 +216,8 @@ def _verdict(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> s
     counts = [f"{words} {count}" for name, words in OUTCOMES.items() if (count := int((rows["outcome"] == name).sum()))]
     row = largest(rows)
     # A difference that is shown may still be too small to matter, and one line must not hide that.
-    small = len(within_tolerance(rows)) == len(rows) and bool((rows["outcome"] != "equivalent").any())
+    differ = rows[rows["outcome"] != "identical"]
+    small = len(within_tolerance(differ)) == len(differ) and bool((differ["outcome"] != "equivalent").any())
     within = f", all within {difference(summary.tolerance, signed=False)}" if small else ""
     return f"{', '.join(counts)} of {plural(len(rows), 'arm')}{within}; largest {bare(row)}, against {row['arm']}"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from silo_analysis.combine.same_study import UNSET, differences, may_differ_in_one_study, refuse, told
-from silo_analysis.estimates.against import corrected, estimated
+from silo_analysis.estimates.against import all_same, corrected, estimated, same_keys
 from silo_analysis.estimates.frames import typed
 from silo_analysis.estimates.oracle import as_gains, numbers
 from silo_analysis.estimates.regret import chain_rows
@@ -162,32 +162,33 @@ def _differing(runs: Mapping[str, Recorded]) -> dict[str, Mapping[str, Any]]:
 def _table(
     scores: Mapping[str, pd.DataFrame], arms: list[str], shares: list[float], tolerance: float, sign: int
 ) -> pd.DataFrame:
-    cells, means, twins = [], [], []
+    cells, means = [], []
     for arm in arms:
         own = {name: found[(found["arm"] == arm) & found["left"].isin(shares)] for name, found in scores.items()}
-        seeds = set(own[A]["seed"]) & set(own[B]["seed"])
-        keys = [set(rows.loc[rows["seed"].isin(seeds), "key"].dropna()) for rows in own.values()]
-        if keys[0] and keys[0] == keys[1]:
-            twins.append(arm)
+        keys = [rows.pivot(index="seed", columns="left", values="key").reindex(columns=shares) for rows in own.values()]
+        same = same_keys(*keys)
         gains = {name: rows.pivot(index="seed", columns="left", values="gain") for name, rows in own.items()}
         both = [share for share in shares if all(share in table for table in gains.values())]
         cells += [
-            {"arm": arm, "weights_remaining": share, **_cell(gains[A][share], gains[B][share], tolerance, sign)}
+            {"arm": arm, "weights_remaining": share, **_cell(gains[A][share], gains[B][share], same[[share]], tolerance, sign)}
             for share in both
         ]
         if len(pruned := [share for share in both if share < 1]) > 1:
             whole = {name: table[pruned].dropna().mean(axis=1) for name, table in gains.items()}
-            means.append({"arm": arm, **_cell(whole[A], whole[B], tolerance, sign)})
-    rows = [*corrected(means, twins), *corrected(cells, twins)]
+            means.append({"arm": arm, **_cell(whole[A], whole[B], same[pruned], tolerance, sign)})
+    rows = [*corrected(means), *corrected(cells)]
     rows.sort(key=lambda row: arms.index(row["arm"]))  # stable: an arm's mean before its cells
     return typed([{name: row.get(name) for name in COLUMNS} for row in rows], COLUMNS)
 
 
-def _cell(a: pd.Series[float], b: pd.Series[float], tolerance: float, sign: int) -> dict[str, Any]:
+def _cell(
+    a: pd.Series[float], b: pd.Series[float], same: pd.DataFrame, tolerance: float, sign: int
+) -> dict[str, Any]:
+    found = (b - a).dropna()
     return {
         **_level("a", a, sign),
         **_level("b", b, sign),
-        **estimated(_values(b - a), tolerance),
+        **estimated(_values(found), tolerance, all_same(same, found.index, list(same.columns))),
     }
 
 

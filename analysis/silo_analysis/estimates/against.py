@@ -7,11 +7,12 @@ is the Oracle's arm − the schedule: there, above 0 the Oracle is better.) Accu
 
 Two families of tests, each corrected by Holm (1979) by itself: the overall differences, one per arm, and the
 differences per arm and cycle. Equivalence is a TOST (Schuirmann 1987) at the tolerance, corrected over the same family.
+Where two arms trained the same units they are *identical*: there is nothing to test, and no family counts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -50,17 +51,36 @@ def against_table(chains: pd.DataFrame, study: Study, scores: ChainScores | None
     """
     judged = study.report.schedule
     found = differences(chains, judged, others(study))
-    twins = identical(chains, judged, list(found))
-    overall = [row for arm, table in found.items() for row in _overall(arm, table, study, scores)]
-    per_cycle = [row for arm, table in found.items() for row in _per_cycle(arm, table, study)]
-    return typed([*corrected(overall, twins), *corrected(per_cycle, twins)], AGAINST)
+    same = same_units(chains, judged, list(found))
+    overall = [row for arm, table in found.items() for row in _overall(arm, table, same[arm], study, scores)]
+    per_cycle = [row for arm, table in found.items() for row in _per_cycle(arm, table, same[arm], study)]
+    return typed([*corrected(overall), *corrected(per_cycle)], AGAINST)
 
 
-def identical(chains: pd.DataFrame, judged: str, arms: list[str]) -> list[str]:
-    """Arms that trained the same units as the judged one, from cycle 1 on: no seed can tell them apart."""
-    late = chains[(chains["cycle"] >= 1) & chains["key"].notna()]
-    units = {arm: set(late.loc[late["arm"] == arm, "key"]) for arm in [judged, *arms]}
-    return [arm for arm in arms if units[arm] and units[arm] == units[judged]]
+def same_units(chains: pd.DataFrame, judged: str, arms: list[str]) -> dict[str, pd.DataFrame]:
+    """Arm → (seeds, cycles) True where its chain has the unit that the judged one has, from cycle 1 on."""
+    late = chains[(chains["cycle"] >= 1) & chains["arm"].isin([judged, *arms])]
+    plain = pd.DataFrame(
+        {"arm": late["arm"].astype(object), "seed": numbers(late, "seed").astype(int),
+         "cycle": numbers(late, "cycle").astype(int), "key": late["key"].astype(object)}
+    )  # fmt: skip
+    of = {str(arm): rows.pivot(index="seed", columns="cycle", values="key") for arm, rows in plain.groupby("arm")}
+    empty = pd.DataFrame()
+    return {arm: same_keys(of.get(judged, empty), of.get(arm, empty)) for arm in arms}
+
+
+def same_keys(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Where two tables of keys, seeds by cycles in their order, have the same unit: no seed can tell the two apart.
+
+    A chain that diverged has its last unit from there on. False where either has none.
+    """
+    left, right = one.ffill(axis=1), other.ffill(axis=1)
+    return left.eq(right.reindex_like(left)) & left.notna()
+
+
+def all_same(same: pd.DataFrame, seeds: Any, cycles: Sequence[Any]) -> bool:
+    """Did both train the same units in all these seeds and cycles (rows and columns of `same_keys`)?"""
+    return len(seeds) > 0 and bool(same.reindex(index=seeds, columns=cycles, fill_value=False).to_numpy().all())
 
 
 def differences(chains: pd.DataFrame, judged: str, arms: list[str]) -> dict[str, pd.DataFrame]:
@@ -81,33 +101,39 @@ def differences(chains: pd.DataFrame, judged: str, arms: list[str]) -> dict[str,
     return {arm: of.get(judged, empty) - of.get(arm, empty) for arm in arms}
 
 
-def _overall(arm: str, table: pd.DataFrame, study: Study, scores: ChainScores | None) -> Iterator[dict[str, Any]]:
+def _overall(
+    arm: str, table: pd.DataFrame, same: pd.DataFrame, study: Study, scores: ChainScores | None
+) -> Iterator[dict[str, Any]]:
     wanted = list(range(FIRST_ENDPOINT_CYCLE, study.cycles))
     if wanted:
         complete = table.reindex(columns=wanted).dropna()
         values = complete.mean(axis=1).to_numpy(dtype=float)
         seeds = [int(seed) for seed in complete.index]
         images = None if scores is None else scores.differences(study.report.schedule, arm, seeds, wanted)
-        yield {"arm": arm} | _found(values, study) | both_ends(paired_interval(values), images)
+        twins = all_same(same, complete.index, wanted)
+        yield {"arm": arm} | _found(values, study, twins) | both_ends(paired_interval(values), images)
 
 
-def _per_cycle(arm: str, table: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
+def _per_cycle(arm: str, table: pd.DataFrame, same: pd.DataFrame, study: Study) -> Iterator[dict[str, Any]]:
     for cycle in range(1, study.cycles):
-        values = table.get(cycle, pd.Series(dtype=float)).dropna().to_numpy(dtype=float)
+        known = table.get(cycle, pd.Series(dtype=float)).dropna()
         found = {"arm": arm, "cycle": cycle, "weights_remaining": study.remaining[cycle]}
-        yield found | _found(values, study)
+        yield found | _found(known.to_numpy(dtype=float), study, all_same(same, known.index, [cycle]))
 
 
-def _found(values: FloatArray, study: Study) -> dict[str, Any]:
-    found = estimated(values, study.report.tolerance)
+def _found(values: FloatArray, study: Study, twins: bool) -> dict[str, Any]:
+    found = estimated(values, study.report.tolerance, twins)
     return found | {"left_out": len(study.replicates.seeds) - found["n_seeds"]}
 
 
-def estimated(values: FloatArray, tolerance: float) -> dict[str, Any]:
-    """What paired differences, one a seed, say before a correction: cells of `AGAINST`, and `_needed`."""
+def estimated(values: FloatArray, tolerance: float, twins: bool) -> dict[str, Any]:
+    """What paired differences, one a seed, say before a correction: cells of `AGAINST`, `_needed` and `_twins`.
+
+    Of twins, which trained the same units, there is no test.
+    """
     estimate = paired_interval(values)
     within = paired_interval(values, 0.9)  # both one-sided tests at 5 % (TOST)
-    enough = estimate.n >= FEWEST_TOLD_APART
+    enough = estimate.n >= FEWEST_TOLD_APART and not twins
     return {
         "difference": estimate.median,
         "mean": estimate.mean,
@@ -119,6 +145,7 @@ def estimated(values: FloatArray, tolerance: float) -> dict[str, Any]:
         "n_seeds": estimate.n,
         "within_low": within.low,
         "within_high": within.high,
+        "_twins": twins,
         "_needed": _needed(values, tolerance),
     }
 
@@ -137,27 +164,26 @@ def _needed(values: FloatArray, tolerance: float) -> dict[str, int]:
     return {} if not found else dict(zip(("needed_low", "needed_high"), beyond(estimate.n, min(found)), strict=True))
 
 
-def corrected(rows: list[dict[str, Any]], twins: list[str]) -> list[dict[str, Any]]:
-    """The rows of one family with Holm's p values and what they say together; of identical arms there is no test."""
-    for row in rows:
-        if row["arm"] in twins:
-            row |= {"p": None, "p_equivalent": None}
+def corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one family with Holm's p values and what they say together."""
     tested = [row for row in rows if row["p"] is not None]
     for name in ("p", "p_equivalent"):
         for row, p in zip(tested, holm([row[name] for row in tested]), strict=True):
             row[f"{name}_holm"] = p
-    said = [row | {"outcome": "identical" if row["arm"] in twins else _outcome(row)} for row in rows]
+    said = [row | {"outcome": _outcome(row)} for row in rows]
     return [
-        {name: cell for name, cell in row.items() if name != "_needed"}
+        {name: cell for name, cell in row.items() if not name.startswith("_")}
         | (row["_needed"] if row["outcome"] == "undetermined" else {})
         for row in said
     ]
 
 
 def _outcome(row: dict[str, Any]) -> str | None:
-    """better | worse | equivalent | undetermined, of the judged schedule; None where there is nothing to compare."""
+    """better | worse | equivalent | identical | undetermined, of the judged schedule; None with nothing to compare."""
     if row["difference"] is None:
         return None
+    if row["_twins"]:
+        return "identical"
     return outcome(row["difference"], row.get("p_holm"), row.get("p_equivalent_holm"))
 
 

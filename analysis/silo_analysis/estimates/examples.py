@@ -84,6 +84,11 @@ class ChainScores:
             total = left - right if total is None else total + (left - right)
         return None if total is None else total / len(cycles)
 
+    def same(self, one: str, other: str, seeds: Sequence[int], cycle: int) -> bool:
+        """Did both arms train the same units at this cycle? Then there is nothing to test."""
+        pairs = [[self.links[arm, seed, cycle].key for arm in (one, other)] for seed in seeds]
+        return all(left is not None and left == right for left, right in pairs)
+
     @property
     def trials(self) -> int:
         """Trials that should have examples."""
@@ -189,7 +194,8 @@ def mcnemar_table(scores: ChainScores, schedule: str, arms: Sequence[str], study
     """Per arm and cycle: images that only one of two chains gets right, summed over seeds (`columns.MCNEMAR`).
 
     As in McNemar's test (1947, Psychometrika 12) the difference rests on these alone. His p value takes each pair of
-    seed and image for a draw of its own; here it is that of `mean_test`, Holm-corrected over the cycles of an arm.
+    seed and image for a draw of its own; here it is that of `mean_test`, Holm-corrected over the cycles of an arm; of
+    two chains that trained the same units there is none.
 
     Args:
         scores: from `chain_scores`.
@@ -218,7 +224,7 @@ def _mcnemar_rows(scores: ChainScores, schedule: str, arm: str, study: Study) ->
         if found is None:
             continue
         only = [_only(scores, schedule, arm, seed, cycle) for seed in seeds]
-        test = mean_test(found)
+        test = None if scores.same(schedule, arm, seeds, cycle) else mean_test(found)
         yield {
             "arm": arm,
             "cycle": cycle,

@@ -13,7 +13,7 @@ equally noisy, and a bootstrap needs more seeds than a study has.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -65,11 +65,11 @@ def rank_arms(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     compared = [arm for arm, found in scores.items() if most and 2 * len(found) >= most]
     seeds = sorted(set.intersection(*(set(scores[arm]) for arm in compared))) if compared else []
     matrix = np.array([[scores[arm][seed] for arm in compared] for seed in seeds]).reshape(len(seeds), len(compared))
-    found = _compared(matrix, compared, study.scored.sign)
     same, trained = _same_units(chains, compared, seeds), _trained(chains)
+    found = _compared(matrix, compared, same, study.scored.sign)
     rows: list[dict[str, Any]] = [
         {"arm": arm, "kind": kinds[arm], "judged": arm == study.report.schedule, "n_seeds": len(seeds),
-         "own_seeds": len(own), "trained": trained.get(arm, 0), "same_as": same.get(arm),
+         "own_seeds": len(own), "trained": trained.get(arm, 0), "same_as": ",".join(same[arm]) if arm in same else None,
          **found.get(arm, {"n_seeds": 0})}
         for arm, own in scores.items()
     ]  # fmt: skip
@@ -97,12 +97,15 @@ def _trained(chains: pd.DataFrame) -> dict[str, int]:
     return {str(arm): int((~own).sum()) for arm, own in lost.groupby("arm")}
 
 
-def _compared(scores: FloatArray, arms: list[str], sign: int) -> dict[str, dict[str, Any]]:
+def _compared(
+    scores: FloatArray, arms: list[str], same: Mapping[str, list[str]], sign: int
+) -> dict[str, dict[str, Any]]:
     """Arm → the cells of its place, with its scores as they are; `scores` is (seeds, arms) of gains."""
     if not len(scores):
         return {}
     means = scores.mean(axis=0)
-    best, worst = rank_intervals(scores)
+    twins = {(arms.index(arm), arms.index(other)) for arm, others in same.items() for other in others}
+    best, worst = rank_intervals(scores, twins)
     found: dict[str, dict[str, Any]] = {}
     for i, arm in enumerate(arms):
         own = paired_interval(gain(scores[:, i], sign))
@@ -115,7 +118,9 @@ def _compared(scores: FloatArray, arms: list[str], sign: int) -> dict[str, dict[
     return found
 
 
-def rank_intervals(scores: FloatArray, level: float = LEVEL) -> tuple[list[int], list[int]]:
+def rank_intervals(
+    scores: FloatArray, twins: Collection[tuple[int, int]] = (), level: float = LEVEL
+) -> tuple[list[int], list[int]]:
     """The best and the worst rank that each arm may have, all at once at `level`; 1 is the highest mean.
 
     One-sided paired tests of "i is better than j" over all ordered pairs, Holm-adjusted. Best: 1 + the number of arms
@@ -124,10 +129,11 @@ def rank_intervals(scores: FloatArray, level: float = LEVEL) -> tuple[list[int],
 
     Args:
         scores: (S, A) one number per seed and arm, all finite.
+        twins: pairs of arms that trained the same units: there is nothing to test.
         level: confidence that every interval holds its arm's true rank.
     """
     arms = range(scores.shape[1])
-    pairs = [(i, j) for i in arms for j in arms if i != j]
+    pairs = [(i, j) for i in arms for j in arms if i != j and (i, j) not in twins]
     told = len(scores) >= FEWEST_TOLD_APART
     adjusted = holm([p_above(scores[:, i] - scores[:, j], 0.0) if told else 1.0 for i, j in pairs])
     better = {pair for pair, p in zip(pairs, adjusted, strict=True) if p < 1 - level}
@@ -136,11 +142,11 @@ def rank_intervals(scores: FloatArray, level: float = LEVEL) -> tuple[list[int],
     return best, worst
 
 
-def _same_units(chains: pd.DataFrame, arms: list[str], seeds: list[int]) -> Mapping[str, str]:
-    """Arm → the other arms, by comma, that come to the same units at every cycle of these seeds."""
+def _same_units(chains: pd.DataFrame, arms: list[str], seeds: list[int]) -> dict[str, list[str]]:
+    """Arm → the other arms that come to the same units at every cycle of these seeds."""
     own = chains[chains["seed"].isin(seeds) & chains["key"].notna()].sort_values(["seed", "cycle"])
     units = {arm: tuple(own.loc[own["arm"] == arm, "key"]) for arm in arms}
     twins = {
         arm: [other for other in arms if other != arm and units[other] == units[arm]] for arm in arms if units[arm]
     }
-    return {arm: ",".join(others) for arm, others in twins.items() if others}
+    return {arm: others for arm, others in twins.items() if others}

@@ -129,9 +129,10 @@ def signed(value: float) -> str:
 
 def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]) -> None:
     cycles = sorted(set(ints(cells["cycle"])))
-    grid, shown = (np.full((len(arms), len(cycles)), np.nan) for _ in range(2))
+    grid, shown, same = (np.full((len(arms), len(cycles)), np.nan) for _ in range(3))
     at = [arms.index(arm) for arm in cells["arm"]], [cycles.index(cycle) for cycle in ints(cells["cycle"])]
     grid[at] = scores(cells["difference"])
+    same[at] = cells["outcome"] == "identical"
     with np.errstate(invalid="ignore"):
         shown[at] = floats(cells["p_holm"]) < SIGNIFICANCE
     limit = _limit(grid)
@@ -141,7 +142,7 @@ def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]
     )  # fmt: skip
     axes.set_facecolor("#eef1f5")
     axes.grid(visible=False)
-    _marks(axes, grid, shown, limit)
+    _marks(axes, grid, shown, same, limit)
     remaining = cells.drop_duplicates("cycle").sort_values("cycle")
     every = -(-len(cycles) // _MOST_CELLS)
     labels = [
@@ -149,7 +150,8 @@ def _by_weights(figure: Figure, axes: Axes, cells: pd.DataFrame, arms: list[str]
     ]
     axes.set_xticks(range(0, len(cycles), every), labels[::every])
     axes.set_xlabel("weights remaining, % (cycle)")
-    axes.set_title("by cycle; dot: shown (Holm over all)", fontsize=8.5)
+    equal = "; =: the same trials" if (same == 1).any() else ""
+    axes.set_title(f"by cycle; dot: shown (Holm over all){equal}", fontsize=8.5)
     axes.spines[["left", "bottom"]].set_visible(False)
     bar = figure.colorbar(mesh, ax=axes, extend="both", aspect=30, pad=0.02)
     bar.outline.set_visible(False)
@@ -164,12 +166,14 @@ def _limit(grid: FloatArray) -> float:
     return max(float(np.quantile(size, 0.9)), 0.1) if len(size) else 1.0
 
 
-def _marks(axes: Axes, grid: FloatArray, shown: FloatArray, limit: float) -> None:
-    """The number of each cell where there is room, and a dot where it is shown."""
+def _marks(axes: Axes, grid: FloatArray, shown: FloatArray, same: FloatArray, limit: float) -> None:
+    """The number of each cell where there is room, a dot where it is shown, = where the trials are the same."""
     written = grid.shape[1] <= _MOST_CELLS
     for (row, column), value in np.ndenumerate(grid):
         ink = _LIGHT if abs(value) > 0.65 * limit else _DARK
-        if written and np.isfinite(value):
+        if same[row, column] == 1:
+            axes.text(column, row, "=", ha="center", va="center", fontsize=6.8, color=ink)
+        elif written and np.isfinite(value):
             axes.text(column, row, signed(value), ha="center", va="center", fontsize=6.8, color=ink)
         if shown[row, column] == 1:
             x, y = (column + 0.38, row - 0.34) if written else (column, row)
