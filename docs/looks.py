@@ -15,13 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from error_rates import BETTER, FAR, NOISES, RANDOM_SEED, RIVALS, TOLERANCE, WORLDS, normal, verdicts
-from scipy import special
+from error_rates import (
+    BETTER,
+    FAR,
+    NOISES,
+    RANDOM_SEED,
+    RIVALS,
+    TOLERANCE,
+    WORLDS,
+    normal,
+    t_values,
+    verdicts,
+)
 
-from silo_analysis.estimates.containment import FAMILY_CALIBRATION, p_outside
+from silo_analysis.estimates.containment import p_outside
 from silo_analysis.estimates.sequential import DROP_LEVEL, T_FACTOR, levels_of
 from silo_analysis.estimates.stats import ROUNDING
-from silo_analysis.estimates.typical import CALIBRATION, order_ps
+from silo_analysis.estimates.typical import CALIBRATION, FAMILY_CALIBRATION, order_ps
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -78,29 +88,18 @@ def run_looks(gains: FloatArray, tolerance: float, looks: tuple[int, ...], drop:
 
 
 def _below(gains: FloatArray, tolerance: float, t_factor: float) -> FloatArray:
-    """(T, R) p values of "below the tolerance": `sequential.early_p` of every rate, or with 1 `typical.p_below`."""
+    """(T, R) p values of "below the tolerance": `sequential.early_p` of every rate."""
     runs, seeds, rates = gains.shape
     columns = _lost(gains).transpose(1, 0, 2).reshape(seeds, -1)
     p = np.minimum(1.0, CALIBRATION * order_ps(columns, tolerance))
     agreed = (columns < tolerance - ROUNDING).all(axis=0)
-    p[agreed] = np.minimum(p[agreed], t_factor * _t_below(columns[:, agreed], tolerance))
+    p[agreed] = np.minimum(p[agreed], t_factor * t_values(columns[:, agreed], tolerance))
     return p.reshape(runs, rates)
 
 
 def _lost(gains: FloatArray) -> FloatArray:
     """The gains, infinite where one of the two trainings collapsed."""
     return np.where(gains > FARTHEST, np.inf, np.where(gains < -FARTHEST, -np.inf, gains))
-
-
-def _t_below(columns: FloatArray, margin: float) -> FloatArray:
-    """`typical.t_below` of every column."""
-    finite = np.isfinite(columns)
-    n, values = finite.sum(axis=0), np.where(finite, columns, 0.0)
-    mean = values.sum(axis=0) / np.maximum(n, 1)
-    squares = (np.where(finite, values - mean, 0.0) ** 2).sum(axis=0)
-    error = np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1))
-    ratio = (mean - margin) / np.maximum(error, ROUNDING)
-    return np.where(n < 2, 1.0, special.stdtr(np.maximum(n - 1, 1), ratio))
 
 
 def _outside(gains: FloatArray, tolerance: float, active: BoolArray, level: float) -> BoolArray:

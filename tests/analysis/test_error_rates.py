@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from silo_analysis.estimates.containment import judge
+from silo_analysis.estimates.typical import p_below
 from tests.analysis.builder import oracle_cycle_of
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -46,6 +47,28 @@ def test_a_wrong_verdict_is_rare_in_few_runs(simulation: dict[str, Any], world: 
     bound = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
     assert inside <= bound
     assert outside <= bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [5, 8, 10, 20])
+@pytest.mark.parametrize("world", WORLDS)
+def test_after_holm_over_twelve_cycles_anything_false_is_rare(
+    simulation: dict[str, Any], world: str, seeds: int
+) -> None:
+    assert max(simulation["family_errors"](world, seeds)) <= 0.05
+
+
+@pytest.mark.parametrize("world", ["skewed: few large gains", "two modes, 50 : 50"])  # where the plain t test errs most
+def test_after_holm_few_seeds_err_rarely_in_few_runs(simulation: dict[str, Any], world: str) -> None:
+    assert max(simulation["family_errors"](world, 5, runs=1000)) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 8, 12])
+def test_its_p_values_are_those_of_the_report(simulation: dict[str, Any], seeds: int) -> None:
+    drawn = np.random.default_rng(seeds).standard_normal((seeds, 300)) - np.linspace(-1, 6, 300)
+    drawn[0, :40] = -np.inf
+    found = simulation["p_values"](drawn, 0.1)
+    assert found == pytest.approx([p_below(one, 0.1) for one in drawn.T], rel=1e-9)
 
 
 def test_the_rule_speaks_at_the_normal_law(simulation: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def by_hand(values: list[float], level: float) -> float:
 
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.975, 0.99])
 def test_bounds_are_interpolated_order_statistics(level: float) -> None:
-    calibrated = 1 - (1 - level) / typical.CALIBRATION
+    calibrated = 1 - (1 - level) / (typical.CALIBRATION if level < 0.98 else typical.FAMILY_CALIBRATION)
     assert typical.upper_bound(TEN, level) == pytest.approx(by_hand(TEN, calibrated))
     assert typical.lower_bound(TEN, level) == pytest.approx(-by_hand([-x for x in TEN], calibrated))
 
@@ -44,7 +44,7 @@ def test_at_an_ordered_value_the_level_is_that_of_the_sign_test(below: int) -> N
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 8, 10, 20, 40])
 def test_a_bound_is_where_the_p_value_crosses_its_level(n: int) -> None:
     rng = np.random.default_rng(n)
-    for level in (0.9, 0.95, 0.975):
+    for level in (0.9, 0.95, 0.975, 0.996):
         for values in rng.standard_normal((30, n)).round(2):
             bound = typical.upper_bound(values, level)
             assert typical.p_below(values, bound + 1e-6) <= 1 - level + 1e-9
@@ -64,10 +64,21 @@ def test_few_seeds_speak_only_where_all_agree_and_the_t_test_does() -> None:
     assert typical.upper_bound(FIVE, 0.975) == pytest.approx(max(0.007, t))
     assert typical.p_below(FIVE, 0.006) > 0.05  # one seed is above
     below = reference.ttest_1samp(FIVE, 0.02, alternative="less").pvalue
-    assert typical.p_below(FIVE, 0.02) == pytest.approx(below)
+    assert typical.p_below(FIVE, 0.02) == pytest.approx(0.7 * below ** (2 / 3))
+    assert below < 0.005
     tight = [1.0, 1.001, 0.999, 1.0, 1.0]
     assert typical.two_sided_p(tight) < 1e-6
     assert typical.two_sided_p([*tight[:4], -0.001]) > 0.05
+
+
+def test_small_p_values_are_made_larger_and_keep_their_order() -> None:
+    p = np.geomspace(1e-9, 1, 2000)
+    for made in (typical.calibrated(p), typical.calibrated_t(p)):
+        assert (np.diff(made) >= 0).all()
+        assert (made >= p).all()
+        assert (made[p < 1e-3] > 1.6 * p[p < 1e-3]).all()
+    assert (typical.calibrated_t(p) < 0.025).tolist() == (p < 0.025).tolist()  # 95 % intervals of five seeds
+    assert (typical.calibrated(p) < 0.05).tolist() == (p < 0.04).tolist()
 
 
 def test_the_interval_has_the_median_in_it_and_tells_the_mean() -> None:

@@ -22,15 +22,20 @@ import numpy as np
 
 from silo_analysis.estimates.oracle import OracleCycle
 from silo_analysis.estimates.stats import ROUNDING, FloatArray
-from silo_analysis.estimates.typical import lower_bound, order_p, p_below, t_below, upper_bound
+from silo_analysis.estimates.typical import (
+    FAMILY_CALIBRATION,
+    lower_bound,
+    order_p,
+    p_below,
+    t_below,
+    upper_bound,
+)
 from silo_tune.formats import difference
 
 Name = Literal["inside", "outside", "undetermined", "not tested"]
 
 LEVEL = 0.95
 FEWEST_SEEDS = 5
-# Interpolated order statistics err more at the small levels that a correction over rates asks for: by simulation.
-FAMILY_CALIBRATION = 5 / 3
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from silo_analysis.estimates.containment import FEWEST_SEEDS, LEVEL, Verdict, de
 from silo_analysis.estimates.oracle import OracleCycle, first_cycle, oracle_cycles, prefix_of
 from silo_analysis.estimates.stats import ROUNDING, FloatArray
 from silo_analysis.estimates.tuning import ordinary
-from silo_analysis.estimates.typical import CALIBRATION, order_p, p_above, t_below
+from silo_analysis.estimates.typical import CALIBRATION, order_p, t_below
 from silo_tune.study.arms import OracleArm
 from silo_tune.study.model import Study
 
@@ -260,11 +260,11 @@ def words(plan: LookPlan, number: int) -> str:
     return f"sequential, look {number} of {len(plan.looks)}, {plan.looks[number - 1]} seeds"
 
 
-def early_p(differences: Sequence[float] | FloatArray, margin: float) -> float:
+def early_p(differences: Sequence[float] | FloatArray, margin: float, t_factor: float = T_FACTOR) -> float:
     """One-sided p value of a look for "the typical difference is below the margin"; see `typical.p_below`."""
     values = _known(np.asarray(differences, dtype=float))
     p = min(1.0, CALIBRATION * order_p(values, margin))
-    return min(p, T_FACTOR * t_below(values, margin)) if values.max() < margin - ROUNDING else p
+    return min(p, t_factor * t_below(values, margin)) if values.max() < margin - ROUNDING else p
 
 
 def _known(values: FloatArray) -> FloatArray:
@@ -324,4 +324,4 @@ def _is_behind(ahead: FloatArray, tolerance: float) -> bool:
     """Is the best rate shown to be ahead? Of a rate that collapsed in every seed no test asks by how much."""
     if len(ahead) < FEWEST_SEEDS:
         return False
-    return bool(np.isposinf(ahead).all()) or p_above(ahead, tolerance) < DROP_LEVEL
+    return bool(np.isposinf(ahead).all()) or early_p(-ahead, -tolerance, t_factor=1.0) < DROP_LEVEL
