@@ -165,7 +165,8 @@ def test_how_sure_and_how_many_seeds_it_lacks() -> None:
     p = inside.data.loc[inside.data["verdict"] == "inside", "p_inside_holm"]
     open_ = inside.data[inside.data["verdict"] == "undetermined"]
     held = int((p < 0.05).sum())
-    assert (len(p), len(open_), held) == (5, 3, 2)
+    assert (len(p), len(open_)) == (5, 3)
+    assert held < len(p)  # five seeds seldom reach what eight cycles ask for
     assert f"{held} of {len(p)} inside (p {p.min():.3f} to {p.max():.3f})" in said(inside)
     cycle = open_["cycle"].tolist()[-1]
     assert re.search(rf"Undetermined in .*{cycle}\. Seeds needed in all .*: .*cycle {cycle}: \d+ to ", said(inside))
@@ -224,9 +225,9 @@ def test_a_shown_difference_that_is_small_is_said_to_be_small() -> None:
     def gentle(cycle: int, max_lr: float) -> float:
         return 0.9 + 0.003 * (max_lr - 0.03) / 0.04
 
-    small, large = (run(law, without_oracles())["baselines"] for law in (gentle, ladder))
-    assert small.verdict.startswith("Better than 1, equivalent to 2 of 3 arms, all within 0.50 pp; ")
-    assert "within the equivalence margin of 0.50 pp (TOST, Holm): low." in said(small)
+    small, large = (run(law, without_oracles(), seeds=10)["baselines"] for law in (gentle, ladder))
+    assert small.verdict.startswith("Better than 1, worse than 1, equivalent to 1 of 3 arms, all within 0.50 pp; ")
+    assert "within the equivalence margin of 0.50 pp (TOST, Holm): low and high." in said(small)
     assert "all within" not in large.verdict
     assert "equivalence margin" not in said(large)
 
@@ -408,7 +409,8 @@ def test_verdicts_of_the_controls_are_compared_from_the_same_rates() -> None:
 
 def test_the_curve_is_that_of_the_fit() -> None:
     curve = whole()["curve"]
-    assert curve.verdict.startswith("The best max_lr rises; the S is better than a constant peak")
+    # Five seeds do not show it: after a correction over four cycles the t test of seeds that all agree is not enough.
+    assert curve.verdict.startswith("No rise shown; the S is better than a constant peak")
     assert curve.table is not None
     assert [row[0] for row in curve.table.rows][:3] == ["silo", "silo, beta 5", "constant"]
     assert len(curve.data) == len(curve.table.rows)

@@ -170,7 +170,11 @@ def _table(
         gains = {name: rows.pivot(index="seed", columns="left", values="gain") for name, rows in own.items()}
         both = [share for share in shares if all(share in table for table in gains.values())]
         cells += [
-            {"arm": arm, "weights_remaining": share, **_cell(gains[A][share], gains[B][share], same[[share]], tolerance, sign)}
+            {
+                "arm": arm,
+                "weights_remaining": share,
+                **_cell(gains[A][share], gains[B][share], same[[share]], tolerance, sign),
+            }
             for share in both
         ]
         if len(pruned := [share for share in both if share < 1]) > 1:
@@ -181,9 +185,7 @@ def _table(
     return typed([{name: row.get(name) for name in COLUMNS} for row in rows], COLUMNS)
 
 
-def _cell(
-    a: pd.Series[float], b: pd.Series[float], same: pd.DataFrame, tolerance: float, sign: int
-) -> dict[str, Any]:
+def _cell(a: pd.Series[float], b: pd.Series[float], same: pd.DataFrame, tolerance: float, sign: int) -> dict[str, Any]:
     found = (b - a).dropna()
     return {
         **_level("a", a, sign),

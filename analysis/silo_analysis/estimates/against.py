@@ -12,7 +12,7 @@ Where two arms trained the same units they are *identical*: there is nothing to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -78,7 +78,7 @@ def same_keys(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     return left.eq(right.reindex_like(left)) & left.notna()
 
 
-def all_same(same: pd.DataFrame, seeds: Any, cycles: Sequence[Any]) -> bool:
+def all_same(same: pd.DataFrame, seeds: Any, cycles: list[Any]) -> bool:
     """Did both train the same units in all these seeds and cycles (rows and columns of `same_keys`)?"""
     return len(seeds) > 0 and bool(same.reindex(index=seeds, columns=cycles, fill_value=False).to_numpy().all())
 
