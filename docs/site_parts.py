@@ -215,6 +215,7 @@ EXAMPLES = {
     "guided.stop_below": "stop_below = 0.001",
     "pilot.proposals": 'proposals = "guided"',
     "report.published": 'published = "published.csv"',
+    "report.pilot_trials": "pilot_trials = 500",
     "ends.arm": 'arm = "silo"',
     "ice.name": 'name = "ice"',
     "ice.version": "version = 2",

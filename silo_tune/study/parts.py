@@ -450,6 +450,13 @@ class Report(Frozen):
         description="CSV file of published numbers, drawn beside the run's own and part of no test: columns arm, "
         "weights_remaining, score (both shares of 1), source",
     )
+    pilot_trials: int | None = Field(
+        default=None,
+        ge=0,
+        le=MOST,
+        description="trials outside this study by which the constants of the judged schedule were found: they count in "
+        "its cost",
+    )
 
 
 class Cluster(Frozen):

@@ -193,15 +193,31 @@ def test_without_an_informative_cycle_that_is_what_is_short() -> None:
 def test_losses_are_never_mixed_and_the_saving_is_in_units_and_time() -> None:
     loses = whole()["loses-and-saves"]
     assert loses.data["quantity"].tolist() == [
-        "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret",
+        "Chain gap (primary endpoint)", "Chain gap at the last cycle", "Cycle regret", "Cross-fitted cycle regret",
     ]  # fmt: skip
-    assert loses.data["oracle"].tolist() == ["oracle", "oracle-at-silo", "oracle-at-silo"]
-    assert "saves 84 % of the trials, 84 % of the time" in loses.verdict
+    assert loses.data["oracle"].tolist() == ["oracle", "oracle", "oracle-at-silo", "oracle-at-silo"]
+    assert "saves 84 % of the trials, 84 % of the time, a pilot outside this study not counted" in loses.verdict
+    assert "Not counted: trials outside this study by which the constants of silo were found" in said(loses)
+    assert "Chains without a collapse: silo 5 of 5, oracle 5 of 5." in said(loses)
     study = make_study()
     summary = summarise(make_frame(study), study)
     own = summary.crossfit[summary.crossfit["oracle"] == "oracle-at-silo"]
-    assert loses.data["difference"].tolist()[2] == pytest.approx(own.groupby("seed")["regret_test"].mean().median())
-    assert loses.data["n_seeds"].tolist() == [5, 5, 5]
+    assert loses.data["difference"].tolist()[3] == pytest.approx(own.groupby("seed")["regret_test"].mean().median())
+    assert loses.data["n_seeds"].tolist() == [5, 5, 5, 5]
+    last = summary.gaps[(summary.gaps["oracle"] == "oracle") & (summary.gaps["cycle"] == 8)]["gap_test"]
+    assert loses.data["difference"].tolist()[1] == pytest.approx(last.median())
+    assert re.search(r"; at the last cycle, 16\.8 % of the weights, [−+]\d\.\d\d pp \(", loses.verdict)
+
+
+def test_a_pilot_outside_the_study_is_counted_where_its_trials_are_stated() -> None:
+    told, silent = (run(cycles=4, pilot_trials=trials)["loses-and-saves"] for trials in (15, None))
+    assert "and 15 outside this study that found its constants" in said(told)
+    assert "a pilot outside this study counted" in told.verdict
+    share = {
+        name: next(n.value for n in answer.numbers if "saved" in n.name)
+        for name, answer in (("t", told), ("s", silent))
+    }
+    assert share["t"] == pytest.approx(1 - (1 - share["s"]) * (20 + 15) / 20)  # five seeds of four cycles
 
 
 # --- baselines ---

@@ -121,6 +121,13 @@ def absent(summary: Summary) -> str | None:
     return None
 
 
+def never_collapsed(summary: Summary, arms: list[str]) -> str:
+    """ "Chains without a collapse: silo 12 of 12, oracle 11 of 12.": a median says nothing of a few that were lost."""
+    rows = {str(row["arm"]): row for row in summary.ranking.to_dict("records") if row["arm"] in arms}
+    said = [f"{arm} {rows[arm]['trained']} of {rows[arm]['own_seeds']}" for arm in dict.fromkeys(arms) if arm in rows]
+    return f"Chains without a collapse: {', '.join(said)}." if said else ""
+
+
 def oracle_to_add(schedule: str) -> str:
     """The words for "add an Oracle"."""
     return (

@@ -13,6 +13,7 @@ from silo_analysis.answers.answer import (
     absent,
     cycles_of,
     joined,
+    never_collapsed,
     number,
     over_both,
     second_head,
@@ -98,6 +99,7 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
         f"On test, {summary.schedule} {MINUS} arm, mean over cycles {FIRST_ENDPOINT_CYCLE} to {last} (above 0 "
         f"{summary.schedule} is better; 95 % intervals; {holm}): {said}."
     )
+    yield never_collapsed(summary, [summary.schedule, *_named_arms(groups)])
     small = within_tolerance(rows[rows["outcome"].isin(["better", "worse"])])
     if len(small):
         yield (
@@ -106,13 +108,22 @@ def _overall(summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
         )
 
 
+def _named_arms(groups: list[tuple[str, pd.DataFrame]]) -> list[str]:
+    """Arms that the sentence names."""
+    return [str(arm) for name, group in groups for arm in _by_size(group)["arm"].head(MOST_NAMED)]
+
+
+def _by_size(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(size=rows["difference"].abs()).sort_values("size", ascending=False, kind="stable")
+
+
 def within_tolerance(rows: pd.DataFrame) -> pd.DataFrame:
     """Those of the rows whose difference is shown to be smaller than the tolerance, different from 0 or not."""
     return rows[rows["p_equivalent_holm"].lt(SIGNIFICANCE).fillna(False)]
 
 
 def _group(summary: Summary, rows: pd.DataFrame, outcome: str) -> str:
-    ordered = rows.assign(size=rows["difference"].abs()).sort_values("size", ascending=False, kind="stable")
+    ordered = _by_size(rows)
     named = [f"{row['arm']} ({bare(row)})" for row in ordered.head(MOST_NAMED).to_dict("records")]
     more = len(rows) - len(named)
     within = f" within {difference(summary.tolerance, signed=False)}" if outcome == "equivalent" else ""

@@ -143,8 +143,8 @@ def _lacking(summary: Summary) -> Iterator[str]:
         return
     each = "; ".join(f"cycle {row['cycle']}: {_seeds(row)}" for row in known.to_dict("records"))
     yield (
-        f"Undetermined in {cycle_list(open_['cycle'])}. Seeds needed in all (power analysis against the best rival, at "
-        f"today's differences): {each}."
+        f"Undetermined in {cycle_list(open_['cycle'])}. Seeds needed in all (for a power of 80 % against the best "
+        f"rival, at today's differences): {each}."
     )
 
 

@@ -11,6 +11,7 @@ from silo_analysis.answers.answer import (
     Answer,
     Number,
     absent,
+    never_collapsed,
     number,
     oracle_to_add,
     over_both,
@@ -20,6 +21,7 @@ from silo_analysis.answers.answer import (
 )
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.cost import STUDY
+from silo_analysis.estimates.examples import both_ends
 from silo_analysis.estimates.luck import RETRAINED, split_of
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.regret import Endpoint
@@ -30,6 +32,7 @@ from silo_tune.formats import DASH, MINUS, difference, known, p_value, percent, 
 
 ID = "loses-and-saves"
 _ENDPOINT, _REGRET, _CROSSFIT = "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret"
+_LAST = "Chain gap at the last cycle"
 _LUCK, _RATE = "Luck of the best of several trainings", "Chain gap without luck"
 
 
@@ -58,6 +61,7 @@ def _rows(summary: Summary) -> Iterator[dict[str, Any]]:
     if end is not None and end.estimate.median is not None:
         row = _row(_ENDPOINT, end.oracle, _span(list(end.cycles)), end.estimate, end.equivalence.p)
         yield row | {"low_examples": end.low_examples, "high_examples": end.high_examples}
+        yield from _last_gap(summary, end)
         yield from _parts(summary, end.oracle, _span(list(end.cycles)))
     for quantity, table in ((_REGRET, summary.regret), (_CROSSFIT, summary.crossfit)):
         own = table[table["oracle"] == summary.verdict_oracle]
@@ -66,6 +70,16 @@ def _rows(summary: Summary) -> Iterator[dict[str, Any]]:
             cycles = _span(sorted({int(cycle) for cycle in own["cycle"]}))
             p = tost(per_seed, summary.tolerance).p
             yield _row(quantity, str(summary.verdict_oracle), cycles, paired_interval(per_seed), p)
+
+
+def _last_gap(summary: Summary, end: Endpoint) -> Iterator[dict[str, Any]]:
+    """The gap of the sparsest network, where the endpoint is a mean over several cycles."""
+    last = summary.study.cycles - 1
+    rows = summary.gaps[(summary.gaps["oracle"] == end.oracle) & (summary.gaps["cycle"] == last)]
+    if len(end.cycles) > 1 and len(rows):
+        estimate = paired_interval(rows["gap_test"].to_numpy(dtype=float))
+        images = summary.scores.differences(end.oracle, end.schedule, [int(seed) for seed in rows["seed"]], [last])
+        yield _row(_LAST, end.oracle, str(last), estimate, None) | both_ends(estimate, images)
 
 
 def _span(cycles: list[int]) -> str:
@@ -145,7 +159,8 @@ def _endpoint(summary: Summary) -> Iterator[str]:
         f"{end.cycles[0]} to {end.cycles[-1]}: {difference(end.estimate.median)} "
         f"({interval_text(end.estimate, _second(end))})"
         + (f"; {test}" if test else "")
-        + f".{_needed(end, tolerance)} Oracle: {describe(summary.study, end.oracle)}."
+        + f".{_needed(end, tolerance)} {never_collapsed(summary, [end.schedule, end.oracle])} "
+        f"Oracle: {describe(summary.study, end.oracle)}."
     )
 
 
@@ -198,7 +213,7 @@ def _needed(end: Endpoint, tolerance: str) -> str:
         return ""
     low, high = end.needed
     seeds = plural(low, "seed") if low == high else f"{low} to {high} seeds"
-    return f" Were there no gap, about {seeds} in all would resolve {tolerance}{words().pp}."
+    return f" Were there no gap, about {seeds} in all would resolve {tolerance}{words().pp} (power 80 %)."
 
 
 def _cost(summary: Summary) -> Iterator[str]:
@@ -213,12 +228,25 @@ def _cost(summary: Summary) -> Iterator[str]:
     without = f"{judging}{int(theirs['units']) - tested} are" if tested else ","
     pilots = f", {int(mine['pilot_units'])} of them for its pilot" if mine["pilot_units"] else ""
     saved = theirs["saved_by_schedule"]
+    outside = summary.study.report.pilot_trials
+    pilots += f", and {outside} outside this study that found its constants," if outside else ""
     yield (
         f"Cost: {own} used {plural(int(mine['units']), 'trial')}{pilots} ({seconds(mine['train_seconds'])} of "
         f"training), {oracle} {int(theirs['units'])} ({seconds(theirs['train_seconds'])}){without} "
         f"{theirs['times_schedule']:.1f} times as many: "
         f"{f'{percent(saved, 0)} % are saved' if saved >= 0 else 'nothing is saved'}. "
-        f"The whole study used {int(whole['units'])}."
+        f"The whole study used {int(whole['units'])}.{_not_counted(summary)}"
+    )
+
+
+def _not_counted(summary: Summary) -> str:
+    """That a pilot elsewhere is not part of the cost; "" where there is none, or its trials are stated."""
+    found_here = summary.schedule not in summary.tuning.written
+    if found_here or summary.study.report.pilot_trials is not None:
+        return ""
+    return (
+        f" Not counted: trials outside this study by which the constants of {summary.schedule} were found "
+        "(report.pilot_trials states them)."
     )
 
 
@@ -238,12 +266,18 @@ def _ends(row: Any) -> tuple[float | None, float | None]:
 
 def _verdict(summary: Summary, data: pd.DataFrame) -> str:
     parts = [
-        f"{row['quantity'].split(' (')[0].lower()} {difference(row['difference'])} ({_interval(row)}{over_both(row)})"
+        f"{_named(summary, row)} {difference(row['difference'])} ({_interval(row)}{over_both(row)})"
         + (_of_which(summary) if row["quantity"] == _ENDPOINT else "")
         for row in data.to_dict("records")
-        if row["quantity"] in (_ENDPOINT, _REGRET)
+        if row["quantity"] in (_ENDPOINT, _LAST, _REGRET)
     ]
     return "; ".join([*parts, *_saved(summary)])
+
+
+def _named(summary: Summary, row: Mapping[str, Any]) -> str:
+    if row["quantity"] == _LAST:
+        return f"at the last cycle, {percent(summary.study.remaining[-1])} % of the weights,"
+    return str(row["quantity"].split(" (")[0].lower())
 
 
 def _of_which(summary: Summary) -> str:
@@ -283,7 +317,12 @@ def _saved(summary: Summary) -> Iterator[str]:
         yield "saves nothing"
         return
     time = theirs["train_seconds"] - theirs["tested_seconds"]
-    yield f"saves {percent(theirs['saved_by_schedule'], 0)} % of the trials{_of_time(mine['train_seconds'], time)}"
+    share = f"saves {percent(theirs['saved_by_schedule'], 0)} % of the trials"
+    if summary.study.report.pilot_trials:
+        yield f"{share}, a pilot outside this study counted"
+        return
+    elsewhere = ", a pilot outside this study not counted" if _not_counted(summary) else ""
+    yield f"{share}{_of_time(mine['train_seconds'], time)}{elsewhere}"
 
 
 def _of_time(mine: float, theirs: float) -> str:

@@ -123,24 +123,26 @@ def _missing_rows(summary: Summary) -> Iterator[str]:
             f"Trials of seed{'' if len(summary.mixed) == 1 else 's'} {mixed} were trained on several kinds of device "
             f"({'; '.join(kinds)}): last bits may differ, and with them what is compared."
         )
-    for (seeds, reached), arms in _short_chains(summary).items():
+    for (seeds, reached, ended), arms in _short_chains(summary).items():
         where = f"after cycle {reached} of {summary.study.cycles - 1}" if reached >= 0 else "at any cycle"
+        why = "ended early: every candidate diverged or failed" if ended else "still to come"
         yield (
             f"{', '.join(arms)}: nothing {where} in seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))} "
-            "(still under way, or ended early)."
+            f"({why})."
         )
 
 
-def _short_chains(summary: Summary) -> dict[tuple[tuple[int, ...], int], list[str]]:
-    """Arms whose chains stop early, by the seeds that do and the cycle after which they stop."""
-    short: dict[tuple[tuple[int, ...], int], list[str]] = {}
+def _short_chains(summary: Summary) -> dict[tuple[tuple[int, ...], int, bool], list[str]]:
+    """Arms whose chains stop early, by the seeds that do, the cycle after which they stop, and whether they ended."""
+    short: dict[tuple[tuple[int, ...], int, bool], list[str]] = {}
     for arm in (name for name in summary.study.arms if has_chains(summary.study, name)):
-        seeds: dict[int, list[int]] = {}
+        seeds: dict[tuple[int, bool], list[int]] = {}
         for seed in summary.seeds:
-            seeds.setdefault(summary.reached.get((arm, seed), -1), []).append(seed)
-        for reached, members in seeds.items():
+            stopped = summary.reached.get((arm, seed), -1), (arm, seed) in summary.ended
+            seeds.setdefault(stopped, []).append(seed)
+        for (reached, ended), members in seeds.items():
             if reached < summary.study.cycles - 1:
-                short.setdefault((tuple(members), reached), []).append(arm)
+                short.setdefault((tuple(members), reached, ended), []).append(arm)
     return short
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.answer import Answer, absent, cycles_of, joined, number
+from silo_analysis.answers.answer import Answer, absent, cycles_of, joined, never_collapsed, number
 from silo_analysis.answers.baselines import bare, parts
 from silo_analysis.answers.effort import flat_sentences
 from silo_analysis.answers.text_tables import Table
@@ -61,7 +61,8 @@ def ask(summary: Summary) -> Answer:
     missing = _missing(found, data)
     if not data["difference"].notna().any():
         return Answer(ID, title, missing=missing, figure="controls", data=data)
-    details = (*_each(data), *_corrected(data), *_verdicts(summary, found), _of_these(summary))
+    lost = never_collapsed(summary, [summary.schedule, *data.loc[data["difference"].notna(), "arm"]])
+    details = (*_each(data), lost, *_corrected(data), *_verdicts(summary, found), _of_these(summary))
     numbers = tuple(
         number(
             f"S {MINUS} {row['role']} (p after Holm)",

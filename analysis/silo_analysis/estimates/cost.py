@@ -34,15 +34,16 @@ def cost_table(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
     both, once in the whole study. pilot_units: those of them that pilots of the arm use. tested_units: those that an
     Oracle uses for nothing but the verdicts on other arms' rates; no search would train them. shared_units: those that
     an earlier arm of the study owns. train_seconds, tested_seconds: sums over distinct keys.
-    times_schedule: units but the tested ones, divided by those of the judged schedule; saved_by_schedule: 1 − its
-    inverse; both null without one. ok, diverged, failed: distinct keys by status; a failed unit has no result and no
+    times_schedule: units but the tested ones, divided by those of the judged schedule, with the trials outside the
+    study that found its constants (`report.pilot_trials`); saved_by_schedule: 1 − its inverse; both null without one.
+    ok, diverged, failed: distinct keys by status; a failed unit has no result and no
     measured cost.
     """
     rows = [_cost(frame[frame["arm"] == arm], arm) for arm in study.arms]
     table = pd.DataFrame([*rows, _cost(frame, STUDY)], columns=list(COLUMNS))
     table.loc[table["arm"] == STUDY, ["shared_units", "tested_units", "tested_seconds"]] = 0
     judged = table.loc[table["arm"] == study.report.schedule, "units"]
-    base = int(judged.iloc[0]) if len(judged) else 0
+    base = int(judged.iloc[0]) + (study.report.pilot_trials or 0) if len(judged) else 0
     units = (table["units"] - table["tested_units"]).astype("Float64")
     table["times_schedule"] = (units / base if base else units * pd.NA).where(units > 0)
     table["saved_by_schedule"] = (1 - base / units if base else units * pd.NA).where(units > 0)

@@ -83,7 +83,7 @@ MCNEMAR = {
     "p": "Float64", "p_holm": "Float64",
 }  # fmt: skip
 # Arms with chains, by mean test accuracy over cycles ≥ 2 on the seeds that all compared arms have. `own_seeds`: seeds
-# that the arm has complete; `same_as`: arms with the same units.
+# that the arm has complete; `trained`: those of them without a collapse; `same_as`: arms with the same units.
 RANKING = {
     "rank": "Int64", "rank_best": "Int64", "rank_worst": "Int64", "arm": "string", "kind": "string",
     "judged": "boolean", "mean": "Float64", "median": "Float64", "low": "Float64", "high": "Float64",

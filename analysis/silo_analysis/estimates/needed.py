@@ -10,7 +10,7 @@ from silo_analysis.estimates.typical import beyond, seeds_needed, upper_bound
 
 
 def seeds_for_verdict(cycle: OracleCycle, arm: str, tolerance: float) -> tuple[int, int] | None:
-    """Seeds in all at which the verdict would fall, did the differences stay as they are: a range.
+    """Seeds in all at which the verdict would fall in 80 % of studies, did the differences stay as they are: a range.
 
     It looks at the rival that stands most in the way, the one with the highest upper bound. Below the tolerance its
     upper bound must come down to it (*inside*); above, its lower bound, Bonferroni over rivals, must rise to it

@@ -65,7 +65,7 @@ def rank_arms(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     compared = [arm for arm, found in scores.items() if most and 2 * len(found) >= most]
     seeds = sorted(set.intersection(*(set(scores[arm]) for arm in compared))) if compared else []
     matrix = np.array([[scores[arm][seed] for arm in compared] for seed in seeds]).reshape(len(seeds), len(compared))
-    same, trained = _same_units(chains, compared, seeds), _trained(chains)
+    same, trained = _same_units(chains, compared, seeds), _trained(chains, scores)
     found = _compared(matrix, compared, same, study.scored.sign)
     rows: list[dict[str, Any]] = [
         {"arm": arm, "kind": kinds[arm], "judged": arm == study.report.schedule, "n_seeds": len(seeds),
@@ -90,11 +90,11 @@ def chain_scores(rows: pd.DataFrame, cycles: int) -> dict[int, float]:
     return {seed: float(each.mean()) for seed, each in found.items() if len(each) == due and np.isfinite(each).all()}
 
 
-def _trained(chains: pd.DataFrame) -> dict[str, int]:
-    """Arm → seeds with a score in which none of its trainings collapsed."""
+def _trained(chains: pd.DataFrame, scores: Mapping[str, Mapping[int, float]]) -> dict[str, int]:
+    """Arm → complete seeds in which none of its trainings collapsed."""
     late = chains[(chains["cycle"] >= FIRST_ENDPOINT_CYCLE) & chains["test_score"].notna()]
     lost = late.assign(lost=collapsed_rows(late)).groupby(["arm", "seed"])["lost"].any()
-    return {str(arm): int((~own).sum()) for arm, own in lost.groupby("arm")}
+    return {arm: sum(not lost.get((arm, seed), True) for seed in own) for arm, own in scores.items()}
 
 
 def _compared(

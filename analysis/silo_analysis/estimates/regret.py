@@ -176,7 +176,8 @@ class Endpoint:
         incomplete: seeds left out because a cycle of either chain is missing or has no score.
         estimate: over seeds, a chain that collapsed counting as guessing.
         equivalence: TOST at the tolerance.
-        needed: range of seeds, in all, that would resolve the tolerance if there were no gap; None below two seeds.
+        needed: range of seeds, in all, that in 80 % of studies would resolve the tolerance if there were no gap; None
+            below two seeds.
         low_examples, high_examples: the interval of the estimate for new seeds and new test images; None where it is
             not known which images each trial got right.
     """
@@ -229,6 +230,6 @@ def primary_endpoint(
         incomplete=tuple(seed for seed in seeds if seed not in per_seed),
         estimate=estimate,
         equivalence=tost(values, tolerance),
-        needed=seeds_needed(values, tolerance),
+        needed=seeds_needed(values, tolerance, sides=2),
         **both_ends(estimate, images),
     )

@@ -93,6 +93,7 @@ class Summary:
         troubles: rows that diverged or failed, those of searches included.
         mixed: seed → kinds of device, for each seed whose units were trained on several.
         reached: (arm, seed) → last cycle that the chain has closed with something to go on with.
+        ended: (arm, seed) of chains that ended before their last cycle: nothing of theirs is to come.
         seeds: replicates that have any ordinary row.
         n_val: validation examples, None without results.
         remembered: a warning where a checkpoint seems to know validation images, else None.
@@ -131,6 +132,7 @@ class Summary:
     troubles: pd.DataFrame
     mixed: Mapping[int, tuple[str, ...]]
     reached: Mapping[tuple[str, int], int]
+    ended: frozenset[tuple[str, int]]
     seeds: tuple[int, ...]
     n_val: int | None
     remembered: str | None
@@ -227,6 +229,7 @@ def summarise(
         troubles=_troubles(frame),
         mixed=_mixed(frame),
         reached=_reached(chains),
+        ended=_ended(rows, study, _reached(chains)),
         seeds=tuple(sorted(int(seed) for seed in rows["seed"].dropna().unique())),
         n_val=int(n_val.min()) if len(n_val) else None,
         remembered=_remembered(rows, study),
@@ -424,6 +427,21 @@ def _trained(rows: pd.DataFrame) -> dict[str, float]:
 def _reached(chains: pd.DataFrame) -> dict[tuple[str, int], int]:
     last = _grouped(chains[chains["key"].notna()], ["arm", "seed"])["cycle"].max()
     return {(str(arm), int(seed)): int(cycle) for (arm, seed), cycle in last.items()}
+
+
+def _ended(rows: pd.DataFrame, study: Study, reached: Mapping[tuple[str, int], int]) -> frozenset[tuple[str, int]]:
+    """Chains that cannot go on: in their last cycle every candidate diverged or failed, or they follow such an arm."""
+    found = set()
+    for (arm, seed), own in _grouped(rows, ["arm", "seed"]):
+        last = own[own["cycle"] == own["cycle"].max()]
+        if last["cycle"].iloc[0] < study.cycles - 1 and last["status"].isin(["diverged", "failed"]).all():
+            found.add((str(arm), int(seed)))
+    for name in oracle.oracles(study):
+        leader = str(oracle.prefix_of(study, name))
+        for seed in (seed for arm, seed in list(found) if arm == leader):
+            if reached.get((name, seed), -1) >= reached.get((leader, seed), -1):
+                found.add((name, seed))
+    return frozenset(found)
 
 
 def _gaps(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
