@@ -26,6 +26,7 @@ from silo_analysis.estimates.regret import chain_rows
 from silo_analysis.estimates.stats import holm
 from silo_analysis.estimates.summary import Summary, summarise
 from silo_analysis.estimates.typical import paired_interval
+from silo_analysis.figures.draw_against import against_figure
 from silo_analysis.report.page import render, tables
 from silo_tune.results.example_rows import Examples
 from silo_tune.store.example_file import pack_bits
@@ -286,6 +287,19 @@ def test_images_that_one_alone_gets_right_are_counted_over_seeds() -> None:
     assert row["difference"] - row["low"] == pytest.approx(special.stdtrit(2, 0.975) * error)
     assert row["p"] == pytest.approx(2 * special.stdtr(2, -row["difference"] / error))
     assert row["p_holm"] == row["p"]
+
+
+def test_dotted_intervals_of_the_figure_are_those_over_test_images_too(summary: Summary) -> None:
+    overall = summary.against[summary.against["cycle"].isna()].sort_values("difference", ascending=False)
+    figure: Any = against_figure(summary)
+    dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert len(dotted) == len(overall) == 2
+    for line, row in zip(dotted, overall.to_dict("records"), strict=True):
+        assert list(line.get_xdata()) == pytest.approx([100 * row["low_examples"], 100 * row["high_examples"]])
+    assert "dotted: over test images too" in figure.axes[0].get_title()
+    bare: Any = against_figure(summarise(FRAME, STUDY))
+    assert not any(np.isfinite(line.get_xdata()).all() for line in bare.axes[0].lines if line.get_linestyle() == ":")
+    assert "dotted" not in bare.axes[0].get_title()
 
 
 def test_counts_are_per_arm_and_cycle_and_corrected_over_the_cycles_of_an_arm(summary: Summary) -> None:

@@ -55,7 +55,8 @@ def _cycles(summary: Summary) -> Iterator[str]:
         seeds = f"{_seeds(least)} would (cycle {least['cycle']})"
         if len(known) > 1:
             seeds += f", {_seeds(most)} in cycle {most['cycle']}"
-        yield f"Whether {summary.schedule} is inside in {cycle_list(sorted(known['cycle']))}: {seeds}, at a power of 80 %."
+        cycles = cycle_list(sorted(known["cycle"]))
+        yield f"Whether {summary.schedule} is inside in {cycles}: {seeds}, at a power of 80 %."
     if len(rest := own[own["needed_low"].isna()]):
         yield f"Whether {summary.schedule} is inside in {cycle_list(rest['cycle'])}, nor how many seeds it would take."
 

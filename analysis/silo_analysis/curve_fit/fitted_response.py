@@ -186,7 +186,8 @@ def read(rates: FloatArray, curves: FloatArray, at: FloatArray) -> FloatArray:
     """(S, C) accuracies of (S, R) curves over `rates` (R,), read at `at` (C,) within them, in log max_lr."""
     x, nodes = np.log(at), np.log(rates)
     right = np.clip(np.searchsorted(nodes, x), 1, len(nodes) - 1)
-    share = np.clip((x - nodes[right - 1]) / (nodes[right] - nodes[right - 1]), 0.0, 1.0)
+    gap = nodes[right] - nodes[right - 1]  # 0 between rates that differ in their last bit alone
+    share = np.clip(np.divide(x - nodes[right - 1], gap, out=np.ones_like(gap), where=gap > 0), 0.0, 1.0)
     read_off: FloatArray = curves[:, right - 1] * (1 - share) + curves[:, right] * share
     return read_off
 
