@@ -213,11 +213,10 @@ def test_a_pilot_outside_the_study_is_counted_where_its_trials_are_stated() -> N
     told, silent = (run(cycles=4, pilot_trials=trials)["loses-and-saves"] for trials in (15, None))
     assert "and 15 outside this study that found its constants" in said(told)
     assert "a pilot outside this study counted" in told.verdict
-    share = {
-        name: next(n.value for n in answer.numbers if "saved" in n.name)
-        for name, answer in (("t", told), ("s", silent))
-    }
-    assert share["t"] == pytest.approx(1 - (1 - share["s"]) * (20 + 15) / 20)  # five seeds of four cycles
+    with_it, without = (
+        next(each.value for each in answer.numbers if "saved" in each.name) or 0 for answer in (told, silent)
+    )
+    assert with_it == pytest.approx(1 - (1 - without) * (20 + 15) / 20)  # five seeds of four cycles
 
 
 # --- baselines ---

@@ -274,7 +274,7 @@ def _verdict(summary: Summary, data: pd.DataFrame) -> str:
     return "; ".join([*parts, *_saved(summary)])
 
 
-def _named(summary: Summary, row: Mapping[str, Any]) -> str:
+def _named(summary: Summary, row: Any) -> str:
     if row["quantity"] == _LAST:
         return f"at the last cycle, {percent(summary.study.remaining[-1])} % of the weights,"
     return str(row["quantity"].split(" (")[0].lower())
