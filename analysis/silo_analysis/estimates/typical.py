@@ -240,7 +240,7 @@ def _seeds_for(spread: float, margin: float, level: float, power: float) -> int:
             return n
     if margin <= 0:
         return _MOST_SEEDS
-    far = _normal_half_width(level) + special.ndtri(power) * math.sqrt(math.pi / 2)
+    far = _normal_half_width(level) + float(special.ndtri(power)) * math.sqrt(math.pi / 2)
     return min(_MOST_SEEDS, max(_LARGE, math.ceil((spread * far / margin) ** 2)))
 
 
