@@ -12,6 +12,8 @@ else is real: keys, decisions, results, states, sweeps, and at the end a start o
   whoever else uses the machine and its disk.
 - *RSS*: resident memory of the process at the end; *held*: what Python allocated since the planner was made and still
   holds at the end (tracemalloc, in a run of its own: it makes everything slower).
+- *slopes*: between the smallest and the largest size, what each further unit costs of memory and of the later start.
+  They are straight lines where *growth* is 1, so they say what 100,000 units would cost.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ from silo_tune.study.study_file import parse_study
 
 SIZES = (1000, 2000, 2500, 5000, 10_000)
 GOAL_MS = 20.0
+MOST = 100_000  # units of a large run
+HELD_KIB, RESUMED_S = 1.0, 30.0  # goals there: what is held of each unit, and the CPU time of a later start
 FLAT = (2000, 10_000, 0.10)  # resident memory of these two sizes differs by at most this share
 SLOTS = 8
 ATTEMPT = "0" * 16
@@ -263,7 +267,22 @@ def verdicts(sizes: Sequence[Size]) -> dict[str, bool]:
         rise = by_size[large].rss_mib / by_size[small].rss_mib - 1
         words = f"memory from {small} to {large} units: {rise:+.1%}, goal within {share:.0%}"
         found[words] = abs(rise) <= share
-    return found
+    return found | slopes(sizes)
+
+
+def slopes(sizes: Sequence[Size]) -> dict[str, bool]:
+    """What a further unit costs, from the smallest size to the largest, and whether a large run stays in its goals."""
+    few, many = sizes[0], sizes[-1]
+    units = many.units - few.units
+    if units <= 0:
+        return {}
+    found = {}
+    if few.held_kib is not None and many.held_kib is not None:
+        held = (many.held_kib - few.held_kib) / units
+        found[f"each further unit holds {held:.2f} KiB, goal {HELD_KIB:g}"] = held <= HELD_KIB
+    resumed = (many.resume_cpu_ms * many.units - few.resume_cpu_ms * few.units) / units
+    told = f"each further unit costs a later start {resumed:.2f} ms of CPU: {resumed * MOST / 1000:.0f} s for {MOST:,}"
+    return found | {f"{told}, goal {RESUMED_S:g}": resumed * MOST / 1000 <= RESUMED_S}
 
 
 def table(sizes: Sequence[Size]) -> list[str]:

@@ -46,7 +46,7 @@ def _chosen(wanted: str, gpus: float) -> torch.device:
     if gpus and not torch.cuda.is_available():
         raise BadInput(
             f"cluster.gpus_per_unit: {gpus:g} is asked for, and this process sees no CUDA device; leave it out to "
-            f"train on CPUs"
+            f"train on CPUs, or plan for a cluster with GPUs by --no-preflight"
         )
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
