@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from functools import cache
@@ -57,6 +58,10 @@ def code(words: Iterable[str]) -> str:
 
 
 # --- one function per table ---
+
+
+def found() -> str:
+    return str(runpy.run_path(str(ROOT / "docs" / "found.py"))["table"](""))
 
 
 def presets() -> str:
@@ -415,6 +420,7 @@ def _rooms(names: str) -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "found": found,
     "study-keys": study_keys,
     "commands": commands,
     "columns": columns,

@@ -32,6 +32,13 @@ def test_a_mark_that_nobody_makes_fails_the_build(made: dict[str, Any]) -> None:
         made["on_page_markdown"]("before\n<!-- generate: nothing -->\nafter")
 
 
+def test_readme_and_site_have_a_row_for_every_record_with_a_report(made: dict[str, Any]) -> None:
+    found = runpy.run_path(str(DOCS / "found.py"))
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert found["table"]() in readme, "python docs/found.py prints the table of README.md"
+    assert made["found"]().count("\n") == 1 + len(found["answered"]()) >= 3
+
+
 def test_every_key_of_a_study_has_a_type_a_meaning_and_an_example(made: dict[str, Any]) -> None:
     lines = [line for line in made["study_keys"]().splitlines() if line.startswith("| `")]
     assert len(lines) > 80
