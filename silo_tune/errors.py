@@ -86,6 +86,8 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
 def choose(name: str, choices: Iterable[str]) -> str:
     """What to write instead of a wrong name: all that there is, and one that is nearly the same."""
     known = sorted(choices)
+    if not known:
+        return "there is none"
     begun = [choice for choice in known if len(name) > 2 and choice.startswith(name)]
     close = begun or difflib.get_close_matches(name, known, n=1)
     return f"choose from {', '.join(known)}{f' (did you mean {close[0]!r}?)' if close else ''}"

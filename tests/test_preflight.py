@@ -134,7 +134,8 @@ def test_a_mistake_hides_no_other(command: str, tmp_path: Path) -> None:
     [
         (b'name = "a"\ncycles = 3\ncycles = 4\n', ":3: not valid TOML: Cannot overwrite a value (a key or table that"),
         (b'[data]\nname = "a"\n[data]\n', ":3: not valid TOML: Cannot declare ('data',) twice (a key or table that is"),
-        (b"name = \n", ":1: not valid TOML: Invalid value: name ="),
+        (b"name = \n", ":1: not valid TOML: Invalid value (a text stands in"),
+        (b"a = {\n  b = 1 }\n", ":1: not valid TOML: Invalid initial character for a key part (a table in { } stands"),
         (b'# caf\xe9\nname = "a"\n', ":1: invalid continuation byte for UTF-8, which TOML is written in: save it as"),
     ],
 )
@@ -144,6 +145,63 @@ def test_a_file_that_is_not_toml_is_told_with_its_line(content: bytes, told: str
     with pytest.raises(BadInput) as caught:
         load_study(file)
     assert str(caught.value).startswith(f"{file}{told}")
+
+
+NO_TOML = """\
+name = "mine"
+cycles = three
+data = { name = "digits" }
+model = { name = "lenet-300-100" }
+dense = { epochs = 2, max_lr = 0.1, }
+replicates = { seeds = [0, 1 }
+[retrain]
+epochs = 2.5
+[prune]
+rate = [
+  0.2,
+criterion = "magnitud"
+[arms.silo]
+mode = "schedule
+schedule = { name = "silo", eps = 0.1, delta = 0.2 }
+[arms.oracle]
+mode = "oracle"
+grid = { low = 1.0, high = 0.1, points = 5 }
+tests = ["silo"]
+[report]
+tolerance = 0.05
+"""
+
+
+def test_what_is_no_toml_hides_no_other_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(NO_TOML)
+    done = in_process("plan", str(file), "--out", str(tmp_path / "run"))
+    told = done.stderr.removeprefix("silo-tune: ").splitlines()
+    lines = [int(line[len(f"{file}:") :].split(":")[0]) for line in told if line.startswith(f"{file}:")]
+    assert (done.returncode, lines) == (2, [2, 5, 6, 12, 14, 8, 12, 18])
+    assert told[1:3] == ["    cycles = three", "             ^"]
+    assert "in what begins on line 10" in done.stderr
+    assert "did you mean 'magnitude'" in done.stderr
+
+
+def test_a_file_of_another_kind_is_told_at_its_first_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    for text in ("key: value\n" * 30, "a = [\n" + "1,\n" * 5000):
+        file.write_text(text)
+        with pytest.raises(BadInput, match="not valid TOML") as caught:
+            load_study(file)
+        assert len(str(caught.value).splitlines()) == 4
+
+
+def test_without_a_header_the_rest_of_a_file_is_not_judged(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text("[data\nname = 3\n")
+    done = in_process("plan", str(file))
+    assert done.stderr.splitlines()[1:] == [
+        "    [data",
+        "         ^",
+        "what else is in the file was not looked at: without these lines it is another study",
+    ]
 
 
 def test_a_key_that_the_command_line_wrote_has_no_line(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def key_lines(text: str) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     above = ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if header := _HEADER.match(line):
             above = _dotted(header[1])
             found.setdefault(above, number)

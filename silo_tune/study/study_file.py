@@ -40,6 +40,7 @@ from silo_tune.study.parts import (
 from silo_tune.study.preset_filling import expand_presets
 from silo_tune.study.prune import Prune
 from silo_tune.study.task import TaskSpec
+from silo_tune.study.toml_text import Mistake, without_mistakes
 
 Look = Callable[[Study], Iterable[Problem]]
 
@@ -61,11 +62,38 @@ def load_study(
         BadInput: no such file, or not TOML.
         StudyError: everything that is wrong with its content, at once.
     """
+    _, mistakes = _text(path)
+    if mistakes:
+        told = [f"{path}:{mistake.line}: {mistake.message}" for mistake in mistakes]
+        raise BadInput("\n".join([*told, *_beside(path, mistakes, sets, smoke, look)]))
     try:
         table, recorded = _read(path, sets, smoke)
         return parse_study(table, str(path), recorded)
     except StudyError as error:
         raise refused(path, error.problems, sets, smoke, look) from None
+
+
+def _beside(
+    path: str | os.PathLike[str], mistakes: Sequence[Mistake], sets: Sequence[str], smoke: bool, look: Look | None
+) -> list[str]:
+    """What else is wrong with a study, some statements of which are no TOML."""
+    keys = [mistake.key for mistake in mistakes if mistake.key is not None]
+    if len(keys) < len(mistakes):
+        return ["what else is in the file was not looked at: without these lines it is another study"]
+    try:
+        table, recorded = _read(path, sets, smoke)
+        problems = [] if look is None else list(look(parse_study(table, str(path), recorded)))
+    except StudyError as error:
+        problems = error.problems
+    arms = [key.split(".")[1] for key in keys if key.startswith("arms.")]
+    left = [
+        (key, message)
+        for key, message in refused(path, problems, sets, smoke, look).problems
+        if key
+        and not any(f"{broken}.".startswith(f"{key}.") for broken in keys)
+        and not any(f"unknown schedule arm '{arm}'" in message for arm in arms)
+    ]
+    return [str(located(path, left, sets))] if left else []
 
 
 def refused(
@@ -92,23 +120,8 @@ def refused(
 
 def _read(path: str | os.PathLike[str], sets: Sequence[str], smoke: bool) -> tuple[dict[str, Any], bool]:
     """The table of a study file, and whether a run wrote it."""
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # an editor's mark at its start is no mistake
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        raise BadInput(
-            f"no study file {str(file)!r}; `ls experiments/*.toml` shows those that come with the project"
-        ) from None
-    except IsADirectoryError:
-        raise BadInput(f"{str(file)!r} is a folder; the study of a run is its {file / 'study.toml'}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{file}:{line}: {error.reason} for UTF-8, which TOML is written in: save it as UTF-8") from None
-    except OSError as error:
-        raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, tables within thousands of others
-        raise BadInput(_not_toml(file, text, error)) from None
+    file, (text, _) = Path(path), _text(path)
+    table = tomllib.loads(text)
     recorded = is_record(table)
     if recorded:
         table = table["study"]
@@ -128,17 +141,24 @@ def _read(path: str | os.PathLike[str], sets: Sequence[str], smoke: bool) -> tup
     return (table if recorded else _from_folder(table, file.parent)), recorded
 
 
-def _not_toml(file: Path, text: str, error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return f"{file}: not valid TOML: nested too deeply"
-    place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-    if place is None:
-        return f"{file}: not valid TOML: {error}"
-    number, lines = int(place[1]), text.splitlines()
-    shown = f": {_cut(lines[number - 1].strip())}" if number <= len(lines) else ""
-    why = str(error)[: place.start()]
-    twice = " (a key or table that is there twice)" if why.startswith(("Cannot overwrite", "Cannot declare")) else ""
-    return f"{file}:{number}: not valid TOML: {why}{twice}{shown}"
+def _text(path: str | os.PathLike[str]) -> tuple[str, list[Mistake]]:
+    """The text of a study file without the statements that are no TOML, and those."""
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(
+            f"no study file {str(file)!r}; `ls experiments/*.toml` shows those that come with the project"
+        ) from None
+    except IsADirectoryError:
+        raise BadInput(f"{str(file)!r} is a folder; the study of a run is its {file / 'study.toml'}") from None
+    except OSError as error:
+        raise BadInput(f"cannot read the study {str(file)!r}: {error}") from None
+    try:
+        return without_mistakes(data.decode("utf-8-sig"))  # an editor's mark at its start is no mistake
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{file}:{line}: {error.reason} for UTF-8, which TOML is written in: save it as UTF-8") from None
 
 
 def is_record(table: Mapping[str, Any]) -> bool:
@@ -189,7 +209,7 @@ def _model_from_folder(model: Any, folder: Path) -> dict[str, Any]:
 
 def located(file: str | os.PathLike[str], problems: Sequence[tuple[str, str]], sets: Sequence[str] = ()) -> StudyError:
     """Problems of a study that was read from a file, each with its line; a key that --set wrote has none."""
-    text = Path(file).read_text(encoding="utf-8-sig")
+    text, _ = _text(file)
     lines, above = key_lines(text), "study." if is_record(tomllib.loads(text)) else ""
     lines |= {f"{above}data.{new}": lines[key] for old, new in OLDER.items() if (key := f"{above}data.{old}") in lines}
     written = {change.partition("=")[0].strip() for change in sets}
