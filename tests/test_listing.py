@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from silo_tune.data.arrays import Pixels
 from silo_tune.data.duplicates import Repeated
 from silo_tune.data.images import Form, random_resized_crop
-from silo_tune.data.load import facts, load_data
+from silo_tune.data.load import facts, load_data, open_data
 from silo_tune.data.sets import DataSet, split_rows
 from silo_tune.errors import BadInput
 from silo_tune.run.session import data_lines
@@ -40,6 +41,28 @@ def a_class(data: Data, part: str = "train") -> Path:
     return sorted((root(data) / part).iterdir())[0]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_broken_image_of_every_part_is_counted_and_the_first_ten_are_named(folder: Data, stream: bool) -> None:
+    parts = (sorted((root(folder) / part).rglob("*.png"))[:6] for part in ("train", "test"))
+    broken = [file for part in parts for file in part]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:30])
+    with pytest.raises(BadInput) as caught:
+        open_data(with_(folder, stream=stream))
+    said = str(caught.value)
+    counts = re.findall(r"data: (\d+) images cannot be used", said)
+    assert sum(map(int, counts)) == len(broken)
+    assert len(counts) == (2 if stream else 1)
+    assert sum(file.name in said for file in broken) == (len(broken) if stream else 10)
+
+
+def test_links_that_lead_nowhere_are_refused_by_name(folder: Data) -> None:
+    for name in ("gone.png", "lost.png"):
+        (a_class(folder) / name).symlink_to("/nowhere.png")
+    with pytest.raises(BadInput, match=r"2 links below .* with nothing behind: .*gone\.png, .*lost\.png; take them"):
+        loaded(folder)
+
+
 def test_what_notebooks_and_archives_leave_is_no_class(folder: Data) -> None:
     before = loaded(folder)
     name, hidden = a_class(folder), root(folder) / "train" / ".ipynb_checkpoints"
@@ -62,7 +85,7 @@ def test_a_class_whose_files_cannot_be_read_is_refused(folder: Data) -> None:
     other = root(folder) / "train" / "scans"
     other.mkdir()
     (other / "a.tif").write_bytes(b"II*")
-    with pytest.raises(BadInput, match=r"class 'scans' .* no image that can be read \(\.png, .*convert them"):
+    with pytest.raises(BadInput, match=r"1 class of .* no image that can be read \(\.png, .*: scans; convert"):
         loaded(folder)
 
 

@@ -105,17 +105,20 @@ class _Part:
         images: class → its images, in order; a subfolder without files is no class.
         others: files that are no image of a class.
         empty: names of subfolders without files.
+        gone: links that lead nowhere.
     """
 
     root: Path
     images: Mapping[str, Sequence[Path]]
     others: Sequence[Path]
     empty: Sequence[str]
+    gone: Sequence[Path]
 
     @classmethod
     def of(cls, root: Path) -> _Part:
         images: dict[str, list[Path]] = {}
         others: list[Path] = []
+        gone: list[Path] = []
         for entry in sorted(root.iterdir()):
             # A class may be a link to a folder; a link inside one is not followed.
             for file in sorted(entry.rglob("*")) if entry.is_dir() else [entry]:
@@ -123,19 +126,19 @@ class _Part:
                     continue
                 shown = file != entry and not any(map(_hidden, file.relative_to(root).parts))
                 found = images.setdefault(entry.name, []) if shown else others
-                (found if file.suffix.lower() in SUFFIXES else others).append(file)
+                taken = shown and file.suffix.lower() in SUFFIXES
+                (others if not taken else found if file.exists() else gone).append(file)
         folders = (entry.name for entry in sorted(root.iterdir()) if entry.is_dir() and not _hidden(entry.name))
-        return cls(root, images, others, [name for name in folders if name not in images])
+        return cls(root, images, others, [name for name in folders if name not in images], gone)
 
     @property
     def classes(self) -> list[str]:
         """The classes of a training part. Raises BadInput for one without an image that can be read."""
-        for name, found in self.images.items():
-            if not found:
-                raise BadInput(
-                    f"class {name!r} of {str(self.root)!r} has files and no image that can be read "
-                    f"({', '.join(SUFFIXES)}); convert them, or take the folder away"
-                )
+        if without := [name for name, found in self.images.items() if not found]:
+            raise BadInput(
+                f"{plural(len(without), 'class')} of {str(self.root)!r} with files and no image that can be read "
+                f"({', '.join(SUFFIXES)}): {shortened(without)}; convert them, or take the folders away"
+            )
         if not self.images:
             raise BadInput(f"{str(self.root)!r} has no subfolders with images; a folder of images has one per class")
         return sorted(self.images)
@@ -147,6 +150,12 @@ class _Part:
             raise BadInput(
                 f"{str(self.root)!r} has classes that the training part lacks: {shortened(strange)}; rename them, or "
                 f"take them away"
+            )
+        if self.gone:
+            names = [str(file.relative_to(self.root)) for file in self.gone]
+            raise BadInput(
+                f"{plural(len(names), 'link')} below {str(self.root)!r} with nothing behind: {shortened(names)}; take "
+                f"them away, or bring back what they name"
             )
         items = [(file, label) for label, name in enumerate(classes) for file in self.images.get(name, ())]
         if not items:

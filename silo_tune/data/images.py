@@ -18,6 +18,7 @@ from silo_tune.errors import BadInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MOST_TOLD = 10  # broken images
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 Shape = tuple[int, int, int]
 
@@ -92,6 +93,33 @@ def eight_bit(name: str, image: Image) -> Image:
         f"data: {name!r} has pixels of Pillow's mode {image.mode!r}, which have no fixed range; save it with 8 bits "
         f"for each channel, or give the images by a function of yours"
     )
+
+
+class Broken:
+    """Images that cannot be used: all are looked at, and then the first few are told."""
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+
+    def add(self, error: Exception) -> None:
+        self._told.append(str(error).removeprefix("data: "))
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A look at one image; whatever is wrong with it waits for the others."""
+        try:
+            yield
+        except (BadInput, OSError) as error:
+            self.add(error)
+
+    def require_none(self) -> None:
+        """Raises BadInput that names them and says how many there are."""
+        if len(self._told) == 1:
+            raise BadInput(f"data: {self._told[0]}")
+        if self._told:
+            more = ["…"] if len(self._told) > MOST_TOLD else []
+            lines = [f"{len(self._told):,} images cannot be used", *self._told[:MOST_TOLD], *more]
+            raise BadInput("data: " + "\n  ".join(lines))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 
 from silo_tune.data.arrays import Pixels
 from silo_tune.data.cache import Arrays, cached
-from silo_tune.data.images import Form
+from silo_tune.data.images import Broken, Form, Shape
 from silo_tune.data.sets import NO_POOL, DataSet, StreamedSet
 from silo_tune.data.stream import ImageSource, Stream, check_shape
 from silo_tune.errors import BadInput
@@ -80,13 +80,26 @@ class Listed:
 
     def _decode(self) -> Arrays:
         arrays: Arrays = {}
+        broken = Broken()
         for part, source in self.parts().items():
-            arrays[part], arrays[f"{part}_labels"] = _stacked(source, self.form), source.labels
+            arrays[part], arrays[f"{part}_labels"] = _stacked(source, self.form, broken), source.labels
+        broken.require_none()
         return arrays
+
+    def _first_shape(self) -> Shape:
+        """(H, W, C) of the first training image that can be read. Raises BadInput that names them when none can."""
+        broken = Broken()
+        for row, data in enumerate(self.train.contents()):
+            with broken.one():
+                if isinstance(data, Exception):
+                    raise data
+                return self.form.decode(self.train.name(row), data).shape
+        broken.require_none()
+        raise AssertionError("a training part has images")
 
     def streamed(self, workers: int, pool: bool) -> StreamedSet:
         """The set as streams; `pool` joins its test part to its training images."""
-        shape = self.form.shape or self.form.decode(self.train.name(0), next(self.train.contents())).shape
+        shape = self.form.shape or self._first_shape()
         listing, empty = self.listing(), Stream((), self.form, shape, workers)
         if not pool:
             test = None if self.test is None else replace(empty, sources=(self.test,))
@@ -102,13 +115,15 @@ class Listed:
         return StreamedSet(both, labels, None, None, self.classes, listing, self.notices)
 
 
-def _stacked(source: ImageSource, form: Form) -> Pixels:
-    images: Pixels | None = None
+def _stacked(source: ImageSource, form: Form, broken: Broken) -> Pixels:
+    images = np.empty((0,), dtype=np.uint8)
     for row, data in enumerate(source.contents()):
-        image = form.decode(source.name(row), data)
-        if images is None:
-            images = np.empty((len(source.labels), *image.shape), dtype=np.uint8)
-        check_shape(source.name(row), image, images.shape[1:])
-        images[row] = image
-    assert images is not None
+        with broken.one():
+            if isinstance(data, Exception):
+                raise data
+            image = form.decode(source.name(row), data)
+            if not len(images):
+                images = np.empty((len(source.labels), *image.shape), dtype=np.uint8)
+            check_shape(source.name(row), image, images.shape[1:])
+            images[row] = image
     return images

@@ -107,13 +107,27 @@ def _reading(data: Data, read: Callable[[], T]) -> T:
 
 def _measured(found: StreamedSet, data: Data) -> StreamedSet:
     """With the sums of all training images, when all of them train and say how they are normalised: each worker then
-    need not read them first."""
+    need not read them first. The other parts are read too, so that an image that is broken is known before the
+    training.
+
+    Raises:
+        BadInput: images cannot be used; they are named, of every part.
+    """
     from silo_tune.data.loader import moments_of
 
     if data.train_examples is not None or data.mean is not None:
         return found
-    moments = moments_of(found.train, np.arange(len(found.train), dtype=np.int64))
-    return replace(found, train=replace(found.train, moments=moments))
+    moments, wrong = list[Any](), list[str]()
+    for part in (found.train, found.test, found.val):
+        if part is None:
+            continue
+        try:
+            moments.append(moments_of(part, np.arange(len(part), dtype=np.int64)))
+        except BadInput as error:
+            wrong.append(str(error))
+    if wrong:
+        raise BadInput("\n".join(wrong))
+    return replace(found, train=replace(found.train, moments=moments[0]))
 
 
 def _of_user(function: str, args: Mapping[str, Any], task: TaskSpec | None) -> DataSet | ExampleSet:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from silo_tune.data.arrays import Labels, Pixels
 from silo_tune.data.cache import cached
-from silo_tune.data.images import random_resized_crop
+from silo_tune.data.images import Broken, random_resized_crop
 from silo_tune.data.stream import Stream, check_shape
 from silo_tune.errors import BadInput
 
@@ -22,7 +22,9 @@ from silo_tune.errors import BadInput
 SUM_PIXELS = 1 << 20
 
 
-def read(stream: Stream, rows: Tensor, chunk: int, seeds: Tensor | None = None) -> Iterator[Tensor]:
+def read(
+    stream: Stream, rows: Tensor, chunk: int, seeds: Tensor | None = None, broken: Broken | None = None
+) -> Iterator[Tensor]:
     """Pixels (B, H, W, C) uint8 of `rows`, `chunk` at a time, in their order.
 
     Args:
@@ -30,6 +32,7 @@ def read(stream: Stream, rows: Tensor, chunk: int, seeds: Tensor | None = None) 
         rows: (N,) int64.
         chunk: images of one step.
         seeds: (N,) int64; each image is then a random resized crop, drawn from its own seed.
+        broken: takes images that cannot be used, whose steps are then left out; without it the first one raises.
 
     Raises:
         BadInput: an image cannot be decoded, or has another shape; it is named.
@@ -51,9 +54,13 @@ def read(stream: Stream, rows: Tensor, chunk: int, seeds: Tensor | None = None) 
     # Its own: the loader would draw a number from the global stream, from which dropout draws.
     loader.generator = torch.Generator()
     for pixels in loader:
-        if isinstance(pixels, Exception):
-            raise pixels
-        yield pixels
+        if isinstance(pixels, Tensor):
+            yield pixels
+            continue
+        for error in pixels:
+            if broken is None or not isinstance(error, BadInput):
+                raise error
+            broken.add(error)
 
 
 class _Ordered(torch.utils.data.Dataset[Any]):
@@ -88,10 +95,10 @@ class _Ordered(torch.utils.data.Dataset[Any]):
         return image
 
 
-def _collated(batch: Sequence[tuple[Pixels, int] | Exception]) -> Tensor | Exception:
-    """Pixels of a batch by timm's own collation, or the first error in it."""
-    failed = next((item for item in batch if isinstance(item, Exception)), None)
-    return failed if failed is not None else fast_collate(batch)[0]
+def _collated(batch: Sequence[tuple[Pixels, int] | Exception]) -> Tensor | list[Exception]:
+    """Pixels of a batch by timm's own collation, or the errors in it."""
+    failed = [item for item in batch if isinstance(item, Exception)]
+    return failed or fast_collate(batch)[0]
 
 
 # --- exact sums ---
@@ -108,8 +115,9 @@ def moments_of(stream: Stream, rows: Labels) -> NDArray[np.int64]:
 
 def _summed(stream: Stream, rows: Labels) -> NDArray[np.int64]:
     chunk = max(1, SUM_PIXELS // int(np.prod(stream.image)))
-    sums = []
-    for pixels in read(stream, torch.from_numpy(np.ascontiguousarray(rows)), chunk):
+    sums, broken = [], Broken()
+    for pixels in read(stream, torch.from_numpy(np.ascontiguousarray(rows)), chunk, broken=broken):
         values = pixels.to(torch.int64)
         sums.append(torch.stack([values.sum((1, 2)), values.square().sum((1, 2))], 2).numpy())
+    broken.require_none()
     return np.concatenate(sums)

@@ -106,8 +106,10 @@ def _source(root: Path, files: list[Path], image_key: str | None, label_key: str
     columns = pq.read_schema(files[0]).names
     image = _column(columns, image_key, ("img", "image"), files[0])
     label = _column(columns, label_key, ("label", "fine_label"), files[0])
-    labels = np.concatenate([_labels(file, image, label) for file in files])
-    return ParquetSource(os.path.abspath(root), tuple(os.path.abspath(file) for file in files), image, labels)
+    labels = [_labels(file, image, label) for file in files]
+    ends = tuple(np.cumsum([len(part) for part in labels]).tolist())
+    paths = tuple(os.path.abspath(file) for file in files)
+    return ParquetSource(os.path.abspath(root), paths, image, np.concatenate(labels), ends)
 
 
 def _labels(file: Path, image: str, label: str) -> Labels:

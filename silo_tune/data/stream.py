@@ -41,8 +41,8 @@ class ImageSource(Protocol):
         """What the listing says: names, sizes and labels."""
         ...
 
-    def contents(self) -> Iterator[bytes]:
-        """Every image once, in order."""
+    def contents(self) -> Iterator[bytes | Exception]:
+        """Every image once, in order; an error that names it in the place of one that cannot be read."""
         ...
 
     def opened(self) -> Callable[[int], bytes]:
@@ -83,8 +83,13 @@ class FileSource:
             name = os.fsdecode(self.names[row]).encode(errors="backslashreplace").decode()
             yield f"{name}\t{os.stat(self.name(row)).st_size}\t{label}"
 
-    def contents(self) -> Iterator[bytes]:
-        return map(self.opened(), range(len(self.names)))
+    def contents(self) -> Iterator[bytes | Exception]:
+        read = self.opened()
+        for row in range(len(self.names)):
+            try:
+                yield read(row)
+            except OSError as error:
+                yield error
 
     def opened(self) -> Callable[[int], bytes]:
         require_seen(self.root)
@@ -100,15 +105,18 @@ class ParquetSource:
         paths: the files of this part, absolute.
         image_key: column of the images, each with its `bytes`.
         labels: (N,) int64.
+        ends: number of rows up to the end of each file.
     """
 
     root: str
     paths: tuple[str, ...]
     image_key: str
     labels: Labels
+    ends: tuple[int, ...]
 
     def name(self, row: int) -> str:
-        return f"row {row} of {self.paths[0]}{' …' if len(self.paths) > 1 else ''}"
+        file = int(np.searchsorted(self.ends, row, side="right"))
+        return f"row {row - (self.ends[file - 1] if file else 0)} of {self.paths[file]}"
 
     def files(self, rows: Labels | None = None) -> Iterator[Path]:
         return map(Path, self.paths)
@@ -117,19 +125,20 @@ class ParquetSource:
         yield from (f"{os.path.relpath(path, self.root)}\t{os.stat(path).st_size}" for path in self.paths)
         yield f"labels\t{hashlib.sha256(np.ascontiguousarray(self.labels).data).hexdigest()}"
 
-    def contents(self) -> Iterator[bytes]:
+    def contents(self) -> Iterator[bytes | Exception]:
         import pyarrow.parquet as pq
 
         for path in self.paths:
             for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=[self.image_key]):
                 for item in batch.column(0).to_pylist():
-                    if item is None or item["bytes"] is None:
-                        where = "" if item is None else f" (its path is {item.get('path')!r})"
-                        raise BadInput(
-                            f"{os.path.basename(path)}: an image has no bytes{where}; write the files with their "
-                            f"images inside, as `datasets` does after Dataset.cast_column(…, Image()) and embedding"
-                        )
-                    yield item["bytes"]
+                    if item is not None and item["bytes"] is not None:
+                        yield item["bytes"]
+                        continue
+                    where = "" if item is None else f" (its path is {item.get('path')!r})"
+                    yield BadInput(
+                        f"{os.path.basename(path)}: an image has no bytes{where}; write the files with their "
+                        f"images inside, as `datasets` does after Dataset.cast_column(…, Image()) and embedding"
+                    )
 
     def opened(self) -> Callable[[int], bytes]:
         require_seen(self.root)
