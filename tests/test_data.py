@@ -140,6 +140,33 @@ def test_parquet_files_in_another_layout_are_named(tmp_path: Path) -> None:
         load_data(data)
 
 
+def test_every_parquet_file_that_cannot_be_read_is_named_and_an_image_by_the_row_of_its_own_file(
+    tmp_path: Path,
+) -> None:
+    data, places = Data(name="huggingface", path=str(tmp_path)), [tmp_path / f"train-{n}.parquet" for n in range(3)]
+    write_parquet(tmp_path, "train", 20)
+    whole = (tmp_path / "train-00000-of-00001.parquet").rename(places[0]).read_bytes()
+    for place, content in zip(places[1:], (b"", whole[:500]), strict=True):
+        place.write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        load_data(data)
+    assert [f"{place}' is not a readable Parquet file" in str(caught.value) for place in places] == [False, True, True]
+    places[1].write_bytes(whole)
+    pictures = [{"bytes": encoded(np.zeros((8, 8, 3), np.uint8)), "path": None}, {"bytes": None, "path": "a.png"}]
+    pq.write_table(pa.table({"img": pictures, "label": [0, 1]}), places[2])
+    with pytest.raises(BadInput, match=rf"row 1 of {places[2]}: an image has no bytes \(its path is 'a\.png'\)"):
+        load_data(data)
+
+
+def test_labels_that_name_no_class_are_refused(tmp_path: Path) -> None:
+    data, file = Data(name="huggingface", path=str(tmp_path)), tmp_path / "train.parquet"
+    picture = {"bytes": encoded(np.zeros((2, 2, 3), np.uint8)), "path": None}
+    for labels, told in (([0, 1, -1], "1 of its 3 labels .* below 0"), ([0, 1, 2**40], r"1,099,\d{3},\d{3},\d{3} cl")):
+        pq.write_table(pa.table({"img": [picture] * 3, "label": labels}), file)
+        with pytest.raises(BadInput, match=told):
+            load_data(data)
+
+
 def test_missing_places_are_named(tmp_path: Path) -> None:
     for name in ("huggingface", "folder"):
         with pytest.raises(BadInput, match="nowhere"):

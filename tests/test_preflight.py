@@ -147,6 +147,23 @@ def test_a_file_that_is_not_toml_is_told_with_its_line(content: bytes, told: str
     assert str(caught.value).startswith(f"{file}{told}")
 
 
+@pytest.mark.parametrize(
+    ("part", "keys"),
+    [
+        ('data = { name = "digts", augment = ["flop", "crop"] }', ["data.augment.0", "data"]),
+        ('data = { name = "digts", val_share = 2 }', ["data.val_share", "data"]),
+        ('model = { name = "lenet", depth = 3 }', ["model"]),
+    ],
+)
+def test_a_wrong_value_of_a_part_does_not_hide_its_wrong_name(part: str, keys: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    table_ = {key: value for key, value in small_table().items() if key != part.split()[0]}
+    file.write_text(f"{part}\n{tomli_w.dumps(table_)}")
+    done = in_process("plan", str(file))
+    assert done.returncode == 2
+    assert [line.split(": ")[1] for line in done.stderr.removeprefix("silo-tune: ").splitlines()] == keys
+
+
 NO_TOML = """\
 name = "mine"
 cycles = three

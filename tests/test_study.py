@@ -635,3 +635,21 @@ def test_wrong_names_between_arms_are_told_together_with_wrong_values() -> None:
 @pytest.mark.parametrize(("path", "value"), [("cycles", "4"), ("retrain.epochs", True), ("prune.rate", "0.2")])
 def test_a_value_of_another_type_is_refused(path: str, value: Any) -> None:
     assert path in problems({path: value})
+
+
+def test_patterns_and_defaults_of_variables_too_are_meant_from_the_folder_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("abc")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("SILO_TUNE_NOT_SET", raising=False)
+    for path in ("texts/*.txt", "${SILO_TUNE_NOT_SET:-texts}", "../texts"):
+        file = tmp_path / "study.toml"
+        file.write_text(tomli_w.dumps({**table(), "data": {"name": "tokens", "path": path}}))
+        at = "" if path.startswith("..") else f"{tmp_path}/"
+        assert load_study(file).data.path == f"{at}{'texts' if '$' in path else path}"
+        standing = load_study(file).data.standing().path
+        assert standing is not None
+        assert standing.startswith(str(tmp_path))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from silo_tune.data.column_parts import PART, read_folder
 from silo_tune.data.example_sets import Array
 from silo_tune.data.targets import Targets, targets_of
-from silo_tune.errors import BadInput, unknown
+from silo_tune.errors import BadInput, one_line, unknown
 from silo_tune.study.data import Data
 from silo_tune.study.task import TaskSpec
 
@@ -55,16 +55,19 @@ def read_file(file: Path, text: str | None = None) -> pa.Table:
 
     if not file.exists():
         raise BadInput(f"data.path: no file {str(file)!r}")
-    if ".parquet" in file.suffixes:
-        return parquet.ParquetFile(file).read()
-    if file.suffix in JSON_LINES:
-        return json.read_json(file)
-    types = {text: string()} if text else {}
-    return csv.read_csv(
-        file,
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, column_types=types),
-    )
+    try:
+        if ".parquet" in file.suffixes:
+            return parquet.ParquetFile(file).read()
+        if file.suffix in JSON_LINES:
+            return json.read_json(file)
+        types = {text: string()} if text else {}
+        return csv.read_csv(
+            file,
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(strings_can_be_null=True, column_types=types),
+        )
+    except (OSError, ValueError) as error:  # of pyarrow
+        raise BadInput(f"data.path: cannot read {str(file)!r}: {one_line(error)}") from error
 
 
 def require_columns(data: Data, found: pa.Table) -> None:

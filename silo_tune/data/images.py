@@ -117,9 +117,13 @@ class Broken:
         if len(self._told) == 1:
             raise BadInput(f"data: {self._told[0]}")
         if self._told:
+            first = [told.rpartition("; ") for told in self._told[:MOST_TOLD]]  # the last part is the remedy
+            if len({remedy for *_, remedy in first}) == 1 and first[0][0]:
+                lines, end = [what for what, *_ in first], f"; {first[0][2]}"
+            else:
+                lines, end = self._told[:MOST_TOLD], ""
             more = ["…"] if len(self._told) > MOST_TOLD else []
-            lines = [f"{len(self._told):,} images cannot be used", *self._told[:MOST_TOLD], *more]
-            raise BadInput("data: " + "\n  ".join(lines))
+            raise BadInput("data: " + "\n  ".join([f"{len(self._told):,} images cannot be used{end}", *lines, *more]))
 
 
 @contextmanager

@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from silo_tune.data.arrays import Labels
-from silo_tune.data.images import Form
+from silo_tune.data.images import MOST_TOLD, Form
 from silo_tune.data.listed import Listed, left_out
-from silo_tune.data.stream import ParquetSource
+from silo_tune.data.stream import ParquetSource, named
 from silo_tune.errors import BadInput
 from silo_tune.study.data import Data
 
@@ -101,12 +102,18 @@ def _hub_snapshot(hub_id: str) -> str:
 
 
 def _source(root: Path, files: list[Path], image_key: str | None, label_key: str | None) -> ParquetSource:
-    import pyarrow.parquet as pq
-
-    columns = pq.read_schema(files[0]).names
-    image = _column(columns, image_key, ("img", "image"), files[0])
-    label = _column(columns, label_key, ("label", "fine_label"), files[0])
-    labels = [_labels(file, image, label) for file in files]
+    labels, wrong = list[Labels](), list[str]()
+    image = label = ""
+    for file in files:
+        try:
+            columns = _schema(file).names
+            image = _column(columns, image or image_key, ("img", "image"), file)
+            label = _column(columns, label or label_key, ("label", "fine_label"), file)
+            labels.append(_labels(file, image, label))
+        except BadInput as error:
+            wrong.append(str(error))
+    if wrong:
+        raise BadInput("\n  ".join(wrong[:MOST_TOLD]))
     ends = tuple(np.cumsum([len(part) for part in labels]).tolist())
     paths = tuple(os.path.abspath(file) for file in files)
     return ParquetSource(os.path.abspath(root), paths, image, np.concatenate(labels), ends)
@@ -117,11 +124,11 @@ def _labels(file: Path, image: str, label: str) -> Labels:
     import pyarrow.parquet as pq
     import pyarrow.types as types
 
-    schema = pq.read_schema(file)
-    kind = schema.field(_column(schema.names, image, (), file)).type
+    kind = _schema(file).field(image).type
     if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise BadInput(f"{file.name}: column {image!r} is {kind}; in Hugging Face layout an image is {{bytes, path}}")
-    found = pq.read_table(file, columns=[label]).column(label)
+    with named(file):
+        found = pq.read_table(file, columns=[label]).column(label)
     if found.null_count:
         raise BadInput(f"{file.name}: {found.null_count} of its {len(found)} labels ({label!r}) are missing")
     if not types.is_integer(found.type):
@@ -129,7 +136,20 @@ def _labels(file: Path, image: str, label: str) -> Labels:
             f"{file.name}: labels ({label!r}) are {found.type}; they are the numbers of classes, 0, 1, 2 …: name "
             f"another column with data.label_key, or number the classes"
         )
-    return np.asarray(found.to_pylist(), dtype=np.int64)
+    labels = np.asarray(found.to_pylist(), dtype=np.int64)
+    if len(labels) and labels.min() < 0:
+        raise BadInput(
+            f"{file.name}: {np.sum(labels < 0):,} of its {len(labels):,} labels ({label!r}) are below 0, which stands "
+            f"for images whose class is not told; take those rows or this file out"
+        )
+    return labels
+
+
+def _schema(file: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    with named(file):
+        return pq.read_schema(file)
 
 
 def _column(columns: list[str], asked: str | None, usual: tuple[str, ...], file: Path) -> str:

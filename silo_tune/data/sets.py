@@ -134,10 +134,16 @@ class StreamedSet:
         return self.listing
 
 
+MOST_CLASSES = 100_000  # of few images: more, and a number that is no label's was taken for one
+
+
 def check_labels(classes: int, *parts: Labels | None) -> None:
     """Raises BadInput unless labels are the numbers of at least two classes."""
     if classes < 2:
         raise BadInput(f"a data set has at least two classes, got {classes}")
+    images = sum(len(labels) for labels in parts if labels is not None)
+    if classes > max(images, MOST_CLASSES):
+        raise BadInput(f"{classes:,} classes, and {images:,} images; labels are the numbers of classes, from 0 on")
     for labels in parts:
         if labels is None:
             continue

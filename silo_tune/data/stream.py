@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from silo_tune.data.arrays import Labels, Pixels
 from silo_tune.data.images import Form, Shape
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, one_line
 
 
 class ImageSource(Protocol):
@@ -128,22 +129,35 @@ class ParquetSource:
     def contents(self) -> Iterator[bytes | Exception]:
         import pyarrow.parquet as pq
 
+        row = 0
         for path in self.paths:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=[self.image_key]):
-                for item in batch.column(0).to_pylist():
-                    if item is not None and item["bytes"] is not None:
-                        yield item["bytes"]
-                        continue
-                    where = "" if item is None else f" (its path is {item.get('path')!r})"
-                    yield BadInput(
-                        f"{os.path.basename(path)}: an image has no bytes{where}; write the files with their "
-                        f"images inside, as `datasets` does after Dataset.cast_column(…, Image()) and embedding"
-                    )
+            with named(Path(path)):
+                for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=[self.image_key]):
+                    for item in batch.column(0).to_pylist():
+                        there = item is not None and item["bytes"] is not None
+                        yield item["bytes"] if there else self._without_bytes(row, item)
+                        row += 1
+
+    def _without_bytes(self, row: int, item: Any) -> BadInput:
+        where = "" if item is None else f" (its path is {item.get('path')!r})"
+        return BadInput(
+            f"{self.name(row)}: an image has no bytes{where}; write the files with their images inside, as `datasets` "
+            f"does after Dataset.cast_column(…, Image()) and embedding"
+        )
 
     def opened(self) -> Callable[[int], bytes]:
         require_seen(self.root)
         rows = rows_of(self.root, self.paths, self.image_key)
         return lambda row: rows[row][self.image_key]["bytes"]
+
+
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """Raises BadInput that names a file which cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # of pyarrow
+        raise BadInput(f"{str(file)!r} is not a readable Parquet file: {one_line(error)}; replace it") from error
 
 
 def require_seen(root: str) -> None:

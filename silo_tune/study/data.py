@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import os
 import re
@@ -355,7 +356,12 @@ def standing(path: str, key: str = "data.path") -> str:
     filled = expand(path, key)
     if filled.startswith(PACKAGE):
         return filled
-    return absolute(filled) if os.path.exists(filled) else filled
+    return absolute(filled) if is_there(filled) else filled
+
+
+def is_there(path: str) -> bool:
+    """Is it a file, a folder, or a pattern of names (FOLDER/*.txt) that some have?"""
+    return os.path.exists(path) or any(glob.iglob(path))
 
 
 def expand(path: str, key: str = "data.path") -> str:

@@ -98,10 +98,13 @@ def _arm_of(arms: Any, rest: str) -> str | None:
 
 
 def _popped(part: Any, rest: str) -> bool:
-    """Was the key in this part, and is it out of it now?"""
+    """Was the key, or the item of a list, in this part, and is it out of it now?"""
     *parents, last = rest.split(".")
     for parent in parents:
         part = part.get(parent) if isinstance(part, dict) else None
+    if isinstance(part, list) and last.isdigit() and int(last) < len(part):
+        del part[int(last)]
+        return True
     if not isinstance(part, dict) or last not in part:
         return False
     del part[last]
@@ -115,4 +118,6 @@ def _is_new(problem: Problem, found: Iterable[Problem], gone: set[str]) -> bool:
         return False
     # Of a part that was wrong as a whole its core is looked at.
     inside = any(f"{key}.".startswith(f"{told}.") and (told == key or "." in told) for told, _ in found)
-    return not inside and not any(told.startswith(f"{key}.") for told, _ in found)
+    # What is said of a part may come of a key that is out of it; not that its own name is unknown.
+    above = any(told.startswith(f"{key}.") for told, _ in found) and not message.startswith("unknown ")
+    return not inside and not above

@@ -526,7 +526,7 @@ def _peak_problems(study: Study, name: str, arm: ScheduleArm) -> Iterator[tuple[
     assert isinstance(schedule, Schedule)
     peaks = [schedule.peak(cycle, study.pruned_by(arm)) for cycle in range(study.cycles)]
     if not all(math.isfinite(peak) and peak > 0 for peak in peaks):
-        yield f"arms.{name}.schedule", f"gives a max_lr that is not above 0: {peaks}"
+        yield f"arms.{name}.schedule", f"gives a max_lr that is not a finite number above 0: {peaks}"
 
 
 def _rewind_problems(study: Study) -> Iterator[tuple[str, str]]:

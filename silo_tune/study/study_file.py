@@ -17,7 +17,7 @@ from silo_tune.errors import BadInput, Problems, StudyError, choose, unknown
 from silo_tune.study import registry
 from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
 from silo_tune.study.authors import fill_preset
-from silo_tune.study.data import OLDER, TOKENIZERS, Data, expand, renamed
+from silo_tune.study.data import OLDER, TOKENIZERS, Data, expand, is_there, renamed
 from silo_tune.study.hf_folder import with_content
 from silo_tune.study.hidden_mistakes import Problem, all_problems
 from silo_tune.study.key_lines import key_lines, line_of
@@ -193,8 +193,12 @@ def _from_folder(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         part = table.get(section)
         if not isinstance(part, Mapping) or not isinstance(path := part.get(key), str):
             continue
-        if path not in NO_PATHS and not path.startswith(("~", "$")) and (folder / path).exists():
-            found[section] = {**found[section], key: str(folder / path)}
+        if path in NO_PATHS:
+            continue
+        with contextlib.suppress(BadInput):  # a variable that is not set: whoever opens the path says so
+            filled = expand(path, f"{section}.{key}")
+            if not os.path.isabs(filled) and is_there(str(folder / filled)):
+                found[section] = {**found[section], key: str(folder / filled)}
     return found | _model_from_folder(table.get("model"), folder)
 
 
@@ -231,7 +235,7 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             except Exception as error:  # a user's module may raise anything
                 yield key, f"cannot import {function!r}: {type(error).__name__}: {error}"
     for key, there, what in (
-        ("data.path", os.path.exists, "no data directory"), ("dense.checkpoint", os.path.isfile, "no file"),
+        ("data.path", is_there, "no data directory"), ("dense.checkpoint", os.path.isfile, "no file"),
         ("data.tokenizer", os.path.isfile, "no file"), ("report.published", os.path.isfile, "no file"),
     ):  # fmt: skip
         section, name = key.split(".")
