@@ -290,6 +290,23 @@ def test_storage_without_exclusive_creation_is_refused(study: str) -> None:
     assert "'memory'" in done.stderr
 
 
+def test_places_where_no_run_can_be_are_the_users_to_change(study: str, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for place, told in ((loop / "x", "Too many levels"), (tmp_path / ("x" * 300), "File name too long")):
+        for words in (("plan", study, "--no-preflight", "--out"), ("run", study, "--local", "--out"), ("status",)):
+            done = in_process(*words, str(place))
+            assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+        assert in_process("report", str(place)).returncode == 2
+
+
+def test_an_empty_place_is_a_variable_that_is_not_set(study: str, tmp_path: Path) -> None:
+    for words in (("run", study, "--local"), ("plan", study), ("report", str(tmp_path))):
+        done = in_process(*words, "--out", "", cwd=tmp_path)
+        assert (done.returncode, "--out is empty" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_address_that_does_not_answer(study: str, tmp_path: Path) -> None:
     done = in_process("run", study, "--address", "127.0.0.1:1", "--out", str(tmp_path / "run"))
     assert done.returncode == 2

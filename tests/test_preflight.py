@@ -201,6 +201,18 @@ def test_what_is_no_toml_hides_no_other_mistake(tmp_path: Path) -> None:
     assert "did you mean 'magnitude'" in done.stderr
 
 
+def test_a_header_that_is_no_toml_takes_its_section_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    text = tomli_w.dumps(small_table())
+    file.write_text(f"{text}\n[data]\nname = 3\n[arms.\u00e4rm]\nmode = 1\n[x]\nmode = maybe\n")
+    done = in_process("plan", str(file))
+    last = len(text.splitlines()) + 1
+    told = [line for line in done.stderr.removeprefix("silo-tune: ").splitlines() if line.startswith(str(file))]
+    assert [int(line[len(f"{file}:") :].split(":")[0]) for line in told] == [last + 1, last + 3, last + 6]
+    assert "Cannot declare" in told[0]
+    assert 'stand in "quotes"' in told[1]
+
+
 def test_a_file_of_another_kind_is_told_at_its_first_line(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     for text in ("key: value\n" * 30, "a = [\n" + "1,\n" * 5000):

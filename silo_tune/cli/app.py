@@ -10,6 +10,7 @@ import typer
 import typer.core
 
 from silo_tune.cli.streams import say
+from silo_tune.errors import BadInput
 from silo_tune.machine import VERSION
 
 # As a newcomer needs them.
@@ -65,10 +66,22 @@ GridOracle = Annotated[
     typer.Option("--oracle", metavar="NAME", help="An Oracle with a grid; the one of the verdict when left out."),
 ]
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="The study file, or RUN/study.toml of a run.")]
+
+
+def named(place: str | None) -> str | None:
+    """A place as it is given; of a variable that is not set a shell makes an empty one. Raises BadInput for that."""
+    if place is not None and not place.strip():
+        raise BadInput("--out is empty (a variable that is not set?); name a place, or leave --out away")
+    return place
+
+
 Out = Annotated[
     str | None,
-    typer.Option("--out", metavar="RUN", help="Run folder or URL; runs/NAME when left out, RUN for RUN/study.toml."),
-]
+    typer.Option(
+        "--out", metavar="RUN", callback=named,
+        help="Run folder or URL; runs/NAME when left out, RUN for RUN/study.toml.",
+    ),
+]  # fmt: skip
 Sets = Annotated[
     list[str] | None,
     typer.Option(

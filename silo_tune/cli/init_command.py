@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo_tune.cli.app import Debug, app
+from silo_tune.cli.app import Debug, app, named
 from silo_tune.cli.prune_command import data_table, reference
 from silo_tune.cli.streams import say
 from silo_tune.cli.training_commands import see_functions
@@ -38,7 +38,9 @@ def init(
     text: Annotated[str | None, typer.Option(help="Of a table: the column of texts that it is predicted from.")] = None,
     task: Annotated[str | None, typer.Option(help="classification (the usual), binary, regression …")] = None,
     model: Annotated[str | None, typer.Option(help="A network by its name; one of ours when left out.")] = None,
-    out: Annotated[str, typer.Option("--out", metavar="STUDY.toml", help="The file to write.")] = "study.toml",
+    out: Annotated[
+        str, typer.Option("--out", metavar="STUDY.toml", callback=named, help="The file to write.")
+    ] = "study.toml",
     debug: Debug = False,
 ) -> None:
     """Write a commented study for your data, after a look at it and a short training. Never writes over a file."""

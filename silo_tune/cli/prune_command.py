@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_tune.cli.app import Debug, Tracked, app, see_folders
+from silo_tune.cli.app import Debug, Tracked, app, named, see_folders
 from silo_tune.cli.stopping import monitors, watched
 from silo_tune.cli.streams import outlive_readers, say
 from silo_tune.errors import BadInput
@@ -47,7 +47,7 @@ def prune(
         list[str] | None,
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="A further key of the study, as in TOML. Repeatable."),
     ] = None,
-    out: Annotated[str | None, typer.Option("--out", metavar="RUN", help="Run folder or URL.")] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="RUN", callback=named, help="Run folder or URL.")] = None,
     track: Tracked = None,
     ray: Annotated[bool, typer.Option("--ray", help="Train on a Ray cluster that is started here.")] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto, ray://HOST:PORT, HOST:PORT.")] = None,

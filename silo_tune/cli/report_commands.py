@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from silo_tune.cli.app import Debug, GridOracle, RunFolder, app, tell_notes
+from silo_tune.cli.app import Debug, GridOracle, RunFolder, app, named, tell_notes
 from silo_tune.cli.catalogue import KINDS, listed
 from silo_tune.cli.streams import say
 from silo_tune.cli.writing import write_report, write_together
@@ -29,7 +29,9 @@ def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders or URLs, or records.")],
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="DIR", help="A record of the runs, with the report; needed for several."),
+        typer.Option(
+            "--out", metavar="DIR", callback=named, help="A record of the runs, with the report; needed for several."
+        ),
     ] = None,
     format_: Annotated[
         Format, typer.Option("--format", help="What is printed: text, or the answers as JSON for programs.")

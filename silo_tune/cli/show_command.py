@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from silo_tune.cli.app import Debug, Sets, StudyFile, app
+from silo_tune.cli.app import Debug, Sets, StudyFile, app, named
 from silo_tune.cli.streams import say
 from silo_tune.cli.training_commands import see_functions
 from silo_tune.errors import BadInput
@@ -24,7 +24,9 @@ def show(
     arm: Annotated[str, typer.Argument(metavar="ARM", help="An arm of the study.")],
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="FILE", help="The picture, .png or .svg; NAME-ARM.png when left out."),
+        typer.Option(
+            "--out", metavar="FILE", callback=named, help="The picture, .png or .svg; NAME-ARM.png when left out."
+        ),
     ] = None,
     sets: Sets = None,
     debug: Debug = False,

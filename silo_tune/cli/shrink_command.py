@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from silo_tune.cli.app import ArmOfRun, Debug, Functions, RunFolder, SeedOfRun, app, see_folders
+from silo_tune.cli.app import ArmOfRun, Debug, Functions, RunFolder, SeedOfRun, app, named, see_folders
 from silo_tune.cli.streams import say
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ def shrink(
     run: RunFolder,
     arm: ArmOfRun,
     seed: SeedOfRun,
-    out: Annotated[str, typer.Option("--out", metavar="FILE.safetensors", help="A new file for the small network.")],
+    out: Annotated[
+        str, typer.Option("--out", metavar="FILE.safetensors", callback=named, help="A new file for the small network.")
+    ],
     cycle: Annotated[
         int | None, typer.Option("--cycle", metavar="M", help="The last cycle with weights when left out.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from silo_tune.cli.app import ArmOfRun, Debug, Functions, RunFolder, SeedOfRun, app, see_folders
+from silo_tune.cli.app import ArmOfRun, Debug, Functions, RunFolder, SeedOfRun, app, named, see_folders
 from silo_tune.cli.streams import say
 from silo_tune.formats import percent
 
@@ -34,7 +34,9 @@ def weights(
     ] = FileForm.SAFETENSORS,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="DIR", help="A folder; NAME-ARM-seed-S-cycle-M here when left out."),
+        typer.Option(
+            "--out", metavar="DIR", callback=named, help="A folder; NAME-ARM-seed-S-cycle-M here when left out."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
     push: Annotated[

@@ -115,6 +115,8 @@ def moments_of(stream: Stream, rows: Labels) -> NDArray[np.int64]:
 
 def _summed(stream: Stream, rows: Labels) -> NDArray[np.int64]:
     chunk = max(1, SUM_PIXELS // int(np.prod(stream.image)))
+    for source in stream.sources:
+        source.opened()  # what is wrong with all of it is told once
     sums, broken = [], Broken()
     for pixels in read(stream, torch.from_numpy(np.ascontiguousarray(rows)), chunk, broken=broken):
         values = pixels.to(torch.int64)

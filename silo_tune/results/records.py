@@ -8,6 +8,7 @@ table is only an output.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def read(url: str, examples: bool = True) -> Recorded:
     """
     damaged: list[str] = []
     run = Run(url, damaged.append)
-    if run.storage.local and Path(run.storage.root).is_file():
+    if run.storage.local and os.path.isfile(run.storage.root):
         raise BadInput(f"{url} is a file; name the folder of a run or a record, as runs/NAME")
     study = run.study()
     recorded = run.recorded()

@@ -24,7 +24,9 @@ RETRY_SECONDS = (0.2, 1.0, 3.0)
 # Clients of object stores have tried again themselves, for a minute or more, before they fail.
 CLIENT_RETRY_SECONDS = (1.0,)
 # Waiting does not help with these.
-FINAL = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT, errno.ENAMETOOLONG)
+FINAL = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EDQUOT)
+# Nor is there ever a run at such a place.
+NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP)
 # A reason of a failure may hold half a character: part of a file's name that is no Unicode. JSON reads it back so.
 LOOSE = "surrogatepass"
 # These are answers, not failures.
@@ -190,9 +192,10 @@ def _persistent(operation: Callable[P, T]) -> Callable[P, T]:
             except ANSWERS:
                 raise
             except failures as error:
-                if pause is None or getattr(error, "errno", None) in FINAL:
-                    code = getattr(error, "errno", None)
-                    why = getattr(error, "strerror", None) or error
+                code, why = getattr(error, "errno", None), getattr(error, "strerror", None) or error
+                if code in NO_PLACE:
+                    raise BadInput(f"no run can be at {storage.url!r}: {why}; name another place") from error
+                if pause is None or code in FINAL:
                     raise StorageError(
                         f"storage failed at {storage.shown(str(name))}: {why}; what is committed is safe: "
                         f"{REMEDIES.get(code or 0, 'fix the storage')} and run the same command again"

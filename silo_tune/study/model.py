@@ -72,7 +72,7 @@ class Study(Frozen):
     @classmethod
     def _name(cls, value: str) -> str:
         if not ARM_NAME.fullmatch(value):
-            raise ValueError(f"a name is letters, digits and . _ + -, got {value!r}")
+            raise ValueError(f"a name is letters, digits and . _ + - of ASCII, got {value!r}")
         return value
 
     @model_serializer(mode="wrap")
@@ -296,7 +296,7 @@ def arm_problems(study: Study) -> Iterator[tuple[str, str]]:
         yield "arms", "a study needs at least one arm"
     for name, arm in study.arms.items():
         if not ARM_NAME.fullmatch(name):
-            yield f"arms.{name}", "an arm's name is letters, digits and . _ + -"
+            yield f"arms.{name}", "an arm's name is letters, digits and . _ + - of ASCII"
         if isinstance(arm, OracleArm):
             yield from _oracle_problems(study, name, arm)
         elif isinstance(arm, TuneArm):

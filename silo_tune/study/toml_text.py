@@ -13,13 +13,15 @@ MOST = 10  # mistakes of one file; more, and it is no TOML
 LONGEST = 2000  # lines of a study
 SHOWN = 72  # letters of a line
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_HEADER = re.compile(r"\s*\[")
 # What to do, by how the parser's words begin.
 _REMEDIES = {
     "Cannot overwrite": "a key or table that is there twice",
     "Cannot declare": "a key or table that is there twice",
     "Invalid value": 'a text stands in "quotes", a truth is true or false, 0.1 has its 0',
     "Illegal character '\\n'": "a quote is not closed",
-    "Invalid initial character for a key part": "a table in { } stands on one line, without a comma at its end",
+    "Invalid initial character for a key part": "a table in { } stands on one line, without a comma at its end; "
+    'letters but A-Z, a-z, 0-9, _ and - stand in "quotes"',
     "Expected '=' after a key": "TOML writes key = value",
 }
 
@@ -53,13 +55,18 @@ def without_mistakes(text: str) -> tuple[str, list[Mistake]]:
         if len(found) > MOST or not rows or isinstance(error, RecursionError):
             return "", [replace(found[0], key=None)]
         # A bracket that is not closed is noticed in the statement behind, which is not to blame.
-        for last in (max(start, stop - 1), stop):
+        for last in (max(start, stop - 1), stop) if not _HEADER.match(lines[start]) else (_section_end(lines, start),):
             alone = [*lines[:start], *[""] * (last - start + 1), *lines[last + 1 :]]
             left = _error("\n".join(alone))
             if left is None or _stop(left, lines) > stop:
                 break
         lines, error = alone, left
     return "\n".join(lines), found
+
+
+def _section_end(lines: Sequence[str], start: int) -> int:
+    """The last row below a header: without the header they would be another table's."""
+    return next((row - 1 for row in range(start + 1, len(lines)) if _HEADER.match(lines[row])), len(lines) - 1)
 
 
 def _error(text: str) -> Exception | None:
@@ -92,8 +99,8 @@ def _mistake(error: Exception, lines: Sequence[str], start: int, stop: int) -> M
 
 def _key(lines: Sequence[str]) -> str | None:
     """What the last of these lines sets."""
-    header = next((line for line in reversed(lines[:-1]) if line.lstrip().startswith("[") and key_lines(line)), "")
-    if lines[-1].lstrip().startswith("["):
+    header = next((line for line in reversed(lines[:-1]) if _HEADER.match(line) and key_lines(line)), "")
+    if _HEADER.match(lines[-1]):
         return None
     return next((key for key, number in key_lines(f"{header}\n{lines[-1]}").items() if number == 2), None)
 
