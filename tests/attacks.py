@@ -39,6 +39,8 @@ LAST_WORDS = "silo-tune: stopped; nothing committed is lost"
 PRELOADED += ["tests.attacks", "silo_analysis.report.page", "silo_analysis.curve_fit.comparison"]
 # A command that takes so long hangs.
 LONGEST = 60
+# So does a driver after so long; one whose machine is busy does not.
+PATIENCE = 900
 
 
 def noisy() -> DataSet:
@@ -265,12 +267,12 @@ class Site:
 
     def _counted(self) -> int:
         count = self.folder / "events"
-        ended = self.driver(self.finished, Counting(str(count))).wait()
+        ended = self.driver(self.finished, Counting(str(count))).wait(PATIENCE)
         assert ended.code == 0, ended.said
         return int(count.read_text())
 
     def _killed(self, folder: Path, event: int) -> None:
-        assert self.driver(folder, At(event, signal.SIGKILL)).wait().code == -9
+        assert self.driver(folder, At(event, signal.SIGKILL)).wait(PATIENCE).code == -9
 
 
 def no_figures(*what: Any, **options: Any) -> dict[str, Any]:
@@ -497,7 +499,7 @@ def kill(site: Site, number: int, seed: int) -> Attack:
     attack.what = f"at events {', '.join(map(str, moments))} of {site.events}"
     for moment in moments:
         before, kept = len(work(folder)), set(committed(folder)) if folder.exists() else set()
-        ended = site.driver(folder, At(moment, signal.SIGKILL)).wait()
+        ended = site.driver(folder, At(moment, signal.SIGKILL)).wait(PATIENCE)
         if again := kept & {key for _, key in work(folder)[before:]}:
             attack.said = f"{len(again)} committed trials were trained again"
         if ended.code not in (-9, 0):
@@ -516,7 +518,7 @@ def _empty(site: Site) -> Path:
 def _end(site: Site, folder: Path, attack: Attack) -> None:
     """Run the same command to its end, and judge."""
     before, kept = len(work(folder)), set(committed(folder)) if folder.exists() else set()
-    ended = site.driver(folder).wait()
+    ended = site.driver(folder).wait(PATIENCE)
     again = kept & {key for _, key in work(folder)[before:]}
     if ended.code != 0:
         attack.said = attack.said or f"the same command then ended with {ended.code}: {ended.said[-300:]}"
@@ -540,7 +542,7 @@ def interrupt(site: Site, number: int, seed: int) -> Attack:
     chosen, moment = draws.choice(sorted(SIGNALS)), draws.randint(1, site.events)
     attack.how, attack.what = chosen.name, f"at event {moment} of {site.events}"
     sent = folder.parent / "sent"
-    ended = site.driver(folder, At(moment, chosen, sent)).wait()
+    ended = site.driver(folder, At(moment, chosen, sent)).wait(PATIENCE)
     if sent.exists():
         attack.said = _last_words(chosen, ended.code, ended.said)
     else:  # heartbeats and snapshots go by the clock: this driver had fewer events

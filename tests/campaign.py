@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, default=Path("campaign.jsonl"))
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the attacks to make (again)")
     asked = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="campaign-") as place:
+    with tempfile.TemporaryDirectory(prefix="campaign-", ignore_cleanup_errors=True) as place:
         os.environ["SILO_TUNE_CACHE"] = f"{place}/cache"
         attacks = campaign(Path(place), asked)
     for line in summary(attacks):
