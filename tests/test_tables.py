@@ -174,6 +174,11 @@ def test_a_task_may_have_classes_that_no_example_has(tmp_path: Path) -> None:
         open_examples(Data(name="digits"), TaskSpec(name="classification", classes=9))
 
 
+def test_gaps_of_numbers_are_counted(tmp_path: Path) -> None:
+    data, found = opened(written(tmp_path, size=[None, None, *[1.0, 2.0] * (N // 2 - 1)]))
+    assert any(f"column 'size': 2 of {N} rows have no number" in told for told in feed_of(data, found).notices)
+
+
 # --- what is refused ---
 
 BAD: list[tuple[dict[str, Any], dict[str, Any], Any, str]] = [
@@ -202,6 +207,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], Any, str]] = [
     ({"price": [2.0] * N}, {"target": "price", "ignore": ("answer",)}, "regression", ": one value, 2.0"),
     ({"answer": [None, *["yes", "no"] * 119, "no"]}, {}, "binary", "1 value missing, the first in row 0"),
     ({"size": [np.inf, *[1.0] * (N - 1)]}, {}, "binary", "column 'size' is infinite in row 0"),
+    ({"size": [None] * N}, {}, "binary", "column 'size' has no value in any row; name it in ignore"),
     ({}, {"numeric": ("colour",)}, "binary", "column 'colour' is no column of numbers"),
     ({"day": [[1]] * N}, {"ignore": ("price",)}, "binary", "column 'day' is list.*, neither numbers nor words"),
 ]

@@ -89,6 +89,8 @@ class _Roles:
         words = {n for n, t in kinds.items() if pa.types.is_boolean(t) or is_text(t)}
         strange = [name for name in left if name not in numbers | words]
         if strange:
+            if pa.types.is_null(kinds[strange[0]]):
+                raise BadInput(f"data: column {strange[0]!r} has no value in any row; name it in ignore")
             raise BadInput(
                 f"data: column {strange[0]!r} is {kinds[strange[0]]}, neither numbers nor words; name it in ignore"
             )
@@ -135,7 +137,14 @@ class Encoder:
         known = [np.unique(codes[rows, place]) for place in range(codes.shape[1])]
         unseen = [~np.isin(codes[:, place], seen) & (codes[:, place] >= FIRST) for place, seen in enumerate(known)]
         mostly = [len(seen) > len(rows) / 2 for seen in known]  # the categories are hardly ever alike
+        gaps = np.isnan(inputs["numeric"]).sum(0)
         told = tuple(
+            f"column {name!r}: {int(count):,} of {len(numbers):,} rows have no number; the training median stands "
+            "in, and a column tells of it"
+            for name, count in zip(self.numeric, gaps, strict=True)
+            if count
+        )
+        told += tuple(
             f"column {name!r}: {int(new.sum()):,} of {len(new):,} rows have a category that the training part lacks"
             + ("; are they texts? data.ignore leaves them out, data.name = 'text' reads them" if many else "")
             for name, new, many in zip(self.categorical, unseen, mostly, strict=True)
