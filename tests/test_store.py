@@ -636,7 +636,7 @@ def test_the_data_of_a_run_may_not_change(run: Run, notices: Notices) -> None:
     assert notices == [f"{run.url}/data.json was wrong about n_val; it is written anew"]
     run.check_data(FACTS)
     assert run.data_facts() == FACTS
-    with pytest.raises(BadInput, match=r"the data changed under .*aaaaaaaaaaaa…, now it is bbbbbbbbbbbb…"):
+    with pytest.raises(BadInput, match=r"the data changed under .*aaaaaaaaaaaa…, now it is content bbbbbbbbbbbb…"):
         run.check_data({**FACTS, "content": "b" * 64})
     assert run.data_facts() == FACTS
 
