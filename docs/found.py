@@ -19,7 +19,7 @@ from silo_tune.study.wording import words_of
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "experiments" / "records"
 HEAD = (
-    "record", "network, data", "after a prune", "prunes, seeds", "inside, of informative cycles", "chain gap",
+    "record", "network, data", "after a prune", "prunes, seeds", "inside the Oracle's interval?", "chain gap",
     "of it rates", "SILO minus …", "does the S matter?",
 )  # fmt: skip
 AFTER = {"keep": "weights kept", "rewind": "weights rewound", "reinit": "weights drawn anew"}
@@ -43,11 +43,11 @@ def row(record: Path, base: str = "") -> tuple[str, ...]:
     answers = {answer["id"]: answer for answer in told["answers"]}
     with telling(words_of(study)):
         return (
-            f"[{study.name}]({base}/{record.name}/README.md)" if base else f"`{record.name}`",
+            f"[{record.name}]({base}/{record.name}/README.md)" if base else f"`{record.name}`",
             f"{study.model.title}, {_data(study)}",
             AFTER[after_prune(study)],
             f"{study.cycles - 1}, {len(told['seeds'])}",
-            _inside(answers["inside"]),
+            answers["inside"]["verdict"] or DASH,
             _named(answers["loses-and-saves"], "Chain gap (primary endpoint)"),
             _named(answers["loses-and-saves"], "Chain gap without luck"),
             "; ".join(_controls(answers["baselines"], told["schedule"])) or DASH,
@@ -64,17 +64,6 @@ def _data(study: Study) -> str:
 def after_prune(study: Study) -> str:
     arm = study.arms.get(study.report.schedule)
     return study.prune.after_prune if arm is None else study.settings(arm).after_prune
-
-
-def _inside(answer: dict[str, Any]) -> str:
-    of = {number["name"]: int(number["value"]) for number in answer["numbers"]}
-    if not of:
-        return DASH
-    informative, tested = of["informative cycles"], of["cycles tested"]
-    if not informative:
-        return f"none of {tested} is informative"
-    inside, after = of["informative cycles inside"], of["informative cycles after Holm"]
-    return f"{inside} of {informative} ({after} after Holm), of {tested}"
 
 
 def _named(answer: dict[str, Any], name: str) -> str:
