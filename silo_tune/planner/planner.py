@@ -379,9 +379,12 @@ class Planner:
         return source.ask(chain.heard)
 
     def _check_decided(self, chain: Chain) -> None:
-        """A standing decision must be of the very candidates that this study asks for."""
-        asked = [candidate.unit.key for candidate in chain.asking]
-        if chain.decided is not None and asked != [entry["key"] for entry in chain.decided["asked"]]:
+        """A standing decision must be of the candidates that this study asks for, and name none but its arms."""
+        if chain.decided is None:
+            return
+        asked, found = [candidate.unit.key for candidate in chain.asking], chain.decided["asked"]
+        named = {arm for entry in found for arm in entry["tests"]}
+        if asked != [entry["key"] for entry in found] or not named <= set(self.study.arms):
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
                 f"asks for; put the study back as it was, or choose another --out. If it is as it was, the decision of "
