@@ -309,11 +309,12 @@ def test_files_of_another_study_are_refused_before_anything_is_trained() -> None
         Planner(study({**ONE_SEED, "arms.greedy.grid.points": 4}), journal)
 
 
-def test_a_decision_that_tests_an_arm_which_the_study_lacks_is_refused() -> None:
+@pytest.mark.parametrize("tested", [["text"], []])
+def test_a_decision_that_tests_other_arms_than_the_study_is_refused(tested: list[str]) -> None:
     journal, _, _ = run(study(ONE_SEED))
     where = ("greedy", 0, 1, 1)
     decision = json.loads(journal.decisions[where])
-    next(entry for entry in decision["asked"] if entry["tests"])["tests"] = ["text"]
+    next(entry for entry in decision["asked"] if entry["tests"])["tests"] = tested
     journal.decisions[where] = json.dumps(decision)
     with pytest.raises(BadInput, match=r"arms\.greedy: seed 0 closed cycle 1 with other candidates"):
         Planner(study(ONE_SEED), journal)

@@ -379,12 +379,14 @@ class Planner:
         return source.ask(chain.heard)
 
     def _check_decided(self, chain: Chain) -> None:
-        """A standing decision must be of the candidates that this study asks for, and name none but its arms."""
+        """A standing decision must be of the candidates that this study asks for, and test the arms that it tests."""
         if chain.decided is None:
             return
         asked, found = [candidate.unit.key for candidate in chain.asking], chain.decided["asked"]
-        named = {arm for entry in found for arm in entry["tests"]}
-        if asked != [entry["key"] for entry in found] or not named <= set(self.study.arms):
+        tested = {arm for entry in found for arm in entry["tests"]}
+        tests = set(self.layout.tests(chain.arm, chain.cycle)) if chain.cycle else set()
+        whole = tested == tests or chain.round > 1 or not found  # a later round asks some of the first again
+        if asked != [entry["key"] for entry in found] or not (whole and tested <= tests):
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
                 f"asks for; put the study back as it was, or choose another --out. If it is as it was, the decision of "
