@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -14,6 +15,14 @@ DASH = "–"
 MINUS = "−"
 # Differences of accuracies below this are rounding of the arithmetic.
 _NOTHING = 1e-9
+
+
+def parse_json(data: str | bytes) -> Any:
+    """The value of JSON text. Raises ValueError, also where lists lie within thousands of others."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def known(value: Any) -> bool:

@@ -180,8 +180,8 @@ BREAKAGES = (
         "A state that does not match its checksum is not read",
         "the checksum is not looked at",
         "silo_tune/store/unit_store.py",
-        'if hashlib.sha256(data).hexdigest() == claim["sha256"]:',
-        "if data:",
+        'why = wrong(data) if hashlib.sha256(data).hexdigest() == claim["sha256"] else "its checksum does not match"',
+        "why = wrong(data)",
         "tests/test_store.py::test_a_state_that_is_not_what_was_committed_is_moved_aside",
     ),
     Breakage(

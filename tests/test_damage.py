@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 import tomli_w
 
+from silo_tune.cli.writing import written_report
+from silo_tune.errors import BadInput
 from silo_tune.models.checkpoint import pack, unpack
 from silo_tune.planner.outcome import measured
 from silo_tune.results.records import read
@@ -18,6 +22,7 @@ from silo_tune.results.table import table
 from silo_tune.run.session import Outcome
 from silo_tune.run.status import read_status
 from silo_tune.store.bodies import Decision, Facts, Importance, Result, Round
+from silo_tune.store.lease import unreadable
 from silo_tune.store.run_folder import Run
 from silo_tune.store.storage import Corrupt, seal, unseal
 from silo_tune.study.study_file import parse_study
@@ -27,6 +32,8 @@ from tests.plain import decision_of, result_of
 from tests.test_cli import in_process
 from tests.test_cycle import Bench
 from tests.test_run import Notes, assert_same_table, local
+
+Change = Callable[[dict[str, Any]], Any]
 
 TABLE = faulty_table()
 STUDY = parse_study(TABLE)
@@ -50,7 +57,7 @@ def folder(finished: Outcome, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def forged(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+def forged(file: Path, change: Change) -> Path:
     """Change a sealed file, and seal it again."""
     body = unseal(file.read_bytes())
     change(body)
@@ -201,9 +208,27 @@ def test_a_round_of_a_search_that_was_changed_is_told(folder: Path) -> None:
     forged(folder / ROUND, lambda body: body["points"][0].update(objective=0.999, told=0.999))
     shown = f"{folder}/{ROUND} is not what the chains of its points give"
     assert shown in in_process("report", str(folder)).stderr
-    notes = Notes()
-    local(STUDY, folder, notes)
-    assert any(note.startswith(shown) for note in notes.notes)
+    with pytest.raises(BadInput, match=r"round 1 of its search is not what the chains of its points give") as refused:
+        local(STUDY, folder, Notes())
+    assert f"put back {ROUND} as it was, or move it away" in str(refused.value)
+    (folder / ROUND).unlink()
+    local(STUDY, folder, Notes())
+    assert shown not in in_process("report", str(folder)).stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body["points"].pop(),
+        lambda body: body["points"].pop(0),
+        lambda body: body["points"][1].update(round=2),
+        lambda body: body["points"][0].update(trial=7),
+    ],
+)
+def test_a_round_of_a_search_without_all_its_points_is_damaged(folder: Path, change: Change) -> None:
+    forged(folder / ROUND, change)
+    said = in_process("export", str(folder), "--optuna", str(folder / "x.log")).stderr
+    assert f"{folder}/{ROUND} is corrupt (it has" in said
 
 
 def test_counts_of_the_data_that_were_changed_are_written_anew(finished: Outcome, tmp_path: Path) -> None:
@@ -234,6 +259,8 @@ def test_the_study_of_another_run_is_refused(folder: Path, change: dict[str, Any
     done = in_process("report", str(folder))
     assert done.returncode == 2
     assert f"{folder}/study.toml is not the study of this run: chains/" in done.stderr
+    done = in_process("weights", str(folder), "--arm", "silo", "--seed", "0", "--out", str(folder / "taken"))
+    assert done.returncode == 2
 
 
 def test_a_run_that_an_earlier_recipe_made_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +347,35 @@ def test_a_status_from_decisions_that_cannot_be_is_made_of_the_others(folder: Pa
 # --- states ---
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda weights: weights.update(y=weights.popitem()[1]), "it is of another net"),
+        (
+            lambda weights: weights.update({name: part[:1] for name, part in weights.items()}),
+            "it is of another network",
+        ),
+        (lambda weights: weights.update({name: part * math.nan for name, part in weights.items()}), "it is not finite"),
+    ],
+)
+def test_a_state_that_no_trial_leaves_is_trained_again(tmp_path: Path, change: Change, why: str) -> None:
+    bench, notices = Bench(tmp_path, STUDY), list[str]()
+    dense = bench.train(bench.unit(0, None))
+    expected = bench.worker.state_of(dense["key"])
+    folder = tmp_path / "units" / dense["key"][:2] / dense["key"]
+    state = folder / dense["state"]["file"]
+    groups, meta = unpack(state.read_bytes())
+    change(groups["weights"])
+    state.write_bytes(data := pack(groups, meta))
+    forged(folder / "result.json", lambda told: told["state"].update(sha256=hashlib.sha256(data).hexdigest()))
+    bench.worker.units.notice = notices.append
+    found = bench.worker.state_of(dense["key"])
+    assert {name: tensor.tolist() for name, tensor in found["weights"].items()} == {
+        name: tensor.tolist() for name, tensor in expected["weights"].items()
+    }
+    assert f"{state} is corrupt ({why}" in notices[0]
+
+
 def test_a_partial_state_of_another_trial_is_not_resumed(tmp_path: Path) -> None:
     bench, straight = Bench(tmp_path / "a", STUDY), Bench(tmp_path / "b", STUDY)
     dense, expected = bench.unit(0, None), straight.train(straight.unit(0, None, {"value": 0.05}))
@@ -341,3 +397,19 @@ def test_a_partial_state_of_another_trial_is_not_resumed(tmp_path: Path) -> None
 
 def test_the_table_is_of_decisions_and_results_alone(folder: Path, finished: Outcome) -> None:
     assert_same_table(table(Run(str(folder)), STUDY), finished.frame)
+
+
+# --- texts that no file of ours holds ---
+
+
+def test_lists_within_thousands_of_others_are_no_report(folder: Path) -> None:
+    (folder / "report").mkdir(exist_ok=True)
+    (folder / "report" / "answers.json").write_text("[" * 100_000)
+    assert written_report(str(folder)) is None
+
+
+def test_a_lease_of_a_host_that_no_machine_is_named_like_cannot_be_read(folder: Path) -> None:
+    body = {"host": "\ud800vm", "pid": 1, "attempt": "a", "started": None}
+    storage = Run(str(folder)).storage
+    storage.replace("lease/0007.json", seal(body))
+    assert unreadable(storage) == "lease/0007.json"

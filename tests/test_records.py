@@ -184,6 +184,7 @@ NUMBERS: dict[str, tuple[int, int, float, float]] = {
     "2026-11-30-digits-keep/table.parquet": (3588, 936, 0.975550361, 0.952562981),
     "2026-11-30-digits-reinit/table.parquet": (3566, 912, 0.79298435, 0.772872418),
     "2026-11-30-digits-rewind/table.parquet": (3588, 936, 0.96146862, 0.939876807),
+    "2026-11-30-fashion-mnist-reinit/table.parquet": (7251, 2426, 0.822577308, 0.813086768),
 }
 
 

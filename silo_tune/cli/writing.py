@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from silo_tune.cli.app import tell_notes
 from silo_tune.errors import BadInput
+from silo_tune.formats import parse_json
 from silo_tune.machine import VERSION
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def written_report(url: str) -> Written | None:
 
     run = Run(url)
     try:
-        body = json.loads(run.storage.read(ANSWERS))
+        body = parse_json(run.storage.read(ANSWERS))
         if body["of"] != _made_of(run.storage) or not run.storage.exists("report/report.html"):
             return None
         written = Written(list(body["lines"]), dict(body["answers"]), run.storage.shown("report/report.html"))

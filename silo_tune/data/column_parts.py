@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from silo_tune.data.example_sets import ExampleSet, arrays_in
 from silo_tune.errors import BadInput
+from silo_tune.formats import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,13 +74,13 @@ def _saved(root: Path) -> dict[str, list[Path]]:
         return {"train": _files(root)}
     if not (root / "dataset_dict.json").is_file():
         return {}
-    splits = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    splits = parse_json((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
     chosen = {part: next((name for name in names if name in splits), None) for part, names in PARTS.items()}
     return {part: _files(root / name) for part, name in chosen.items() if name is not None}
 
 
 def _files(folder: Path) -> list[Path]:
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    state = parse_json((folder / "state.json").read_text(encoding="utf-8"))
     return [folder / one["filename"] for one in state["_data_files"]]
 
 

@@ -14,6 +14,7 @@ from silo_tune.data.arrays import Labels
 from silo_tune.data.example_sets import Array, ExampleSet, Inputs, arrays_in
 from silo_tune.data.sets import DataSet, Split
 from silo_tune.errors import BadInput
+from silo_tune.formats import parse_json
 from silo_tune.machine import cache_root
 
 # Of the validation or of the test images; CIFAR-10, Fashion-MNIST and scikit-learn's digits have none (measured).
@@ -44,7 +45,7 @@ class Repeated:
         rows = hashlib.sha256(b"".join(part.tobytes() for part in (split.train, split.val, split.test))).hexdigest()
         place = Path(cache_root()) / "duplicates" / f"{content[:24]}-{rows[:24]}.json"
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return cls(**json.loads(place.read_text(encoding="utf-8")))
+            return cls(**parse_json(place.read_text(encoding="utf-8")))
         found = cls.counted(dataset, split)
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from silo_tune.errors import BadInput, one_line
+from silo_tune.formats import parse_json
 from silo_tune.models.build import build_model, laid_out, of_function
 from silo_tune.models.checkpoint import read_state_dict
 from silo_tune.pruning.filters import without_filters
@@ -111,7 +112,7 @@ def _read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
 
 def _about(words: str, path: Path) -> About:
     try:
-        table = json.loads(words)
+        table = parse_json(words)
         if table.pop("format") > FORMAT:
             raise BadInput(f"{str(path)!r} was written by a newer silo-tune; update")
         shape = tuple(int(side) for side in table.pop("shape"))

@@ -22,6 +22,7 @@ from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.filters import Filters, removable
+from silo_tune.results.doubts import own_study
 from silo_tune.seeds import stream
 from silo_tune.store.run_folder import Run
 from silo_tune.study.model import Study
@@ -137,7 +138,7 @@ def shrink_unit(
     if batch < 1:
         raise BadInput(f"--batch: {batch} is not a number of images")
     run = Run(url, notice)
-    study = run.study()
+    study = own_study(run)
     require_chain(run, study, arm, seed)
     if study.prune.granularity != "filter":
         raise BadInput(

@@ -25,6 +25,7 @@ from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
 from silo_tune.models.checkpoint import load_weights, pack_state_dict
 from silo_tune.planner.unit import Unit
+from silo_tune.results.doubts import own_study
 from silo_tune.seeds import stream
 from silo_tune.store.run_folder import Run
 from silo_tune.study.handed import DATA
@@ -109,7 +110,7 @@ def take_weights(
     if push is not None:
         _require_hub(push)
     run = Run(url, notice)
-    study = run.study()
+    study = own_study(run)
     require_chain(run, study, arm, seed)
     unit, state = weights_of(run, study, arm, seed, cycle)
     folder = Path(out or f"{study.name}-{arm}-seed-{seed}-cycle-{unit.cycle}")

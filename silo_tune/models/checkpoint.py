@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from silo_tune.errors import BadInput, words
+from silo_tune.formats import parse_json
 
 Tensors = dict[str, Tensor]
 LFS = b"version https://git-lfs"  # how a file of Git LFS begins that was not fetched
@@ -36,7 +36,7 @@ def unpack(data: bytes) -> tuple[dict[str, Tensors], dict[str, str]]:
     try:
         flat = safetensors.torch.load(data)
         size = int.from_bytes(data[:8], "little")
-        meta = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        meta = parse_json(data[8 : 8 + size]).get("__metadata__", {})
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"not a state: {error}") from None
     groups: dict[str, Tensors] = {}

@@ -18,7 +18,7 @@ from silo_tune.planner.journal import Journal, continuing_key, why_ended
 from silo_tune.planner.layout import Layout
 from silo_tune.planner.outcome import TOLD, measured
 from silo_tune.planner.retention import Weights, floor_of
-from silo_tune.planner.search import Search
+from silo_tune.planner.search import Search, doubtful_rounds
 from silo_tune.planner.unit import Unit
 from silo_tune.planner.winner import best_training, guess_told, value_told, winner_of
 from silo_tune.study.arms import OracleArm, ScheduleArm, TuneArm
@@ -471,14 +471,26 @@ class Planner:
             for point in search.closed:
                 self._settle_trial(search, point["trial"], point["params"])
             search.past = [Chain(search.arm, s, p["trial"], p["params"]) for p in search.closed for s in search.seeds]
-            for chain in search.past:
+            chains = search.past
+            for chain in chains:
                 self._advance(chain)
-            search.past = [chain for chain in search.past if chain.active]
+            search.past = [chain for chain in chains if chain.active]
+            if not search.past:
+                self._check_rounds(search, chains)
             if search.finished:
                 self._take_result(search)
             else:
                 self._open_search_round(search, search.plan.ask(search.closed))
         self._close_searches()
+
+    def _check_rounds(self, search: Search, chains: Sequence[Chain]) -> None:
+        """A round that was changed would find other constants, and train for nothing."""
+        again = Search(search.arm, search.plan, search.seeds)
+        for number in doubtful_rounds(again, search.closed, chains):
+            raise BadInput(
+                f"arms.{search.arm}: round {number} of its search is not what the chains of its points give; put back "
+                f"chains/{search.arm}/search/round-{number:03d}.json as it was, or move it away: it is derived again"
+            )
 
     def _settle_trial(self, search: Search, trial: int | None, params: Mapping[str, float]) -> None:
         self.layout.settle(search.arm, trial, search.plan.schedule(params), search.plan.pipeline(params))

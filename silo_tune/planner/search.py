@@ -6,8 +6,9 @@ workers there were or who finished first.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Literal
@@ -86,7 +87,7 @@ class Search:
             if point["stopped"] is not None:
                 point["told"] = self._expected(point, complete)
         return {"arm": self.arm, "kind": self.plan.kind, "round": self.rounds + 1, "seeds": list(self.seeds),
-                "counted": list(self.plan.counted), "points": points}  # fmt: skip
+                "counted": list(self.plan.counted), "size": len(points), "points": points}  # fmt: skip
 
     def best(self) -> Mapping[str, Any] | None:
         """The point that wins, of the closed rounds."""
@@ -123,6 +124,29 @@ class Search:
         rung = str(point["stopped"])
         gains = [other["objective"] - other["rungs"][rung] for other in complete if rung in other["rungs"]]
         return float(point["rungs"][rung] + (median(gains) if gains else 0.0))
+
+
+def doubtful_rounds(search: Search, points: Sequence[Mapping[str, Any]], chains: Iterable[Chain]) -> Iterator[int]:
+    """The numbers of the closed rounds that do not say what the chains of their points give.
+
+    Args:
+        search: with no round yet; it takes them up.
+        points: of its closed rounds, in order.
+        chains: of these points, all ended.
+    """
+    found = {(chain.trial, chain.seed): chain for chain in chains}
+    for number, group in itertools.groupby(points, lambda point: point["round"]):
+        told, first = list(group), len(search.closed)
+        trials = range(first, first + len(told))
+        search.trials = {(t, seed): found[t, seed] for t in trials for seed in search.seeds if (t, seed) in found}
+        whole = [point["trial"] for point in told] == [*trials]
+        if not whole or _said(search.close()["points"]) != _said(told):
+            yield int(number)
+        search.recall({"points": told, "round": number})
+
+
+def _said(points: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    return [[point[name] for name in ("trial", "round", "objective", "told", "rungs")] for point in points]
 
 
 def _gain(chain: Chain, cycle: int) -> float:

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def own_study(run: Run) -> Study:
+    """The recorded study, which is that of the run's chains (`require_own_study`). Raises BadInput."""
+    study, recorded = run.study(), run.recorded()
+    if recorded is not None and not run.is_record(study):
+        require_own_study(run, study, recorded[1]["recipe"])
+    return study
+
+
 def require_own_study(run: Run, study: Study, recipe: int) -> None:
     """See that the recorded study is the one that the run's chains were trained with.
 

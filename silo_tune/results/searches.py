@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from silo_tune.formats import known
 from silo_tune.planner.chain import Chain
 from silo_tune.planner.points import plan_of
 from silo_tune.planner.search import Search
+from silo_tune.planner.search import doubtful_rounds as rounds_in_doubt
 from silo_tune.planner.winner import gain, guess_told
 from silo_tune.store.run_folder import Run
 from silo_tune.study.arms import ScheduleArm
@@ -103,28 +103,21 @@ def doubtful_rounds(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str
         row = {str(name): value for name, value in found.items()}
         rows[row["arm"], row["seed"], row["trial"]].append(row)
     for arm in filter(study.searched, study.arms):
-        search = Search(arm, plan_of(study, arm), study.search_seeds(arm))
-        for number, group in itertools.groupby(search_points(run, arm), lambda point: point["round"]):
-            points = list(group)
-            search.trials = {
-                (point["trial"], seed): _chain(arm, seed, point, rows[arm, seed, point["trial"]], study.scored.sign)
-                for point in points
-                for seed in search.seeds
-            }
-            if [_said(point) for point in search.close()["points"]] != [_said(point) for point in points]:
-                yield (
-                    f"{run.storage.shown(run.search_name(arm, number))} is not what the chains of its points give: one "
-                    f"of them was changed, or trained again on another kind of machine"
-                )
-            search.recall({"points": points, "round": number})
+        search, points = Search(arm, plan_of(study, arm), study.search_seeds(arm)), search_points(run, arm)
+        chains = [
+            _chain(arm, seed, point, rows[arm, seed, point["trial"]], study.scored.sign)
+            for point in points
+            for seed in search.seeds
+        ]
+        for number in rounds_in_doubt(search, points, chains):
+            yield (
+                f"{run.storage.shown(run.search_name(arm, number))} is not what the chains of its points give: one "
+                f"of them was changed, or trained again on another kind of machine"
+            )
 
 
 # What of its rows a chain's place in a search rests on.
 _HEARD = ["arm", "seed", "trial", "cycle", "candidate", "status", "winner", "val_score", "classes", "guess_score"]
-
-
-def _said(point: Mapping[str, Any]) -> list[Any]:
-    return [point[name] for name in ("trial", "objective", "told", "rungs")]
 
 
 def _chain(arm: str, seed: int, point: Mapping[str, Any], rows: list[dict[str, Any]], sign: int) -> Chain:

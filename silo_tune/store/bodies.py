@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from silo_tune.planner.winner import best_training, winner_of
 from silo_tune.store.storage import Corrupt
@@ -134,6 +134,7 @@ class Round(_Body):
     round: Count
     seeds: Annotated[list[Count], Field(min_length=1)]
     counted: list[Count]
+    size: Count | None = None
     points: Annotated[list[_Point], Field(min_length=1)]
 
 
@@ -159,12 +160,21 @@ class Facts(_Body):
     notices: list[str] = []
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("no name has such characters")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_printable)]
+
+
 class Held(_Body):
     """RUN/lease/N.json."""
 
-    host: str
+    host: Name
     pid: Annotated[int, Field(ge=0, lt=2**31)]
-    attempt: str
+    attempt: Name
     started: str | None
 
 
@@ -235,9 +245,13 @@ def complete(decision: Mapping[str, Any]) -> None:
             raise Corrupt(f"candidate {outcome['candidate']} is {outcome['status']}, and its score says otherwise")
 
 
-def settled(search: Mapping[str, Any]) -> None:
-    """Raises Corrupt unless every point of a round has what it was stopped by, or judged by."""
-    for point in search["points"]:
+def settled(search: Mapping[str, Any], number: int) -> None:
+    """Raises Corrupt unless the points are those of a round, and each has what it was stopped by, or judged by."""
+    if search.get("size", len(search["points"])) != len(search["points"]):
+        raise Corrupt(f"it has {len(search['points'])} of its {search['size']} points")
+    for trial, point in enumerate(search["points"], search["points"][0]["trial"]):
+        if (point["trial"], point["round"]) != (trial, number):
+            raise Corrupt(f"it has point {point['trial']} of round {point['round']} where point {trial} belongs")
         stopped = point["stopped"]
         if stopped is not None and (str(stopped) not in point["rungs"] or point["objective"] is not None):
             raise Corrupt(f"point {point['trial']} was stopped after cycle {stopped}, and its values say otherwise")

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from silo_tune.formats import parse_json
+
 FORMAT = 1
 _FLOATS = {"float16": "<f2", "float32": "<f4"}
 
@@ -42,7 +44,7 @@ def unpack_examples(data: bytes) -> dict[str, Values]:
         ValueError: it is no such file, or one of a newer version.
     """
     line, _, body = data.partition(b"\n")
-    head = json.loads(line)
+    head = parse_json(line)
     if not isinstance(head, dict) or head.get("examples") != FORMAT:
         raise ValueError("it is no file of examples that this version knows")
     found: dict[str, Values] = {}

@@ -108,7 +108,7 @@ class Run:
         def check(body: Mapping[str, Any]) -> None:
             of_place({"arm": arm, "round": number}, body)
             shaped(Round, body)
-            settled(body)
+            settled(body, number)
             for point in body["points"]:
                 begun = self.decision(arm, body["seeds"][0], 0, 1, point["trial"])
                 if begun is not None and begun.get("params") != point["params"]:

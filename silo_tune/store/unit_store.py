@@ -45,6 +45,10 @@ def new_attempt() -> str:
     return uuid.uuid4().hex[:16]
 
 
+def _nothing(state: bytes) -> None:
+    """Nothing is wrong."""
+
+
 class UnitStore:
     """Units by key: results (commit markers), states, partial states, examples.
 
@@ -115,17 +119,23 @@ class UnitStore:
             raise Corrupt(f"{self.storage.shown(name)} is corrupt (its checksum does not match)")
         return data
 
-    def read_state(self, result: Mapping[str, Any]) -> bytes | None:
-        """The state of a committed unit, restated ones included; None when it was swept or is corrupt."""
+    def read_state(self, result: Mapping[str, Any], wrong: Callable[[bytes], str | None] = _nothing) -> bytes | None:
+        """The state of a committed unit, restated ones included; None when it was swept or is corrupt.
+
+        Args:
+            result: of the unit.
+            wrong: what is wrong with a state whose checksum is right, if anything.
+        """
         folder = self.folder(result["key"])
         for claim in self._states(result):
             try:
                 data = self.storage.read(f"{folder}/{claim['file']}")
             except FileNotFoundError:
                 continue
-            if hashlib.sha256(data).hexdigest() == claim["sha256"]:
+            why = wrong(data) if hashlib.sha256(data).hexdigest() == claim["sha256"] else "its checksum does not match"
+            if why is None:
                 return data
-            self._aside(f"{folder}/{claim['file']}", data, "the trial is trained again for its weights")
+            self._aside(f"{folder}/{claim['file']}", data, "the trial is trained again for its weights", why)
         return None
 
     def has_state(self, result: Mapping[str, Any]) -> bool:

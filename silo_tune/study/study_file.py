@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from silo_tune.errors import BadInput, Problems, StudyError, choose, unknown
+from silo_tune.formats import parse_json
 from silo_tune.study import registry
 from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
 from silo_tune.study.authors import fill_preset
@@ -458,7 +458,7 @@ def _fewer_layers(model: Any, folder: Path) -> Table:
         return {}
     try:
         place = folder / os.path.expanduser(name.removeprefix(registry.HF_PREFIX)) / "config.json"
-        config = json.loads(place.read_text(encoding="utf-8"))
+        config = parse_json(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(config, Mapping) or "layer_types" in config:  # a list with an entry for each

@@ -24,7 +24,7 @@ from silo_tune.data.example_sets import ExampleSet
 from silo_tune.data.load import facts, open_examples
 from silo_tune.data.sets import AnySet, folds_of, require_seen, split_rows
 from silo_tune.errors import BadInput, StudyError, one_line
-from silo_tune.formats import percent, plural, size
+from silo_tune.formats import parse_json, percent, plural, size
 from silo_tune.machine import VERSION, cache_root
 from silo_tune.models.build import init_seed
 from silo_tune.models.checkpoint import load_pretrained, pack, unpack
@@ -87,7 +87,7 @@ def preflight(study: Study, workspace: Workspace, dataset: AnySet, slots: int) -
     """
     place = Path(cache_root()) / "preflight" / f"{_identity(study, dataset)}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(place.read_text(encoding="utf-8"))
+        known = parse_json(place.read_text(encoding="utf-8"))
         looked = Findings(lines=list(known["lines"]), layers=list(known["layers"]))
         return _with_room(looked, Needs(**known["needs"]), study, workspace, slots)
     found, needs = Findings(), Needs()

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model, init_seed
 from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, unpack
 from silo_tune.planner.outcome import FORMAT
-from silo_tune.planner.unit import Unit
+from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.pruning.in_effect import require_in_effect
 from silo_tune.pruning.masks import Masks, alive, apply_masks, full_masks
 from silo_tune.pruning.prune_step import UnitPruner, few
@@ -80,6 +81,7 @@ class Worker:
         self.device = choose_device(workspace.device, workspace.gpus)
         self.team = Team(workspace, dataset, self.device) if workspace.workers > 1 else None
         self._pruners: dict[tuple[int, ...], UnitPruner] = {}
+        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, AnyFeed] = {}
         self._tasks: dict[int, Task] = {}
@@ -281,12 +283,30 @@ class Worker:
         result = self.units.result(key)
         if result is None:
             raise RunFailed(f"the parent trial {key[:12]} is not committed; run the study again to train it anew")
-        data = self.units.read_state(result)
+        data = self.units.read_state(result, partial(self._wrong_with, unit_of(result)))
         groups = {} if data is None else unpack(data)[0]
         # It may have been committed before the study had this criterion.
         if data is None or not set(self.workspace.needs) <= set(groups):
             groups = unpack(self._restate(result))[0]
         return groups
+
+    def _wrong_with(self, unit: Unit, state: bytes) -> str | None:
+        """What no state of a committed unit can be: of another network, or not finite."""
+        try:
+            groups = unpack(state)[0]
+        except ValueError as error:
+            return str(error)
+        if is_boosted(unit):
+            return None  # its networks are those of stages
+        weights, masks = groups.get("weights", {}), groups.get("mask", {})
+        shapes = {name: tensor.shape for name, tensor in weights.items()}
+        model = canonical_json(unit.model)
+        if model not in self._shapes:
+            own = self.fresh(unit, init_seed(unit.seed)).state_dict()
+            self._shapes[model] = {name: tensor.shape for name, tensor in own.items()}
+        if shapes != self._shapes[model] or any(shapes.get(name) != mask.shape for name, mask in masks.items()):
+            return "it is of another network"
+        return None if all(tensor.isfinite().all() for tensor in weights.values()) else "it is not finite"
 
     def _restate(self, result: Mapping[str, Any]) -> bytes:
         trained = drain(self._train(unit_of(result)))

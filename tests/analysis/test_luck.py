@@ -20,6 +20,7 @@ from silo_analysis.estimates.oracle import oracle_cycles
 from silo_analysis.estimates.regret import chain_rows
 from silo_analysis.estimates.stats import FloatArray
 from silo_analysis.estimates.summary import Summary, summarise
+from silo_analysis.estimates.tuning import ordinary
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit
 from silo_tune.results.rows import rows
@@ -159,14 +160,18 @@ def test_second_trainings_judge_no_rate() -> None:
 )
 def test_a_best_of_arm_differs_from_the_schedule_in_nothing_else(change: dict[str, Any], is_one: bool) -> None:
     arm = {key: value for key, value in {**ARMS["best-of"], **change}.items() if value is not None}
-    assert luck.best_of_arms(made_study({**ARMS, "best-of": arm})) == (["best-of"] if is_one else [])
+    made = made_study({"silo": SILO, "best-of": arm}, seeds=1, cycles=3)
+    assert luck.best_of_arms(frame_of(made), made) == (["best-of"] if is_one else [])
 
 
-def test_one_that_takes_the_constants_of_the_schedules_pilot_is_one() -> None:
+@pytest.mark.parametrize("judged", [{"mode": "schedule", "schedule": {"name": "silo"}}, {"preset": "silo"}])
+def test_one_that_takes_the_constants_of_the_schedules_pilot_is_one(judged: dict[str, Any]) -> None:
     open_ = {"mode": "schedule", "schedule": {"name": "silo"}}
-    arms = {"silo": open_, "own": {**open_, "best_of": 3}, "ends": {**open_, "best_of": 4, "ends": {"arm": "silo"}}}
-    made = study({"arms": arms, "pilot": {"seeds": [100], "chains": 3, "low": 0.01, "high": 1.0}})
-    assert luck.best_of_arms(made) == ["own", "ends"]
+    arms = {"silo": judged, "own": {**open_, "best_of": 3}, "ends": {**open_, "best_of": 4, "ends": {"arm": "silo"}}}
+    arms["other"] = {**SILO, "best_of": 3}
+    pilot = {"seeds": [100], "chains": 3, "low": 0.01, "high": 1.0}
+    made = study({"arms": arms, "pilot": pilot, "replicates.seeds": [0], "cycles": 5})
+    assert luck.best_of_arms(ordinary(frame_of(made)), made) == ["own", "ends"]
 
 
 def test_of_several_best_of_arms_the_one_with_as_many_trainings_as_candidates_answers() -> None:

@@ -4,12 +4,14 @@ import base64
 import hashlib
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -345,6 +347,18 @@ def test_many_seeds_make_bands_of_dots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response_plot, "MOST_DOTS", 3)
     assert "one seed" not in legend()
     assert "one standard deviation" in legend()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_rate_that_all_seeds_but_one_lost_has_no_band_and_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, study = CASES["two-cycles"]()
+    groups, summary = oracle_cycles(frame, study), summarise(frame, study)
+    for where, group in groups.items():
+        lost = np.array(group.collapsed)
+        lost[1:, 0] = True
+        groups[where] = replace(group, collapsed=lost)
+    monkeypatch.setattr(response_plot, "MOST_DOTS", 3)
+    assert response_plot.response_figure(groups, summary) is not None
 
 
 def test_a_crowd_of_arms_has_a_row_each() -> None:

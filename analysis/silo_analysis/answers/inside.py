@@ -166,7 +166,7 @@ def _verdict(data: pd.DataFrame) -> str:
         return f"no informative cycle; {held} of {len(tested)} tested"
     own = int((informative["verdict"] == "inside").sum())
     return (
-        f"inside in {own} of {plural(len(informative), 'informative cycle')} ({_after_holm(informative)} after Holm), "
+        f"inside in {own} of {plural(len(informative), 'informative cycle')} ({_after_holm(informative)}), "
         f"undetermined in {open_} of {len(tested)} tested"
     )
 
@@ -177,9 +177,10 @@ def _stand(cycles: pd.DataFrame, which: pd.Series[bool]) -> int:
 
 
 def _after_holm(informative: pd.DataFrame) -> str:
-    """How many are inside, and how many informative, once both are corrected over the cycles: "3 of 4"."""
+    """How many are inside, and how many informative, once both are corrected over the cycles: "3 of 4 after Holm"."""
     remain = informative[informative["informative_holm"]]
-    return f"{_stand(remain, remain['verdict'] == 'inside')} of {len(remain)}"
+    own = _stand(remain, remain["verdict"] == "inside")
+    return f"{own} of {len(remain)} after Holm" if len(remain) else "none informative after Holm"
 
 
 def _table(data: pd.DataFrame) -> Table:

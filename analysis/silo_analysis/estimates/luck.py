@@ -64,26 +64,39 @@ def luck_table(rows: pd.DataFrame, chains: pd.DataFrame, study: Study) -> pd.Dat
             winners = winners.where(winners.notna(), own)  # a chain that is over has guessed, with every training
             found += split(where | {"way": RETRAINED}, winners - schedule, winners - own, study.cycles)
             continue
-        for arm in best_of_arms(study):
+        for arm in best_of_arms(rows, study):
             other = _scores(chains, arm)
             about = where | {"way": BEST_OF, "arm": arm, "trainings": study.arms[arm].best_of}  # type: ignore[union-attr]
             found += split(about, own - schedule, other - schedule, study.cycles)
     return typed(found, LUCK)
 
 
-def best_of_arms(study: Study) -> list[str]:
-    """Arms that train the judged schedule's own rates several times a cycle, and nothing else differs."""
+def best_of_arms(rows: pd.DataFrame, study: Study) -> list[str]:
+    """Arms that train the judged schedule's own rates several times a cycle, and nothing else differs.
+
+    The rates that were trained decide, not how a schedule is written: constants may come from a preset or a pilot.
+    """
     judged = study.arms.get(study.report.schedule)
     if not isinstance(judged, ScheduleArm):
         return []
-    return [name for name, arm in study.arms.items() if isinstance(arm, ScheduleArm) and _same(study, judged, arm)]
+    rates, settings = _rates(rows, study.report.schedule), study.settings(judged)
+    return [
+        name
+        for name, arm in study.arms.items()
+        if isinstance(arm, ScheduleArm) and arm.best_of is not None
+        if study.settings(arm) == settings and _agree(_rates(rows, name), rates)
+    ]
 
 
-def _same(study: Study, judged: ScheduleArm, arm: ScheduleArm) -> bool:
-    """Are its rates those of the judged schedule? A pilot of its own finds the same constants, in the same trials."""
-    ends = arm.ends is None or arm.ends.arm == study.report.schedule or arm.ends == judged.ends
-    alike = study.settings(arm) == study.settings(judged) and arm.schedule == judged.schedule
-    return arm.best_of is not None and ends and alike
+def _rates(rows: pd.DataFrame, arm: str) -> pd.Series[float]:
+    """(seed, cycle) → max_lr of an arm from cycle 1 on."""
+    own = rows[(rows["arm"] == arm) & (rows["cycle"] >= 1)].drop_duplicates(["seed", "cycle"])
+    return own.set_index(["seed", "cycle"])["max_lr"].astype(float)
+
+
+def _agree(one: pd.Series[float], other: pd.Series[float]) -> bool:
+    both = one.index.intersection(other.index)
+    return len(both) > 0 and bool(np.allclose(one[both], other[both], rtol=1e-9, atol=0.0))
 
 
 def split_of(table: pd.DataFrame, oracle: str | None) -> Mapping[str, Mapping[str, Any]] | None:

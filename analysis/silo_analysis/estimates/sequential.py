@@ -14,13 +14,17 @@ seeds agreeing, and falls where the noise is small against the tolerance. Otherw
 
 *Dropped* is a rate that is shown to be worse than the look's best one by more than the tolerance: later seeds do not
 train it, and from this look on it counts as not better than the schedule.
+
+A verdict's p value may be corrected over cycles, and then small levels count. So it is made of *firm* p values,
+with which few seeds that agree say less (`typical.p_below`), and where a dropped rate has the p value with which it was
+dropped, times the number of looks. It stays on the side of 5 % on which the verdict is.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +36,7 @@ from silo_analysis.estimates.containment import FEWEST_SEEDS, LEVEL, Verdict, de
 from silo_analysis.estimates.oracle import OracleCycle, first_cycle, oracle_cycles, prefix_of
 from silo_analysis.estimates.stats import ROUNDING, FloatArray
 from silo_analysis.estimates.tuning import ordinary
-from silo_analysis.estimates.typical import CALIBRATION, order_p, t_below
+from silo_analysis.estimates.typical import CALIBRATION, order_p, p_below, t_below
 from silo_tune.study.arms import OracleArm
 from silo_tune.study.model import Study
 
@@ -219,15 +223,18 @@ def judge_looks(cycle: OracleCycle, arm: str, tolerance: float, plan: LookPlan) 
         tolerance: difference of scores.
         plan: when the study looks.
     """
-    verdict, look, dropped = Verdict("undetermined", "no look was made yet"), 0, frozenset[float]()
+    verdict, look, dropped = Verdict("undetermined", "no look was made yet"), 0, set[float]()
     shown: dict[float, float] = {}  # rate → least adjusted p value of "not better" so far
+    firm: dict[float, float] = {}  # the same, for a correction over cycles
     p_out, seeds = 1.0, 0
     for number in range(1, plan.done + 1):
         seen = plan.seen(cycle, number)
         if look and len(seen.seeds) == seeds:
             break  # no more seeds of this cycle were trained
         look, seeds, verdict = number, len(seen.seeds), judge(seen, arm, tolerance)
-        dropped |= dropped_at(seen, tolerance, dropped)
+        for rate, p in dropped_at(seen, tolerance, dropped).items():
+            dropped.add(rate)
+            firm[rate] = min(firm.get(rate, 1.0), p * len(plan.looks))
         if verdict.p_inside is None or verdict.max_lr is None:
             continue
         rivals = [rival for rival in verdict.rivals if rival.max_lr not in dropped]
@@ -235,13 +242,17 @@ def judge_looks(cycle: OracleCycle, arm: str, tolerance: float, plan: LookPlan) 
         assert own is not None
         gains = {rival.max_lr: _known(seen.gains(own)[:, seen.column(rival.max_lr)]) for rival in rivals}
         for rate, gain in gains.items():
-            p = early_p(gain, tolerance) if len(gain) >= FEWEST_SEEDS else 1.0
-            shown[rate] = min(shown.get(rate, 1.0), adjusted(p, plan.looks, number))
+            enough = len(gain) >= FEWEST_SEEDS
+            for found, p_of in ((shown, early_p), (firm, firm_p)):
+                p = adjusted(p_of(gain, tolerance), plan.looks, number) if enough else 1.0
+                found[rate] = min(found.get(rate, 1.0), p)
         p_in = max((shown[rate] for rate in gains), default=0.0)
         columns = seen.gains(own)[:, [i for i in range(len(seen.rates)) if float(seen.rates[i]) in gains]]
         level = levels_of(plan.looks)[number - 1]
         p_out = min(p_out, adjusted(p_outside(columns, tolerance, level, len(verdict.rivals)), plan.looks, number))
         name, reason = decide(tuple(rivals), p_in, p_out, tolerance)
+        if name == "inside":
+            p_in = min(max(firm[rival.max_lr] for rival in verdict.rivals), np.nextafter(1 - LEVEL, 0.0))
         reason = f"{words(plan, number)}: {reason}"
         verdict = replace(verdict, name=name, reason=reason, p_inside=p_in, p_outside=p_out)
         if name in ("inside", "outside"):
@@ -267,6 +278,11 @@ def early_p(differences: Sequence[float] | FloatArray, margin: float, t_factor: 
     return min(p, t_factor * t_below(values, margin)) if values.max() < margin - ROUNDING else p
 
 
+def firm_p(differences: Sequence[float] | FloatArray, margin: float, t_factor: float = T_FACTOR) -> float:
+    """`early_p`, for a correction over cycles: never below `typical.p_below`."""
+    return max(early_p(differences, margin, t_factor), p_below(differences, margin))
+
+
 def _known(values: FloatArray) -> FloatArray:
     known: FloatArray = values[~np.isnan(values)]
     return known
@@ -285,13 +301,13 @@ def _of_seeds(cycle: OracleCycle, seeds: Sequence[int]) -> OracleCycle:
 
 def drops(cycle: OracleCycle, tolerance: float, plan: LookPlan) -> frozenset[float]:
     """Rates of a cycle that later seeds do not train, after the looks that were made."""
-    dropped = frozenset[float]()
+    dropped = set[float]()
     for number in range(1, plan.done + 1):
-        dropped |= dropped_at(plan.seen(cycle, number), tolerance, dropped)
-    return dropped
+        dropped |= dropped_at(plan.seen(cycle, number), tolerance, dropped).keys()
+    return frozenset(dropped)
 
 
-def dropped_at(seen: OracleCycle, tolerance: float, before: frozenset[float] = frozenset()) -> frozenset[float]:
+def dropped_at(seen: OracleCycle, tolerance: float, before: Collection[float] = ()) -> dict[float, float]:
     """Rates that a look shows to be worse than its best by more than the tolerance, or that collapsed in every seed.
 
     Never the best rate itself, its two neighbours on the grid, or a tested arm's own value.
@@ -300,28 +316,29 @@ def dropped_at(seen: OracleCycle, tolerance: float, before: frozenset[float] = f
         seen: the candidates of the seeds that the look saw.
         tolerance: difference of scores.
         before: rates that earlier looks dropped.
+
+    Returns:
+        rate → its firm p value of "worse than the best".
     """
     active = [i for i, rate in enumerate(seen.rates) if float(rate) not in before]
     counts = np.isfinite(seen.val).sum(axis=0)
     whole = [i for i in active if counts[i] >= max(FEWEST_SEEDS, counts[active].max())]
     if not whole:
-        return frozenset()
+        return {}
     best = max(whole, key=lambda i: float(np.nanmedian(seen.val[:, i])))
     grid = [i for i in active if seen.asked[i]]
     below, above = [i for i in grid if i < best], [i for i in grid if i > best]
     kept = {best, *below[-1:], *above[:1]}
     ahead = -seen.gains(best)
-    return frozenset(
-        float(seen.rates[i])
-        for i in grid
-        if i not in kept
-        and float(seen.rates[i]) not in seen.tested.values()
-        and _is_behind(_known(ahead[:, i]), tolerance)
-    )
+    free = [i for i in grid if i not in kept and float(seen.rates[i]) not in seen.tested.values()]
+    behind = {float(seen.rates[i]): -_known(ahead[:, i]) for i in free}
+    return {
+        rate: firm_p(gains, -tolerance, t_factor=1.0) for rate, gains in behind.items() if _is_behind(gains, tolerance)
+    }
 
 
-def _is_behind(ahead: FloatArray, tolerance: float) -> bool:
+def _is_behind(gains: FloatArray, tolerance: float) -> bool:
     """Is the best rate shown to be ahead? Of a rate that collapsed in every seed no test asks by how much."""
-    if len(ahead) < FEWEST_SEEDS:
+    if len(gains) < FEWEST_SEEDS:
         return False
-    return bool(np.isposinf(ahead).all()) or early_p(-ahead, -tolerance, t_factor=1.0) < DROP_LEVEL
+    return bool(np.isneginf(gains).all()) or early_p(gains, -tolerance, t_factor=1.0) < DROP_LEVEL

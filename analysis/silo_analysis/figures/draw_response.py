@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -90,7 +91,8 @@ def _seeds(axes: Axes, group: OracleCycle, line: BoolArray, crowded: bool) -> No
         rates = np.broadcast_to(group.rates, values.shape)
         axes.plot(rates.ravel(), values.ravel(), "o", ms=2, color=FAINT, alpha=0.75, mew=0, label="one seed")
         return
-    mean, spread = np.nanmean(values[:, line], axis=0), np.nanstd(values[:, line], axis=0, ddof=1)
+    seen = pd.DataFrame(values[:, line])
+    mean, spread = seen.mean(), seen.std()  # one seed has no spread
     axes.fill_between(
         group.rates[line], mean - spread, mean + spread, color=FAINT, alpha=0.3, lw=0, label="one standard deviation"
     )
