@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,10 @@ def test_a_run_begins_with_the_sizes_of_its_parts_and_what_is_odd(folder: Data) 
         "data: 120 training, 31 validation and 50 test images 16×16×3 of 4 classes",
         "data: training images that repeat another: 1 of 120",
     ]
+
+
+def test_a_part_of_one_class_is_told() -> None:
+    dataset, data = split(noise(40), noise(12, seed=1))
+    assert dataset.test_labels is not None
+    told = facts(replace(dataset, test_labels=np.ones_like(dataset.test_labels)), data)["notices"]
+    assert told == ["all 12 test images are of one class of 2: their score tells how often it is named, and no more"]

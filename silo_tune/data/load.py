@@ -13,7 +13,7 @@ from silo_tune.data.duplicates import Repeated
 from silo_tune.data.example_sets import ExampleSet, arrays_in, sample_in
 from silo_tune.data.given import of_fields
 from silo_tune.data.listed import Listed
-from silo_tune.data.sets import AnySet, DataSet, StreamedSet, noun_of, split_rows
+from silo_tune.data.sets import AnySet, DataSet, StreamedSet, noun_of, of_one_class, split_rows
 from silo_tune.errors import BadInput
 from silo_tune.study import registry
 from silo_tune.study.data import Data
@@ -163,10 +163,11 @@ def facts(dataset: AnySet, data: Data) -> dict[str, Any]:
     # Rows of few categories are often alike, and rightly: they are told, and refused nowhere.
     if repeated is not None and data.duplicates == "refuse" and noun_of(dataset) != "rows":
         repeated.require_few(noun_of(dataset))
+    twice = () if repeated is None else repeated.sentences(noun_of(dataset))
     return {
         "content": content,
         **({} if sample is None else {"sample": sample}),
-        "notices": [*dataset.notices, *(() if repeated is None else repeated.sentences(noun_of(dataset)))],
+        "notices": [*dataset.notices, *of_one_class(dataset, split), *twice],
         **({} if noun_of(dataset) == "images" else {"noun": noun_of(dataset)}),
         "streamed": isinstance(dataset, StreamedSet),
         "listing": dataset.listing,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from silo_tune.data.example_sets import Array, ExampleSet, arrays_in, strata_of
 from silo_tune.errors import BadInput
@@ -213,21 +214,35 @@ def require_seen(dataset: AnySet, split: Split) -> None:
     """Raises BadInput where an example of a class is judged and none is trained on; of images every class is split."""
     if not isinstance(dataset, ExampleSet):
         return
-    val, test = (
-        targets[rows]
-        for targets, rows in (
-            (dataset.train_labels if split.val_in_train else dataset.val_labels, split.val),
-            (dataset.train_labels if split.test_in_train else dataset.test_labels, split.test),
-        )
-        if targets is not None
-    )
-    new = np.setdiff1d(np.concatenate([val, test]), dataset.train_labels[split.train])
+    judged = np.concatenate([*_judged(dataset, split).values()])
+    new = np.setdiff1d(judged, dataset.train_labels[split.train])
     if len(new):
         shown = ", ".join(dataset.names[number] if dataset.names else str(number) for number in new[:5])
         raise BadInput(
             f"data: {plural(len(new), 'class')} in validation or test without a training example: {shown}; leave "
             f"such rows out, or change how the data is split"
         )
+
+
+def of_one_class(dataset: AnySet, split: Split) -> Iterator[str]:
+    """A sentence for a part whose examples are all of one class: its score tells only how often that one is named."""
+    if dataset.classes < 2:
+        return
+    for part, labels in _judged(dataset, split).items():
+        if labels.ndim == 1 and len(labels) and (labels == labels[0]).all():
+            yield (
+                f"all {len(labels):,} {part} {noun_of(dataset)} are of one class of {dataset.classes}: their score "
+                f"tells how often it is named, and no more"
+            )
+
+
+def _judged(dataset: AnySet, split: Split) -> dict[str, npt.NDArray[Any]]:
+    """The labels of the validation and the test part."""
+    parts = {
+        "validation": (dataset.train_labels if split.val_in_train else dataset.val_labels, split.val),
+        "test": (dataset.train_labels if split.test_in_train else dataset.test_labels, split.test),
+    }
+    return {part: labels[rows] for part, (labels, rows) in parts.items() if labels is not None}
 
 
 def noun_of(dataset: AnySet) -> str:

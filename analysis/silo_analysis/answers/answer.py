@@ -9,6 +9,7 @@ import pandas as pd
 
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.summary import Summary
+from silo_analysis.estimates.tuning import has_chains
 from silo_tune.formats import DASH, known, points, words
 
 
@@ -119,6 +120,17 @@ def absent(summary: Summary) -> str | None:
     if not (summary.arms["arm"] == name).any():
         return f"{name} has no results yet: resume the run."
     return None
+
+
+def way_on(summary: Summary) -> str:
+    """What brings chains further: to resume the run, where one is still to come."""
+    arms = [name for name in summary.study.arms if has_chains(summary.study, name)]
+    under_way = any(
+        summary.reached.get((arm, seed), -1) < summary.study.cycles - 1 and (arm, seed) not in summary.ended
+        for arm in arms
+        for seed in summary.seeds
+    )
+    return "resume the run" if under_way or not summary.seeds else "its chains ended early, so try lower rates"
 
 
 def never_collapsed(summary: Summary, arms: list[str]) -> str:

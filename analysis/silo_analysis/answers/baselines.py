@@ -19,6 +19,7 @@ from silo_analysis.answers.answer import (
     second_head,
     second_text,
     sentence,
+    way_on,
 )
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE, others
@@ -305,7 +306,7 @@ def _missing(summary: Summary, known_: pd.DataFrame) -> str | None:
     if summary.study.cycles <= FIRST_ENDPOINT_CYCLE:
         return f"The study has no cycle ≥ {FIRST_ENDPOINT_CYCLE}, so no overall difference: raise cycles."
     if not len(known_):
-        return "No seed has every cycle of two schedule arms: resume the run."
+        return f"No seed has every cycle of two schedule arms: {way_on(summary)}."
     if (seeds := int(known_["n_seeds"].max())) < FEWEST_TOLD_APART:
         return f"{plural(seeds, 'seed')} of {FEWEST_TOLD_APART} that a test takes: add seeds to [replicates]."
     lacking = [arm for arm in others(summary.study) if arm not in set(known_["arm"])]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.answer import Answer, Number, absent, cycles_of, number, oracle_to_add, sentence
+from silo_analysis.answers.answer import Answer, Number, absent, cycles_of, number, oracle_to_add, sentence, way_on
 from silo_analysis.answers.cells import interval_text, width_text
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE
@@ -216,7 +216,7 @@ def _missing(summary: Summary) -> str:
         return f"The study has no Oracle, greedy or conditioned on {name}. {oracle_to_add(name)}"
     if name not in summary.study.tests_of(oracle):
         return f"{oracle} does not try the value of {name}: add {name} to its tests."
-    return f"{oracle} has closed no cycle of {name} yet: resume the run."
+    return f"{oracle} has closed no cycle of {name} yet: {way_on(summary)}."
 
 
 def _part_missing(summary: Summary, data: pd.DataFrame) -> str | None:

@@ -18,6 +18,7 @@ from silo_analysis.answers.answer import (
     second_head,
     second_text,
     sentence,
+    way_on,
 )
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.cost import STUDY
@@ -372,7 +373,7 @@ def _missing(summary: Summary, data: pd.DataFrame) -> str | None:
         lacking.append(_no_endpoint(summary))
     if _REGRET not in found:
         tested = summary.schedule in summary.study.tests_of(summary.verdict_oracle)
-        todo = "resume the run" if tested else f"add {summary.schedule} to its tests"
+        todo = way_on(summary) if tested else f"add {summary.schedule} to its tests"
         lacking.append(
             f"No cycle regret: {summary.verdict_oracle} has not tried the value of {summary.schedule}; {todo}."
         )
@@ -385,4 +386,4 @@ def _no_endpoint(summary: Summary) -> str:
     if summary.endpoint is None or not summary.endpoint.cycles:
         return "No primary endpoint: the study has no cycle ≥ 2; raise cycles."
     first, last = summary.endpoint.cycles[0], summary.endpoint.cycles[-1]
-    return f"No primary endpoint: no seed has every cycle from {first} to {last} of both chains; resume the run."
+    return f"No primary endpoint: no seed has every cycle from {first} to {last} of both chains; {way_on(summary)}."

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.answer import Answer, absent, cycles_of, joined, never_collapsed, number
+from silo_analysis.answers.answer import Answer, absent, cycles_of, joined, never_collapsed, number, way_on
 from silo_analysis.answers.baselines import bare, parts
 from silo_analysis.answers.effort import flat_sentences
 from silo_analysis.answers.text_tables import Table
@@ -58,7 +58,7 @@ def ask(summary: Summary) -> Answer:
         return Answer(ID, title, missing=why, figure="controls")
     found = alike(summary)
     data = compared(summary, found)
-    missing = _missing(found, data)
+    missing = _missing(summary, found, data)
     if not data["difference"].notna().any():
         return Answer(ID, title, missing=missing, figure="controls", data=data)
     lost = never_collapsed(summary, [summary.schedule, *data.loc[data["difference"].notna(), "arm"]])
@@ -283,7 +283,7 @@ def _table(data: pd.DataFrame) -> Table:
     return Table(head, rows, frozenset({"Arm", "Its max_lr", "The S is"}))
 
 
-def _missing(found: list[Control], data: pd.DataFrame) -> str | None:
+def _missing(summary: Summary, found: list[Control], data: pd.DataFrame) -> str | None:
     roles = {control.role for control in found}
     lacking = [role for role in PRESETS if role not in roles]
     said = []
@@ -291,5 +291,5 @@ def _missing(found: list[Control], data: pd.DataFrame) -> str | None:
         arms = joined([f'{PRESETS[role]} = {{ preset = "{PRESETS[role]}" }}' for role in lacking])
         said.append(f"The study has no {joined(lacking, 'or')} with the same profile and budget: add {arms}.")
     if found and not data["difference"].notna().any():
-        said.append("No seed has every cycle ≥ 2 of the schedule and a control: resume the run.")
+        said.append(f"No seed has every cycle ≥ 2 of the schedule and a control: {way_on(summary)}.")
     return " ".join(said) or None

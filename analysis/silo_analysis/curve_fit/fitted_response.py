@@ -11,6 +11,7 @@ import numpy as np
 from silo_analysis.estimates.oracle import OracleCycle, oracle_cycles, oracles, verdict_oracle
 from silo_analysis.estimates.stats import BoolArray, FloatArray
 from silo_tune.errors import BadInput, unknown
+from silo_tune.formats import plural
 from silo_tune.study.arms import OracleArm
 from silo_tune.study.model import Study
 
@@ -117,8 +118,8 @@ def response_from(groups: Sequence[OracleCycle], pruned: Sequence[float], oracle
     seeds = tuple(sorted({seed for found in usable.values() for seed in found.seeds}))
     if len(cycles) < FEWEST_CYCLES:
         raise BadInput(
-            f"Oracle {oracle!r} has {len(cycles)} cycles with results at {FEWEST_RATES} rates or more: a curve over "
-            f"cycles is fitted to at least {FEWEST_CYCLES}; resume the run, or study more cycles"
+            f"Oracle {oracle!r} has {plural(len(cycles), 'cycle')} with results at {FEWEST_RATES} rates or more: a "
+            f"curve over cycles is fitted to at least {FEWEST_CYCLES}; study more cycles, or resume a run under way"
         )
     low, high = (max(usable[m].rates[0] for m in cycles), min(usable[m].rates[-1] for m in cycles))
     if low >= high:
