@@ -477,7 +477,8 @@ def _mentioned(folder: Path, text: str) -> list[Path]:
 def _named(attack: Attack, done: Done) -> bool:
     """Was the file, or its folder, or its trial, named?"""
     text = " ".join(done.all.split())
-    names = {attack.file, *re.findall(r"[\w.-]+/[\w./-]+", attack.what)}
+    folder = re.match(r"chains/.+/trial-\d+(?=/)", attack.file)
+    names = {attack.file, *([folder[0]] if folder else []), *re.findall(r"[\w.-]+/[\w./-]+", attack.what)}
     keys = {key[:12] for name in names for key in re.findall(r"units/../([0-9a-f]{64})", name)}
     return any(name in text for name in names | keys) or (attack.how == "delete folder" and "incomplete" in text)
 

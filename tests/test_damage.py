@@ -413,3 +413,14 @@ def test_a_lease_of_a_host_that_no_machine_is_named_like_cannot_be_read(folder: 
     storage = Run(str(folder)).storage
     storage.replace("lease/0007.json", seal(body))
     assert unreadable(storage) == "lease/0007.json"
+
+
+def test_a_study_of_another_run_is_told_beside_a_status_that_names_its_own(folder: Path) -> None:
+    recorded = Run(str(folder)).recorded()
+    assert recorded is not None
+    other = Run(str(folder.parent / "other"))
+    other.write_study(parse_study(faulty_table(name="other", replicates={"seeds": [1]})), recorded[1])
+    shutil.copy(folder.parent / "other" / "study.toml", folder)
+    done = in_process("status", str(folder))
+    assert done.returncode == 2
+    assert f"{folder}/study.toml is not the study of this run: chains/" in done.stderr

@@ -382,11 +382,12 @@ class Planner:
         """A standing decision must be of the candidates that this study asks for, and test the arms that it tests."""
         if chain.decided is None:
             return
-        asked, found = [candidate.unit.key for candidate in chain.asking], chain.decided["asked"]
+        asked = [(candidate.unit.key, candidate.proposal.asked) for candidate in chain.asking]
+        found = chain.decided["asked"]
         tested = {arm for entry in found for arm in entry["tests"]}
         tests = set(self.layout.tests(chain.arm, chain.cycle)) if chain.cycle else set()
         whole = tested == tests or chain.round > 1 or not found  # a later round asks some of the first again
-        if asked != [entry["key"] for entry in found] or not (whole and tested <= tests):
+        if asked != [(entry["key"], entry["asked"]) for entry in found] or not (whole and tested <= tests):
             raise BadInput(
                 f"arms.{chain.arm}: seed {chain.seed} closed cycle {chain.cycle} with other candidates than this study "
                 f"asks for; put the study back as it was, or choose another --out. If it is as it was, the decision of "
@@ -486,10 +487,11 @@ class Planner:
     def _check_rounds(self, search: Search, chains: Sequence[Chain]) -> None:
         """A round that was changed would find other constants, and train for nothing."""
         again = Search(search.arm, search.plan, search.seeds)
-        for number in doubtful_rounds(again, search.closed, chains):
+        for number, trials in doubtful_rounds(again, search.closed, chains):
             raise BadInput(
-                f"arms.{search.arm}: round {number} of its search is not what the chains of its points give; put back "
-                f"chains/{search.arm}/search/round-{number:03d}.json as it was, or move it away: it is derived again"
+                f"arms.{search.arm}: round {number} of its search is not what the chains of its points give (trial "
+                f"{trials[0]}); put back chains/{search.arm}/search/round-{number:03d}.json as it was, or move it "
+                f"away: it is derived again"
             )
 
     def _settle_trial(self, search: Search, trial: int | None, params: Mapping[str, float]) -> None:

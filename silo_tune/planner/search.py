@@ -126,8 +126,10 @@ class Search:
         return float(point["rungs"][rung] + (median(gains) if gains else 0.0))
 
 
-def doubtful_rounds(search: Search, points: Sequence[Mapping[str, Any]], chains: Iterable[Chain]) -> Iterator[int]:
-    """The numbers of the closed rounds that do not say what the chains of their points give.
+def doubtful_rounds(
+    search: Search, points: Sequence[Mapping[str, Any]], chains: Iterable[Chain]
+) -> Iterator[tuple[int, list[int]]]:
+    """The closed rounds that do not say what the chains of their points give, and the trials that they are wrong about.
 
     Args:
         search: with no round yet; it takes them up.
@@ -139,14 +141,15 @@ def doubtful_rounds(search: Search, points: Sequence[Mapping[str, Any]], chains:
         told, first = list(group), len(search.closed)
         trials = range(first, first + len(told))
         search.trials = {(t, seed): found[t, seed] for t in trials for seed in search.seeds if (t, seed) in found}
-        whole = [point["trial"] for point in told] == [*trials]
-        if not whole or _said(search.close()["points"]) != _said(told):
-            yield int(number)
+        given = {point["trial"]: _said(point) for point in search.close()["points"]}
+        wrong = [trial for trial, point in zip(trials, told, strict=True) if _said(point) != given.get(trial)]
+        if wrong:
+            yield int(number), wrong
         search.recall({"points": told, "round": number})
 
 
-def _said(points: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
-    return [[point[name] for name in ("trial", "round", "objective", "told", "rungs")] for point in points]
+def _said(point: Mapping[str, Any]) -> list[Any]:
+    return [point[name] for name in ("trial", "round", "objective", "told", "rungs")]
 
 
 def _gain(chain: Chain, cycle: int) -> float:

@@ -109,10 +109,11 @@ def doubtful_rounds(run: Run, study: Study, frame: pd.DataFrame) -> Iterator[str
             for point in points
             for seed in search.seeds
         ]
-        for number in rounds_in_doubt(search, points, chains):
+        for number, trials in rounds_in_doubt(search, points, chains):
             yield (
-                f"{run.storage.shown(run.search_name(arm, number))} is not what the chains of its points give: one "
-                f"of them was changed, or trained again on another kind of machine"
+                f"{run.storage.shown(run.search_name(arm, number))} is not what the chains of its points give "
+                f"({run.chain_folder(arm, search.seeds[0], trials[0])}): one of them was changed, or trained again on "
+                f"another kind of machine"
             )
 
 

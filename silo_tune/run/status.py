@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from silo_tune.errors import BadInput, SiloTuneError
 from silo_tune.planner.journal import continuing_key, looks_made, seeds_begun, why_ended
+from silo_tune.results.doubts import require_own_study
 from silo_tune.run.progress import Progress, look_line
 from silo_tune.store.bodies import Decision, LookFile, Result, Round, shaped
 from silo_tune.store.lease import Holder, Lease, holder, unreadable
@@ -154,6 +155,7 @@ def read_status(url: str) -> Status:
     study, ledger = recorded_study
     snapshot, note = snapshot_of(run.storage)
     if snapshot is not None and snapshot.study != study.name:
+        require_own_study(run, study, ledger["recipe"])  # else which of the two is wrong cannot be told
         snapshot, note = None, f"{run.storage.shown(STATUS)} is of another study; this is what the run's decisions say"
     if snapshot is None and run.is_record(study):
         raise BadInput(f"{url} is a record: nothing in it is running; `silo-tune report {url}` shows what came of it")

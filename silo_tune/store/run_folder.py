@@ -67,10 +67,14 @@ class Run:
     # --- decisions ---
 
     @staticmethod
+    def chain_folder(arm: str, seed: int, trial: int | None = None) -> str:
+        """Name of the folder of one chain's decisions."""
+        return f"chains/{arm}/seed-{seed}" + ("" if trial is None else f"/trial-{trial}")
+
+    @staticmethod
     def decision_name(arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> str:
         """Name of the file of one closed round."""
-        chain = f"chains/{arm}/seed-{seed}" + ("" if trial is None else f"/trial-{trial}")
-        return f"{chain}/cycle-{cycle:03d}-round-{number}.json"
+        return f"{Run.chain_folder(arm, seed, trial)}/cycle-{cycle:03d}-round-{number}.json"
 
     def decision(self, arm: str, seed: int, cycle: int, number: int, trial: int | None = None) -> dict[str, Any] | None:
         """The decision of a round, or None while it is open. A corrupt one is moved aside and derived again."""
