@@ -243,6 +243,19 @@ def test_counts_of_the_data_that_were_changed_are_written_anew(finished: Outcome
     assert (folder / "data.json").read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda params: params.pop("delta"), lambda params: params.update(eps=-1.0)],
+)
+def test_a_trial_of_a_search_that_began_with_no_schedule_is_told(folder: Path, change: Change) -> None:
+    name = "chains/search/seed-0/trial-5/cycle-000-round-1.json"
+    forged(folder / name, lambda body: change(body["params"]))
+    with pytest.raises(BadInput, match=f"put back {name} as it was, or move it away"):
+        local(STUDY, folder, Notes())
+    (folder / name).unlink()
+    local(STUDY, folder, Notes())
+
+
 # --- a study that is not the run's ---
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from silo_tune.errors import BadInput, RunFailed, unknown
-from silo_tune.models.checkpoint import unpack
+from silo_tune.models.checkpoint import load_weights, unpack
 from silo_tune.planner.journal import decisions, key_of_cycle
 from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.store.run_folder import Run
@@ -74,7 +76,10 @@ def weights_of(
     for number in reversed(closed) if cycle is None else [cycle]:
         data = run.units.read_state(closed[number])
         if data is not None:
-            return _of_study(unit_of(closed[number]), study), unpack(data)[0]
+            unit, state = _of_study(unit_of(closed[number]), study), unpack(data)[0]
+            for name in (name for name, tensor in state.get("weights", {}).items() if not tensor.isfinite().all()):
+                run.notice(f"trial {unit.key[:12]}: not all numbers of {name} are finite")
+            return unit, state
     there = [str(number) for number, result in closed.items() if run.units.has_state(result)]
     which = "every cycle" if cycle is None else f"cycle {cycle}"
     raise BadInput(
@@ -82,6 +87,15 @@ def weights_of(
         f"Cycles that have theirs: {', '.join(there) or 'none'}. For every cycle's, run the study anew with "
         f'cluster.keep = "chains" and another --out'
     )
+
+
+def network_of(unit: Unit, model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A newly built network with a unit's weights, in evaluation mode. Raises BadInput where they are another's."""
+    try:
+        load_weights(model, weights)
+    except RuntimeError as error:
+        raise BadInput(f"model: what {dict(unit.model)} makes has other weights than the run's: {error}") from error
+    return model.eval()
 
 
 def _of_study(unit: Unit, study: Study) -> Unit:

@@ -14,12 +14,11 @@ from silo_tune.data.batches import Feed
 from silo_tune.data.load import facts, open_data
 from silo_tune.data.sets import split_rows
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.export.chosen_unit import require_chain, require_functions, weights_of
+from silo_tune.export.chosen_unit import network_of, require_chain, require_functions, weights_of
 from silo_tune.export.inference import Latency, latency, macs, non_zero, parameters
 from silo_tune.export.network_file import About, check_plain, pack_weights, shrunk, write_all
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
-from silo_tune.models.checkpoint import load_weights
 from silo_tune.planner.unit import Unit
 from silo_tune.pruning.filters import Filters, removable
 from silo_tune.results.doubts import own_study
@@ -195,11 +194,7 @@ def kept_filters(found: Mapping[str, Filters], masks: Mapping[str, Tensor]) -> d
 def _masked(unit: Unit, state: Mapping[str, Mapping[str, Tensor]], images: Images) -> nn.Module:
     """The network as the run has it, in evaluation mode on the CPU."""
     model = build_model(unit.model, images.shape, images.classes, seed=0)
-    try:
-        load_weights(model, state["weights"])
-    except RuntimeError as error:
-        raise BadInput(f"model: what {dict(unit.model)} makes has other weights than the run's: {error}") from error
-    return model.eval()
+    return network_of(unit, model, state["weights"])
 
 
 # --- the images ---

@@ -17,13 +17,13 @@ from silo_tune.data.example_sets import ExampleSet
 from silo_tune.data.load import facts, open_examples
 from silo_tune.data.sets import split_rows
 from silo_tune.errors import BadInput, words
-from silo_tune.export.chosen_unit import require_chain, require_functions, weights_of
+from silo_tune.export.chosen_unit import network_of, require_chain, require_functions, weights_of
 from silo_tune.export.model_card import card
 from silo_tune.export.network_file import KEY, SAFETENSORS, TORCH, About, pack_weights, write_all
 from silo_tune.export.onnx_file import ONNX, require_onnx, to_onnx
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
-from silo_tune.models.checkpoint import load_weights, pack_state_dict
+from silo_tune.models.checkpoint import pack_state_dict
 from silo_tune.planner.unit import Unit
 from silo_tune.results.doubts import own_study
 from silo_tune.seeds import stream
@@ -180,11 +180,7 @@ def _network(study: Study, unit: Unit, given: Given, weights: Mapping[str, Tenso
     name = study.model.name or ""
     folder = place_of(name) if name.startswith(HF_PREFIX) else None
     model = build_model(unit.model, given.shape, given.classes, seed=0, further=given.further, folder=folder)
-    try:
-        load_weights(model, weights)
-    except RuntimeError as error:
-        raise BadInput(f"model: what {dict(unit.model)} makes has other weights than the run's: {error}") from error
-    return model.eval()
+    return network_of(unit, model, weights)
 
 
 def _about(study: Study, unit: Unit, given: Given) -> About:

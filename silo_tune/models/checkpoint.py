@@ -46,6 +46,11 @@ def unpack(data: bytes) -> tuple[dict[str, Tensors], dict[str, str]]:
     return groups, meta
 
 
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name → shape."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def copy_into(target: Tensor, saved: Tensor) -> Tensor:
     """A tensor with the layout and device of `target` and the numbers of `saved`.
 

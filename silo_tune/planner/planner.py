@@ -495,7 +495,15 @@ class Planner:
             )
 
     def _settle_trial(self, search: Search, trial: int | None, params: Mapping[str, float]) -> None:
-        self.layout.settle(search.arm, trial, search.plan.schedule(params), search.plan.pipeline(params))
+        try:
+            schedule, pipeline = search.plan.schedule(params), search.plan.pipeline(params)
+        except (KeyError, TypeError, ValueError) as error:  # a file says so: what a sampler gives is in range
+            raise BadInput(
+                f"arms.{search.arm}: trial {trial} of its search began with constants that no schedule has ({error}); "
+                f"put back chains/{search.arm}/seed-{search.seeds[0]}/trial-{trial}/cycle-000-round-1.json as it was, "
+                f"or move it away"
+            ) from None
+        self.layout.settle(search.arm, trial, schedule, pipeline)
 
     def _open_search_round(self, search: Search, points: Sequence[Mapping[str, float]]) -> None:
         chains = search.open([self._point_before(search, i) or point for i, point in enumerate(points)])

@@ -26,6 +26,15 @@ Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Status = Literal["ok", "diverged", "failed"]
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("no name has such characters")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_printable)]
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -66,8 +75,8 @@ class Result(_Body):
     steps: Count
     train_seconds: Rate
     realised_peak_lr: Rate | None
-    device: str
-    version: str
+    device: Name
+    version: Name
     state: _State | None
     examples: _Examples | None = None
     grad_spread: float | None = None
@@ -158,15 +167,6 @@ class Facts(_Body):
     streamed: bool = False
     listing: str | None = None
     notices: list[str] = []
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("no name has such characters")
-    return text
-
-
-Name = Annotated[str, AfterValidator(_printable)]
 
 
 class Held(_Body):

@@ -408,6 +408,8 @@ class Trainer:
             raise ValueError(f"step {step} of epoch {epoch} is not where an epoch of {self.steps_per_epoch} steps ends")
         if "weights" not in groups:
             raise ValueError("it holds no weights")
+        if not all(groups["weights"][name].isfinite().all() for name in self.parameters if name in groups["weights"]):
+            raise ValueError("its weights are not finite")  # what diverged is not saved
         own = self.model.state_dict()
         wrong = [name for name, saved in groups["weights"].items() if name in own and saved.dtype != own[name].dtype]
         found: dict[str, set[str]] = {}

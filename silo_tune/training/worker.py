@@ -20,7 +20,7 @@ from silo_tune.data.sets import AnySet, Split, folds_of, require_rows, split_row
 from silo_tune.errors import BadInput, RunFailed, Violation, one_line
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model, init_seed
-from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, unpack
+from silo_tune.models.checkpoint import load_pretrained, load_weights, pack, shapes_of, unpack
 from silo_tune.planner.outcome import FORMAT
 from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.pruning.in_effect import require_in_effect
@@ -81,7 +81,7 @@ class Worker:
         self.device = choose_device(workspace.device, workspace.gpus)
         self.team = Team(workspace, dataset, self.device) if workspace.workers > 1 else None
         self._pruners: dict[tuple[int, ...], UnitPruner] = {}
-        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._networks: dict[str, tuple[Mapping[str, tuple[int, ...]], tuple[str, ...]]] = {}
         self.units = UnitStore(Storage(workspace.run), notice)
         self._feeds: dict[int, AnyFeed] = {}
         self._tasks: dict[int, Task] = {}
@@ -298,15 +298,15 @@ class Worker:
             return str(error)
         if is_boosted(unit):
             return None  # its networks are those of stages
-        weights, masks = groups.get("weights", {}), groups.get("mask", {})
-        shapes = {name: tensor.shape for name, tensor in weights.items()}
-        model = canonical_json(unit.model)
-        if model not in self._shapes:
-            own = self.fresh(unit, init_seed(unit.seed)).state_dict()
-            self._shapes[model] = {name: tensor.shape for name, tensor in own.items()}
-        if shapes != self._shapes[model] or any(shapes.get(name) != mask.shape for name, mask in masks.items()):
+        name = canonical_json(unit.model)
+        if name not in self._networks:
+            model = self.fresh(unit, init_seed(unit.seed))
+            self._networks[name] = shapes_of(model.state_dict()), tuple(dict(model.named_parameters()))
+        (shapes, trained), weights = self._networks[name], groups.get("weights", {})
+        masks = shapes_of(groups.get("mask", {}))
+        if shapes_of(weights) != shapes or any(shapes.get(part) != shape for part, shape in masks.items()):
             return "it is of another network"
-        return None if all(tensor.isfinite().all() for tensor in weights.values()) else "it is not finite"
+        return None if all(weights[part].isfinite().all() for part in trained) else "it is not finite"
 
     def _restate(self, result: Mapping[str, Any]) -> bytes:
         trained = drain(self._train(unit_of(result)))
