@@ -78,6 +78,17 @@ def test_a_stop_has_its_own_last_line_and_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_stop_on_ray_has_its_own_last_line_and_no_stack(tmp_path: Path) -> None:
+    process = begin(study_file(tmp_path, 20, 250), tmp_path / "run")
+    wait_for(tmp_path / "run", 2, process)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert "***" not in said
+    assert said.endswith("silo-tune: stopped; nothing committed is lost, the same command resumes from here\n")
+    assert process.returncode == 143
+
+
+@pytest.mark.slow
 def test_a_driver_that_is_stopped_and_soon_killed_has_a_last_line(tmp_path: Path) -> None:
     said, code = stopped(tmp_path / "run", study_file(tmp_path, 20, 2), signal.SIGTERM, signal.SIGKILL)
     assert code == -signal.SIGKILL

@@ -36,6 +36,7 @@ LOOK_SECONDS = 60.0
 # An autoscaler may need minutes to bring the first node.
 PATIENCE_SECONDS = 900.0
 SCRATCH, HELD = "silo-ray-", "held"
+PLAIN_SIGNALS = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
 # Characters of the folder that scratch folders are in: what Ray adds makes 91 of the 107 of a socket's path.
 SHORT = 16
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
@@ -147,17 +148,23 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Leave the caller's handlers in force: Ray puts one over SIGTERM while it starts, and ends without a word."""
+    """Leave the caller's handlers in force: Ray puts one over SIGTERM while it starts, and ends without a word.
+
+    Another of its handlers, in C++, prints a stack of unknown addresses before the caller's is asked.
+    """
     numbers, install = (signal.SIGINT, signal.SIGTERM), signal.signal
+    before = getattr(ray_constants, PLAIN_SIGNALS, False)
 
     def guarded(number: int, handler: Any) -> Any:
         return signal.getsignal(number) if number in numbers else install(number, handler)
 
     signal.signal = guarded  # type: ignore[assignment]
+    setattr(ray_constants, PLAIN_SIGNALS, True)  # for this process; workers keep theirs
     try:
         yield
     finally:
         signal.signal = install
+        setattr(ray_constants, PLAIN_SIGNALS, before)
 
 
 @contextlib.contextmanager
