@@ -369,6 +369,7 @@ def test_a_status_from_decisions_that_cannot_be_is_made_of_the_others(folder: Pa
             "it is of another network",
         ),
         (lambda weights: weights.update({name: part * math.nan for name, part in weights.items()}), "it is not finite"),
+        (lambda weights: weights.clear(), "it is of trial abababababab"),
     ],
 )
 def test_a_state_that_no_trial_leaves_is_trained_again(tmp_path: Path, change: Change, why: str) -> None:
@@ -379,7 +380,7 @@ def test_a_state_that_no_trial_leaves_is_trained_again(tmp_path: Path, change: C
     state = folder / dense["state"]["file"]
     groups, meta = unpack(state.read_bytes())
     change(groups["weights"])
-    state.write_bytes(data := pack(groups, meta))
+    state.write_bytes(data := pack(groups, meta | ({} if groups["weights"] else {"unit": "ab" * 32})))
     forged(folder / "result.json", lambda told: told["state"].update(sha256=hashlib.sha256(data).hexdigest()))
     bench.worker.units.notice = notices.append
     found = bench.worker.state_of(dense["key"])

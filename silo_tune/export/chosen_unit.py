@@ -59,7 +59,7 @@ def weights_of(
 
     Raises:
         BadInput: there is no such unit, or its weights are gone.
-        RunFailed: it is of another network than the study's.
+        RunFailed: it is of another network than the study's, or has another unit's weights.
     """
     closed = {
         number: result
@@ -76,7 +76,12 @@ def weights_of(
     for number in reversed(closed) if cycle is None else [cycle]:
         data = run.units.read_state(closed[number])
         if data is not None:
-            unit, state = _of_study(unit_of(closed[number]), study), unpack(data)[0]
+            unit, (state, meta) = _of_study(unit_of(closed[number]), study), unpack(data)
+            if meta.get("unit", unit.key) != unit.key:
+                raise RunFailed(
+                    f"the weights of trial {unit.key[:12]} are those of {meta['unit'][:12]}; move its folder away and run "
+                    f"the study again to train it anew"
+                )
             for name in (name for name, tensor in state.get("weights", {}).items() if not tensor.isfinite().all()):
                 run.notice(f"trial {unit.key[:12]}: not all numbers of {name} are finite")
             return unit, state

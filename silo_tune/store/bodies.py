@@ -32,7 +32,13 @@ def _printable(text: str) -> str:
     return text
 
 
+def _whole(text: str) -> str:
+    text.encode()  # half a character of two is no text, and no table holds it
+    return text
+
+
 Name = Annotated[str, AfterValidator(_printable)]
+Text = Annotated[str, AfterValidator(_whole)]
 
 
 class _Body(BaseModel):
@@ -55,7 +61,7 @@ class Result(_Body):
     key: Key
     unit: dict[str, Any]
     status: Literal["ok", "diverged"]
-    error: str | None
+    error: Text | None
     max_lr: Rate | None
     sparsity: Share
     weights_remaining: Share
@@ -65,15 +71,19 @@ class Result(_Body):
     test_score: float | None
     test_loss: float | None = None
     n_test: Count
-    score: str | None = None
+    score: Name | None = None
     sign: Sign | None = None
     guess_score: float | None = None
     guess_loss: float | None = None
     train_loss: float | None
     classes: Count
+    prunable: Count | None = None
+    parameters: Count | None = None
+    threads: Count | None = None
     epochs: Count
     steps: Count
     train_seconds: Rate
+    wall_seconds: Rate | None = None
     realised_peak_lr: Rate | None
     device: Name
     version: Name
@@ -103,9 +113,9 @@ class _Told(_Body):
     val_loss: float | None
     sign: Sign | None = None
     guess_score: float | None = None
-    error: str | None
+    error: Text | None
     classes: Count | None = None
-    measured: str | None = None
+    measured: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
 
 
 class Decision(_Body):
@@ -132,7 +142,7 @@ class _Point(_Body):
     told: float | None
     stopped: Count | None
     rungs: dict[Annotated[str, Field(pattern=r"^\d+$")], float]
-    ended: dict[str, str]
+    ended: dict[str, Text]
 
 
 class Round(_Body):

@@ -116,7 +116,9 @@ class Worker:
         (outcome, right), state, data = self._outcome(unit, trainer, max_lr), None, b""
         if outcome["status"] == "ok":
             previous = {} if trainer.previous is None else {"previous": trainer.previous}
-            data = pack({"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **kept})
+            data = pack(
+                {"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **kept}, {"unit": unit.key}
+            )
             state = self.units.write_state(unit.key, attempt, data)
         seconds = time.perf_counter() - began
         return Trained({**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data, right)
@@ -293,9 +295,11 @@ class Worker:
     def _wrong_with(self, unit: Unit, state: bytes) -> str | None:
         """What no state of a committed unit can be: of another network, or not finite."""
         try:
-            groups = unpack(state)[0]
+            groups, meta = unpack(state)
         except ValueError as error:
             return str(error)
+        if meta.get("unit", unit.key) != unit.key:  # states of earlier versions do not say it
+            return f"it is of trial {meta['unit'][:12]}"
         if is_boosted(unit):
             return None  # its networks are those of stages
         name = canonical_json(unit.model)
