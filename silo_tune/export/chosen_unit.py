@@ -79,8 +79,8 @@ def weights_of(
             unit, (state, meta) = _of_study(unit_of(closed[number]), study), unpack(data)
             if meta.get("unit", unit.key) != unit.key:
                 raise RunFailed(
-                    f"the weights of trial {unit.key[:12]} are those of {meta['unit'][:12]}; move its folder away and run "
-                    f"the study again to train it anew"
+                    f"the weights of trial {unit.key[:12]} are those of {meta['unit'][:12]}; move its folder away and "
+                    f"run the study again to train it anew"
                 )
             for name in (name for name, tensor in state.get("weights", {}).items() if not tensor.isfinite().all()):
                 run.notice(f"trial {unit.key[:12]}: not all numbers of {name} are finite")

@@ -116,9 +116,8 @@ class Worker:
         (outcome, right), state, data = self._outcome(unit, trainer, max_lr), None, b""
         if outcome["status"] == "ok":
             previous = {} if trainer.previous is None else {"previous": trainer.previous}
-            data = pack(
-                {"weights": trainer.model.state_dict(), "mask": trainer.masks, **previous, **kept}, {"unit": unit.key}
-            )
+            weights = trainer.model.state_dict()
+            data = pack({"weights": weights, "mask": trainer.masks, **previous, **kept}, {"unit": unit.key})
             state = self.units.write_state(unit.key, attempt, data)
         seconds = time.perf_counter() - began
         return Trained({**outcome, "attempt": attempt, "state": state, "wall_seconds": seconds}, data, right)
