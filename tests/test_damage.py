@@ -438,3 +438,14 @@ def test_a_study_of_another_run_is_told_beside_a_status_that_names_its_own(folde
     done = in_process("status", str(folder))
     assert done.returncode == 2
     assert f"{folder}/study.toml is not the study of this run: chains/" in done.stderr
+
+
+def test_a_round_that_an_earlier_version_wrote_by_other_rules_stands(folder: Path) -> None:
+    def older(body: dict[str, Any]) -> None:
+        del body["size"]
+        body["points"][0]["told"] += 1e-3
+
+    forged(folder / ROUND, older)
+    notes = Notes()
+    local(STUDY, folder, notes)
+    assert any(f"{ROUND} is not what the chains of its points give" in note for note in notes.notes)

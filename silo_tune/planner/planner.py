@@ -464,9 +464,12 @@ class Planner:
 
     def _resume_searches(self) -> None:
         """Take up closed rounds; then go through their chains again, as through every other: a file may be damaged."""
+        older = set[str]()  # rounds of earlier versions, whose rules may have been others
         for search in self.searches.values():
             while (body := self.journal.search_round(search.arm, search.rounds + 1)) is not None:
                 search.recall(body)
+                if "size" not in body:
+                    older.add(search.arm)
             search.finished = search.plan.finished(search.closed)
         for search in self.searches.values():
             for point in search.closed:
@@ -476,7 +479,7 @@ class Planner:
             for chain in chains:
                 self._advance(chain)
             search.past = [chain for chain in chains if chain.active]
-            if not search.past:
+            if not search.past and search.arm not in older:
                 self._check_rounds(search, chains)
             if search.finished:
                 self._take_result(search)
