@@ -40,7 +40,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 PAGE = Path(__file__).parent / "concepts" / "how-many-seeds.md"
 PLANS = ((5, 10), (6, 12, 18), (5, 10, 15, 20))
-RUNS, FAMILIES = 10_000, 2_500
+RUNS, FAMILIES = 10_000, 1_000
 LOST = 1e6  # the gain where only one of two trainings collapsed, in the worlds: such gains stay comparable
 FARTHEST = 1e5
 
