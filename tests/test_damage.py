@@ -449,3 +449,17 @@ def test_a_round_that_an_earlier_version_wrote_by_other_rules_stands(folder: Pat
     notes = Notes()
     local(STUDY, folder, notes)
     assert any(f"{ROUND} is not what the chains of its points give" in note for note in notes.notes)
+
+
+def test_a_partial_state_that_is_not_finite_is_not_resumed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, STUDY)
+    unit = bench.unit(0, None)
+    next(bench.worker.run(unit))
+    data = bench.worker.units.read_partial(unit.key)
+    assert data is not None
+    groups, meta = unpack(data)
+    spoiled = {name: part * math.nan for name, part in groups["weights"].items()}
+    bench.worker.units.discard_partial(unit.key, data)
+    bench.worker.units.write_partial(unit.key, "00", 1, pack({**groups, "weights": spoiled}, meta))
+    assert bench.train(unit)["status"] == "ok"
+    assert any("does not fit (its weights are not finite)" in note for note in bench.notices)

@@ -300,6 +300,9 @@ def test_a_network_that_the_study_does_not_name_is_not_built_to_be_taken_away(
         told, asked = ([{**one, "key": key} for one in body[name]] for name in ("told", "asked"))
         file.write_bytes(seal({**body, "winner": key, "told": told, "asked": asked}))
     monkeypatch.setattr("silo_tune.export.weights.require_onnx", lambda: None)
+    with pytest.raises(BadInput, match="is not the study of this run"):
+        app(["weights", "runs/small", "--arm", "silo", "--seed", "0", "--format", "onnx"], standalone_mode=False)
+    monkeypatch.setattr("silo_tune.results.doubts.require_own_study", lambda *args: None)
     with pytest.raises(RunFailed, match="is of another network than the run's study names"):
         app(["weights", "runs/small", "--arm", "silo", "--seed", "0", "--format", "onnx"], standalone_mode=False)
     assert not mark.exists()

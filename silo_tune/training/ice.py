@@ -254,6 +254,7 @@ class IceLoop:
         if not set(frozen) <= set(layers_of_blocks(self.model, self.elements)):
             raise ValueError("it froze a layer that the network does not have")
         load_weights(self.model, groups["weights"])
+        self.trainer.require_finite()
         self.walked, self.frozen, self.living = walked, frozen, living
         self.trainer.remask(self.elements.masks(living))
         self.trainer.stand(meta)

@@ -392,6 +392,16 @@ class Trainer:
         self.carry_on(groups)
         self.stand(meta)
 
+    def resume(self, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, str]) -> None:
+        """`restore` from a partial state, which no training leaves that diverged. Raises as it does."""
+        self.restore(groups, meta)
+        self.require_finite()
+
+    def require_finite(self) -> None:
+        """Raises ValueError where a weight is not finite."""
+        if not all_finite(self.parameters.values()):
+            raise ValueError("its weights are not finite")
+
     def _check_writer(self, meta: Mapping[str, str]) -> None:
         here = written_with()
         theirs = {name: meta.get(name, "unknown") for name in here}
@@ -408,8 +418,6 @@ class Trainer:
             raise ValueError(f"step {step} of epoch {epoch} is not where an epoch of {self.steps_per_epoch} steps ends")
         if "weights" not in groups:
             raise ValueError("it holds no weights")
-        if not all(groups["weights"][name].isfinite().all() for name in self.parameters if name in groups["weights"]):
-            raise ValueError("its weights are not finite")  # what diverged is not saved
         own = self.model.state_dict()
         wrong = [name for name, saved in groups["weights"].items() if name in own and saved.dtype != own[name].dtype]
         found: dict[str, set[str]] = {}

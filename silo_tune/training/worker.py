@@ -431,7 +431,7 @@ class Worker:
                 if carries(unit) and unit.parent is not None:
                     trainer.carry_on(self.state_of(unit.parent))
                 return trainer, max_lr
-            if self._restored(unit, data, trainer.restore):
+            if self._restored(unit, data, trainer.resume):
                 return trainer, max_lr
 
     def _restored(self, unit: Unit, data: bytes, restore: Callable[..., None]) -> bool:
