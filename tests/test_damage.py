@@ -363,7 +363,7 @@ def test_a_status_from_decisions_that_cannot_be_is_made_of_the_others(folder: Pa
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda weights: weights.update(y=weights.popitem()[1]), "it is of another net"),
+        (lambda weights: weights.update(y=weights.popitem()[1]), "it is of another network"),
         (
             lambda weights: weights.update({name: part[:1] for name, part in weights.items()}),
             "it is of another network",
