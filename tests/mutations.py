@@ -278,6 +278,8 @@ def rows(place: Place) -> str:
         frame = pd.concat([frame, frame.iloc[[at]]], ignore_index=True)
     elif how == "number":
         column = place.draws.choice(["val_score", "test_score", "max_lr", "train_loss"])
+        if column not in frame:  # the predictions of single examples
+            raise Pointless
         frame.loc[frame.index == at, column] *= 0.5
     else:
         frame = frame.drop(columns=[place.draws.choice(list(frame.columns))])

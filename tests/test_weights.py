@@ -287,6 +287,19 @@ def test_weights_that_are_gone_are_named_with_those_that_are_there(sold: str, tm
         take_weights(sold, "silo", 0, 0, out=str(tmp_path))
 
 
+def test_weights_that_do_not_fit_the_network_are_not_written(
+    digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*asked: Any, **named: Any) -> Any:
+        unit, state = weights_of(*asked, **named)
+        return unit, {**state, "weights": {n: w[:-1] if n == "fc3.bias" else w for n, w in state["weights"].items()}}
+
+    monkeypatch.setattr("silo_tune.export.weights.weights_of", cut)
+    with pytest.raises(BadInput, match=r"size mismatch for fc3\.bias"):
+        take_weights(digits, "silo", 0, out=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_is_written_over_only_by_force(digits: str, tmp_path: Path) -> None:
     def said(*words: str) -> Any:
         return in_process("weights", digits, "--arm", "silo", "--seed", "0", *words, cwd=tmp_path)

@@ -181,11 +181,16 @@ def _check_known(model: Mapping[str, Any], functions: bool) -> None:
         check_plain(model)
 
 
-def check_plain(model: Mapping[str, Any]) -> None:
-    """Raises BadInput for a network that a file must not ask for: building it would read other files or the network."""
+def is_plain(model: Mapping[str, Any]) -> bool:
+    """Whether building a network reads no file of anybody's, imports nothing and asks no network."""
     name = str(model.get("name"))
     known = name in registry.MODELS or re.fullmatch(r"(timm|torchvision):[\w.-]+", name) is not None
-    if not known or "checkpoint_path" in model:
+    return known and "checkpoint_path" not in model
+
+
+def check_plain(model: Mapping[str, Any]) -> None:
+    """Raises BadInput for a network that a file must not ask for: building it would read other files or the network."""
+    if not is_plain(model):
         raise BadInput(
             f"the network {dict(model)} is none that a file may name: one of this project's, timm:NAME "
             f"or torchvision:NAME"

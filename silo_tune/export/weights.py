@@ -19,7 +19,7 @@ from silo_tune.data.sets import split_rows
 from silo_tune.errors import BadInput, words
 from silo_tune.export.chosen_unit import network_of, require_chain, require_functions, weights_of
 from silo_tune.export.model_card import card
-from silo_tune.export.network_file import KEY, SAFETENSORS, TORCH, About, pack_weights, write_all
+from silo_tune.export.network_file import KEY, SAFETENSORS, TORCH, About, is_plain, pack_weights, write_all
 from silo_tune.export.onnx_file import ONNX, require_onnx, to_onnx
 from silo_tune.machine import VERSION
 from silo_tune.models.build import build_model
@@ -123,10 +123,9 @@ def take_weights(
     command = ["silo-tune", "weights", url, "--arm", arm, "--seed", str(seed), "--cycle", str(unit.cycle)]
     command += [*(["--format", form] if form != "safetensors" else []), *(["--functions"] if functions else [])]
     told = card(study, arm, result, run.data_facts(), about, FILES[form], command)
-    if form == "onnx":
-        data = to_onnx(_network(study, unit, given, state["weights"], functions), given.batch)
-    else:
-        data = PACKERS[form](state["weights"], about)
+    if form == "onnx" or functions or is_plain(unit.model):
+        network = _network(study, unit, given, state["weights"], functions)  # what does not fit is refused
+    data = to_onnx(network, given.batch) if form == "onnx" else PACKERS[form](state["weights"], about)
     write_all({folder / FILES[form]: data, folder / CARD: told.encode()})
     address = None if push is None else _upload(folder, names, push)
     return Taken(folder, names, unit.cycle, result, address)
