@@ -338,6 +338,7 @@ ALLOWED = {
     (r"chains/.*cycle.*", r"[\w ]+ asked\.\d+\.(tests|asked)\b.*"):
         "nothing else tells for which arms a rate was tried: who forges the checksum forges it",
     (r"lease/.*", r"(delete|transplant).*"): "who held a run that died is told once",
+    (r"lease/.*", r"[\w ]+ host\b.*"): "nothing else tells the name of a driver's machine",
     (r"report/.*", r"(delete|folder|transplant).*"): "`status` says whether there is a report",
     (r"chains/.*", r"delete.*"):
         "what a run under way has lost nobody knows: its report claims no end",

@@ -592,7 +592,9 @@ def _sentence(item: Any, cause: Exception | None, model: type[BaseModel] | None)
         return f"missing {item['ctx']['discriminator']}; every such table names it"
     if kind == "literal_error":
         return f"unknown value {_cut(repr(value))}; {choose(str(value), _words(item['ctx']['expected']))}"
-    return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {_cut(repr(value))}"
+    said = re.sub(r"valid (tuple|list)", "list", f"{item['msg'][0].lower()}{item['msg'][1:]}")
+    said = re.sub(r"valid dictionary( or (instance of \w+|object to extract fields from))?", "table", said)
+    return f"{said}, got {_cut(repr(value))}"
 
 
 def _cut(text: str) -> str:
