@@ -24,6 +24,7 @@ from silo_analysis.estimates.stats import ROUNDING
 from silo_analysis.estimates.typical import (
     CALIBRATION,
     FAMILY_CALIBRATION,
+    LEAST_SHARE,
     calibrated,
     calibrated_t,
     order_ps,
@@ -96,12 +97,12 @@ def _skewed(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray
     return drawn
 
 
-def _two_modes(lower: float) -> Draw:
-    """Two normal modes four standard deviations apart, the lower one with this share."""
+def _two_modes(lower: float, apart: float = 4.0) -> Draw:
+    """Two normal modes so many standard deviations apart, the lower one with this share."""
 
     def draw(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray:
         def modes(size: tuple[int, ...]) -> FloatArray:
-            return np.where(rng.random(size) < lower, -2.0, 2.0) + rng.standard_normal(size)
+            return np.where(rng.random(size) < lower, -apart / 2, apart / 2) + rng.standard_normal(size)
 
         return modes(shape) - float(np.median(modes((400_001,))))
 
@@ -127,6 +128,12 @@ def _lost(share: float, by: float, *, rival: bool = False, schedule: bool = Fals
     return draw
 
 
+def _wide_below(rng: np.random.Generator, shape: tuple[int, int, int]) -> FloatArray:
+    """Half a normal law, 200 times as wide below its median as above."""
+    drawn = np.abs(rng.standard_normal(shape))
+    return np.where(rng.random(shape) < 0.5, 0.05 * drawn, -10 * drawn)
+
+
 def _turned(draw: Draw) -> Draw:
     return lambda rng, shape: -draw(rng, shape)
 
@@ -149,7 +156,16 @@ WORLDS: Mapping[str, Draw] = {
         )
     },
 }  # fmt: skip
+# Laws made to break an interpolation: a gap or a sharp bend where the median is.
+HARD: Mapping[str, Draw] = {
+    "two modes, 50 : 50, 10 sd apart": _two_modes(0.5, 10),
+    "45 seeds in 100: rival 10 sd lower": _lost(0.45, 10, rival=True),
+    "45 seeds in 100: schedule 10 sd lower": _lost(0.45, 10, schedule=True),
+    "200 times as wide below the median": _wide_below,
+    "200 times as wide above the median": _turned(_wide_below),
+}
 ERROR_SEEDS = (5, 10, 20)
+HARD_SEEDS = (5, 6, 8, 10, 12, 20)
 
 
 def errors(world: str, seeds: int, runs: int = RUNS) -> tuple[float, float, float | None, float | None]:
@@ -159,7 +175,7 @@ def errors(world: str, seeds: int, runs: int = RUNS) -> tuple[float, float, floa
     lie on it. The tolerance is 0.
     """
     rng = np.random.default_rng((RANDOM_SEED, seeds, *world.encode()))
-    drawn = WORLDS[world](rng, (runs, seeds, RIVALS))
+    drawn = {**WORLDS, **HARD}[world](rng, (runs, seeds, RIVALS))
     one = drawn[:, :, :1]
     found = verdicts(one, 0.0)[0].mean(), verdicts(drawn, 0.0)[1].mean()
     if not np.isfinite(drawn).all():
@@ -178,6 +194,32 @@ def error_table() -> str:
         outside = [_pair(one[1], one[3]) for one in found]
         lines.append("| " + " | ".join((world, *inside, *outside)) + " |")
     return "\n".join(lines)
+
+
+def any_law(seeds: int) -> tuple[float, float | None]:
+    """Bounds of false inside and false outside whatever the law is; None where outside takes the t test.
+
+    A p value is at least `LEAST_SHARE` of the order statistic's, so one that passes has that level at most.
+    """
+    levels = special.bdtr(np.arange(seeds), seeds, 0.5)
+    inside = levels[levels <= (1 - LEVEL) / CALIBRATION / LEAST_SHARE].max()
+    if FAMILY_CALIBRATION * RIVALS * 0.5**seeds > 1 - LEVEL:
+        return float(inside), None
+    return float(inside), float(
+        RIVALS * levels[levels <= (1 - LEVEL) / FAMILY_CALIBRATION / RIVALS / LEAST_SHARE].max()
+    )
+
+
+def hard_table() -> str:
+    """A row per hard law, and one for any: false inside / false outside in percent."""
+    head = ("Law", *(f"{n} seeds" for n in HARD_SEEDS))
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for world in HARD:
+        found = [errors(world, seeds)[:2] for seeds in HARD_SEEDS]
+        lines.append("| " + " | ".join((world, *(f"{100 * a:.1f} / {100 * b:.1f}" for a, b in found))) + " |")
+    bounds = [any_law(seeds) for seeds in HARD_SEEDS]
+    cells = (f"{100 * a:.1f} / {'–' if b is None else f'{100 * b:.1f}'}" for a, b in bounds)
+    return "\n".join([*lines, "| " + " | ".join(("*any law, at most*", *cells)) + " |"])
 
 
 def _pair(rule: float, by_t: float | None) -> str:
@@ -244,7 +286,7 @@ def family_table() -> str:
 
 # --- how many seeds ---
 
-SEEDS = (3, 5, 8, 10, 20)
+SEEDS = (3, 5, 8, 10, 12, 20)
 NOISES = (0.001, 0.0025, 0.005, 0.01)
 TOLERANCE = 0.005
 FAR, BETTER = -0.05, 0.01
@@ -362,7 +404,7 @@ def image_table() -> str:
 
 TABLES = {
     "how-many-seeds.md": {"power": power_table},
-    "error-rates.md": {"errors": error_table, "family": family_table, "images": image_table},
+    "error-rates.md": {"errors": error_table, "hard": hard_table, "family": family_table, "images": image_table},
 }
 
 

@@ -112,7 +112,7 @@ def test_arms_that_trained_the_same_units_at_one_cycle_are_identical_there_and_n
     assert not any(rows["high", cycle]["outcome"] == "identical" for cycle in (1, 2, 3))
     tests = ("p", "p_holm", "p_equivalent", "p_equivalent_holm", "needed_low")
     assert all(pd.isna(rows["low", 1][name]) for name in tests)
-    assert set(found.against.loc[found.against["cycle"].isna(), "outcome"]) <= {"better", "worse", "equivalent"}
+    assert "identical" not in set(found.against.loc[found.against["cycle"].isna(), "outcome"])
     figure: Any = against_figure(found)
     assert [text.get_text() for text in figure.axes[1].texts].count("=") == 1
     assert figure.axes[1].get_title().endswith("=: the same trials")

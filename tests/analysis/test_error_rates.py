@@ -49,6 +49,15 @@ def test_a_wrong_verdict_is_rare_in_few_runs(simulation: dict[str, Any], world: 
     assert outside <= bound
 
 
+@pytest.mark.parametrize("seeds", [9, 10, 12, 20])
+def test_no_law_passes_the_bounds_of_all_laws(simulation: dict[str, Any], seeds: int) -> None:
+    bounds = simulation["any_law"](seeds)
+    assert max(bounds) <= 0.08
+    for world in simulation["HARD"]:
+        for found, bound in zip(simulation["errors"](world, seeds, runs=2000)[:2], bounds, strict=True):
+            assert found <= bound + 2.5 * math.sqrt(bound * (1 - bound) / 2000)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [5, 8, 10, 20])
 @pytest.mark.parametrize("world", WORLDS)
@@ -74,9 +83,10 @@ def test_its_p_values_are_those_of_the_report(simulation: dict[str, Any], seeds:
 def test_the_rule_speaks_at_the_normal_law(simulation: dict[str, Any]) -> None:
     # A rule that never speaks would pass every bound above.
     five, ten = (simulation["shares"](seeds, 0.0025, runs=1000) for seeds in (5, 10))
-    assert five[1][0] > 0.9
+    assert five[1][0] > 0.8
     assert five[2][0] > 0.5
-    assert min(ten[0][0], ten[1][0], ten[2][0]) > 0.95
+    assert min(ten[0][0], ten[1][0]) > 0.95
+    assert ten[2][0] > 0.7
     assert simulation["errors"]("normal", 5, runs=4000)[0] > 0.025
 
 

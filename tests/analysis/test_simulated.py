@@ -105,7 +105,7 @@ def test_errors_of_whole_runs_by_way_of_their_tables(wrong: str, others: float) 
 def test_holm_over_cycles_keeps_the_familywise_error() -> None:
     # Eight cycles, in each of which the one rival is exactly at the tolerance.
     rng, runs = np.random.default_rng(6), 1500
-    gaps = TOLERANCE + 0.3 * POINT * rng.standard_normal((runs, 8, 10))
+    gaps = TOLERANCE + 0.3 * POINT * rng.standard_normal((runs, 8, 12))
     wrong = sum(min(holm([p_below(cycle, TOLERANCE) for cycle in run])) < 0.05 for run in gaps)
     assert 0.01 <= wrong / runs <= allowed(runs)
 
@@ -139,7 +139,7 @@ def test_equivalence_is_rarely_shown_at_the_margin(seeds: int, noise: float) -> 
     shown = sum(tost(d, TOLERANCE).equivalent for d in TOLERANCE + noise * rng.standard_normal((runs, seeds))) / runs
     assert shown <= allowed(runs)
     if noise == NOISES[0] and seeds > 3:  # the far margin is out of sight: the level is used up
-        assert shown >= 0.03
+        assert shown >= 0.025
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])

@@ -21,6 +21,8 @@ def by_hand(values: list[float], level: float) -> float:
     for d in range(n // 2, 0, -1):  # the d-th largest bounds the median with this confidence
         sure, less = (1 - reference.binom.cdf(k, n, 0.5) for k in (d - 1, d))
         if sure >= level:
+            if 1 - level < typical.LEAST_SHARE * (1 - less):
+                return x[n - d]
             part = (sure - level) / (sure - less)
             weight = (n - d) * part / (d + (n - 2 * d) * part)
             return float((1 - weight) * x[n - d] + weight * x[n - d - 1])
@@ -100,10 +102,10 @@ def test_a_rare_loss_moves_the_mean_and_not_the_verdict() -> None:
 
 
 def test_an_infinite_difference_has_a_side_and_no_size() -> None:
-    one_above = [-1.0, -1.0, -1.0, -1.0, 0.001]
-    assert typical.order_p(one_above, 0.0) < 0.04  # nearly all five: interpolated
-    lost = [-math.inf] * 4 + [0.001]
-    assert typical.order_p(lost, 0.0) == pytest.approx(6 / 32)  # four of five: the sign test
+    one_above = [-1.0] * 9 + [0.001]
+    assert typical.order_p(one_above, 0.0) == pytest.approx(11 / 1024 / 2)  # nearly all ten: interpolated, to a half
+    lost = [-math.inf] * 9 + [0.001]
+    assert typical.order_p(lost, 0.0) == pytest.approx(11 / 1024)  # nine of ten: the sign test
     assert typical.p_below([-math.inf] * 5, 0.0) == pytest.approx(1.25 / 32)
     assert typical.upper_bound([-math.inf] * 4 + [0.2], 0.95) == 0.2
 

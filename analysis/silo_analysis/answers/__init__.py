@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from silo_analysis.answers import baselines, curve, effort, gradients, inside, loses, shape, two_oracles
-from silo_analysis.answers.answer import Answer
+from silo_analysis.answers.answer import COLLAPSED, Answer, nothing_trained
 from silo_analysis.answers.curve import Fitted
 from silo_analysis.estimates.summary import Summary
 from silo_tune.study.wording import worded
@@ -20,7 +20,7 @@ def answers_of(summary: Summary, fit: Fitted) -> tuple[Answer, ...]:
         summary: of the run.
         fit: from `fit_of`.
     """
-    return (
+    found = (
         inside.ask(summary),
         loses.ask(summary),
         baselines.ask(summary),
@@ -28,5 +28,7 @@ def answers_of(summary: Summary, fit: Fitted) -> tuple[Answer, ...]:
         curve.ask(summary, fit),
         gradients.ask(summary),
         *two_oracles.ask(summary),
-        effort.ask(summary),
     )
+    if nothing_trained(summary):  # guesses are equal, and say nothing of what made them
+        found = tuple(Answer(each.id, each.question, figure=each.figure, missing=COLLAPSED) for each in found)
+    return (*found, effort.ask(summary))

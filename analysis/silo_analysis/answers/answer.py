@@ -122,6 +122,26 @@ def absent(summary: Summary) -> str | None:
     return None
 
 
+def collapsed(summary: Summary, arms: list[str]) -> str:
+    """ "; collapsed: constant in 2 of 12 chains", of the arms that lost some; "" where none did."""
+    rows = summary.ranking[
+        summary.ranking["arm"].isin(arms) & (summary.ranking["trained"] < summary.ranking["own_seeds"])
+    ]
+    said = [
+        f"{r['arm']} in {r['own_seeds'] - r['trained']} of {r['own_seeds']} chains" for r in rows.to_dict("records")
+    ]
+    return f"; collapsed: {joined(said)}" if said else ""
+
+
+COLLAPSED = "Every training after the dense one collapsed, so there is nothing to compare: try lower rates."
+
+
+def nothing_trained(summary: Summary) -> bool:
+    """Did every chain collapse at every cycle from 1 on?"""
+    late = summary.arms[(summary.arms["cycle"] >= 1) & (summary.arms["n_seeds"] > 0)]
+    return len(late) > 0 and not (late["trained"] > 0).any()
+
+
 def way_on(summary: Summary) -> str:
     """What brings chains further: to resume the run, where one is still to come."""
     arms = [name for name in summary.study.arms if has_chains(summary.study, name)]

@@ -11,6 +11,7 @@ from silo_analysis.answers.answer import (
     Answer,
     Number,
     absent,
+    collapsed,
     cycles_of,
     joined,
     never_collapsed,
@@ -231,7 +232,8 @@ def _verdict(summary: Summary, rows: pd.DataFrame, per_cycle: pd.DataFrame) -> s
     differ = rows[rows["outcome"] != "identical"]
     small = len(within_tolerance(differ)) == len(differ) and bool((differ["outcome"] != "equivalent").any())
     within = f", all within {difference(summary.tolerance, signed=False)}" if small else ""
-    return f"{', '.join(counts)} of {plural(len(rows), 'arm')}{within}; largest {bare(row)}, against {row['arm']}"
+    lost = collapsed(summary, [summary.schedule, *rows["arm"]])
+    return f"{', '.join(counts)} of {plural(len(rows), 'arm')}{within}; largest {bare(row)}, against {row['arm']}{lost}"
 
 
 # --- table ---

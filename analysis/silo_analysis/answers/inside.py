@@ -11,12 +11,13 @@ from silo_analysis.answers.answer import Answer, Number, absent, cycles_of, numb
 from silo_analysis.answers.cells import interval_text, width_text
 from silo_analysis.answers.text_tables import Table
 from silo_analysis.estimates.against import SIGNIFICANCE
-from silo_analysis.estimates.containment import FEWEST_SEEDS
+from silo_analysis.estimates.containment import FEWEST_SEEDS, least_p_outside
 from silo_analysis.estimates.oracle import describe
 from silo_analysis.estimates.summary import Summary
 from silo_tune.formats import DASH, cycle_list, difference, p_value, percent, plural, rate, seed_range
 
 ID = "inside"
+ROUNDING = 1.001  # of a rate
 
 
 def ask(summary: Summary) -> Answer:
@@ -27,8 +28,8 @@ def ask(summary: Summary) -> Answer:
     if not details:
         return Answer(ID, title, missing=_missing(summary), figure="max-lr", data=data)
     return Answer(
-        ID, title, sentence(_verdict(data)), details, tuple(_numbers(data)), cycles_of(_tested(data)), "max-lr",
-        _table(data), data, _part_missing(summary, data),
+        ID, title, sentence(_verdict(data) + _reserves(summary, data)), details, tuple(_numbers(data)),
+        cycles_of(_tested(data)), "max-lr", _table(data), data, _part_missing(summary, data),
     )  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def _numbers(data: pd.DataFrame) -> Iterator[Number]:
 def _data(summary: Summary) -> pd.DataFrame:
     """One row per cycle of the judged schedule: `frames.CYCLES`, and the seeds that an undetermined verdict takes.
 
-    `informative_holm`: a control is outside after Holm's correction over the cycles, too.
+    `informative_holm`: a control is outside after Holm's correction over the cycles, too. `reachable`: one could be.
     """
     own = summary.verdicts[
         (summary.verdicts["oracle"] == summary.verdict_oracle) & (summary.verdicts["arm"] == summary.schedule)
@@ -108,7 +109,23 @@ def _data(summary: Summary) -> pd.DataFrame:
         & (summary.verdicts["verdict"] == "outside")
         & (summary.verdicts["p_outside_holm"] < SIGNIFICANCE)
     ]
-    return data.assign(informative_holm=data["informative"] & data["cycle"].isin(controls["cycle"]))
+    return data.assign(
+        informative_holm=data["informative"] & data["cycle"].isin(controls["cycle"]),
+        reachable=_reachable(own, data, summary),
+    )
+
+
+def _reachable(own: pd.DataFrame, data: pd.DataFrame, summary: Summary) -> list[bool]:
+    """Would a control be outside after Holm's correction, did all seeds agree?"""
+    rates = _asked(summary).groupby("cycle").size().to_dict()
+    seeds = own.set_index("cycle")["n_seeds"].to_dict()
+    least = [least_p_outside(int(seeds.get(cycle, 0)), rates.get(cycle, 1)) for cycle in data["cycle"]]
+    return [p * len(_tested(data)) < SIGNIFICANCE for p in least]
+
+
+def _asked(summary: Summary) -> pd.DataFrame:
+    """The curves of the Oracle's own rates."""
+    return summary.curves[(summary.curves["oracle"] == summary.verdict_oracle) & summary.curves["asked"]]
 
 
 def _tested(data: pd.DataFrame) -> pd.DataFrame:
@@ -171,6 +188,27 @@ def _verdict(data: pd.DataFrame) -> str:
     )
 
 
+def _reserves(summary: Summary, data: pd.DataFrame) -> str:
+    """What a reader of the counts alone would miss: seeds that are gone, and rates that no grid surrounds."""
+    ended = [seed for seed in summary.seeds if (summary.verdict_oracle, seed) in summary.ended]
+    beyond = _beyond_grid(summary, _tested(data))
+    said = f"; judged without {len(ended)} of {plural(len(summary.seeds), 'seed')} once their chains ended early"
+    return (said if ended else "") + (
+        f"; in {cycle_list(beyond)} its rate lies beyond the Oracle's grid, which says nothing of the rates around it"
+        if beyond
+        else ""
+    )
+
+
+def _beyond_grid(summary: Summary, tested: pd.DataFrame) -> list[int]:
+    """Cycles whose own rate lies outside of all that the Oracle's grid asks."""
+    ends = _asked(summary).groupby("cycle")["max_lr"].agg(["min", "max"])
+    own = tested.set_index("cycle")["max_lr"].dropna()
+    ends = ends.reindex(own.index)
+    outside = (own < ends["min"] / ROUNDING) | (own > ends["max"] * ROUNDING)
+    return [int(cycle) for cycle in own.index[outside.fillna(False)]]
+
+
 def _stand(cycles: pd.DataFrame, which: pd.Series[bool]) -> int:
     """How many of these are inside once p values are corrected over the cycles."""
     return int((cycles.loc[which, "p_inside_holm"] < SIGNIFICANCE).sum())
@@ -180,7 +218,9 @@ def _after_holm(informative: pd.DataFrame) -> str:
     """How many are inside, and how many informative, once both are corrected over the cycles: "3 of 4 after Holm"."""
     remain = informative[informative["informative_holm"]]
     own = _stand(remain, remain["verdict"] == "inside")
-    return f"{own} of {len(remain)} after Holm" if len(remain) else "none informative after Holm"
+    if len(remain):
+        return f"{own} of {len(remain)} after Holm"
+    return "none informative after Holm" if informative["reachable"].any() else "so few seeds show none after Holm"
 
 
 def _table(data: pd.DataFrame) -> Table:

@@ -34,7 +34,7 @@ from silo_tune.formats import DASH, MINUS, difference, known, p_value, percent, 
 ID = "loses-and-saves"
 _ENDPOINT, _REGRET, _CROSSFIT = "Chain gap (primary endpoint)", "Cycle regret", "Cross-fitted cycle regret"
 _LAST = "Chain gap at the last cycle"
-_LUCK, _RATE = "Luck of the best of several trainings", "Chain gap without luck"
+_LUCK, _RATE = "Luck of the best of several trainings", "Chain gap without luck (a lower bound)"
 
 
 def ask(summary: Summary) -> Answer:
@@ -190,7 +190,8 @@ def _luck(summary: Summary) -> Iterator[str]:
         arm, tries, rates = split["luck"]["arm"], split["luck"]["trainings"], split["luck"]["candidates"]
         yield (
             f"Luck: {arm}, the best of {tries} trainings at the rates of {summary.schedule}, is better than it by "
-            f"{luck}. Rates: {oracle} is better than {arm} by {rate}.{_unequal(tries, rates)}"
+            f"{luck}. Rates: {oracle} is better than {arm} by {rate}; that is a lower "
+            f"bound where rates differ, since the Oracle then chooses among fewer equals.{_unequal(tries, rates)}"
         )
 
 
@@ -291,7 +292,7 @@ def _of_which(summary: Summary) -> str:
         return f", that of {oracle} without luck {_short(other['rate'])}"
     if split["luck"]["way"] == RETRAINED:
         return f", without luck, which is {_short(split['luck'])}"
-    return f", of which luck {_short(split['luck'])}, rates {_short(split['rate'])}"
+    return f", of which luck {_short(split['luck'])}, rates at least {_short(split['rate'])}"
 
 
 def _short(row: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from silo_analysis.answers.answer import Answer, absent, cycles_of, joined, never_collapsed, number, way_on
+from silo_analysis.answers.answer import Answer, absent, collapsed, cycles_of, joined, never_collapsed, number, way_on
 from silo_analysis.answers.baselines import bare, parts
 from silo_analysis.answers.effort import flat_sentences
 from silo_analysis.answers.text_tables import Table
@@ -70,10 +70,10 @@ def ask(summary: Summary) -> Answer:
         )
         for row in data[data["difference"].notna()].to_dict("records")
     )
-    return Answer(
-        ID, title, _conclusion(summary, data), details, numbers, cycles_of(summary.against), "controls", _table(data),
-        data, missing,
-    )  # fmt: skip
+    gone = collapsed(summary, [summary.schedule, *data.loc[data["difference"].notna(), "arm"]])
+    verdict = f"{_conclusion(summary, data).removesuffix('.')}{gone}."
+    cycles = cycles_of(summary.against)
+    return Answer(ID, title, verdict, details, numbers, cycles, "controls", _table(data), data, missing)
 
 
 # --- which controls ---

@@ -167,6 +167,12 @@ def p_outside(gains: FloatArray, tolerance: float, level: float = 1 - LEVEL, fam
     return max(p, _flipped_p(gains - tolerance))
 
 
+def least_p_outside(seeds: int, rates: int) -> float:
+    """The smallest `p_outside` that seeds which all agree can reach."""
+    ordered = FAMILY_CALIBRATION * rates * 0.5**seeds
+    return float(ordered if ordered <= 1 - LEVEL else 0.5**seeds)
+
+
 def _flipped_p(excess: FloatArray) -> float:
     """Share of all sign flips of seeds whose greatest mean over rates is at least the one seen; `excess` is (S, R)."""
     excess = excess[:, ~np.isnan(excess).any(axis=0) & (excess > ROUNDING).any(axis=0)]

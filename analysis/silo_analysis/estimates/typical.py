@@ -26,6 +26,8 @@ from scipy import special
 from silo_analysis.estimates.stats import ROUNDING, Equivalence, Estimate, FloatArray
 
 CALIBRATION = 1.25
+# An interpolated p value is never less than this share of that of the coarser level, which holds whatever the law is.
+LEAST_SHARE = 0.5
 # At the small levels that a correction over rates, cycles or arms asks for.
 FAMILY_CALIBRATION = 5 / 3
 _SMALL = 0.02
@@ -72,7 +74,8 @@ def order_ps(differences: FloatArray, margin: float) -> FloatArray:
     scale = (n - above) - (n - 2 * above) * share
     weight = np.where(far, above * share / np.where(far, scale, 1.0), 1.0)
     outer = missed[below]
-    p: FloatArray = np.where(below == 0, 1.0, outer + weight * (missed[below - 1] - outer))
+    inner = missed[below - 1]
+    p: FloatArray = np.where(below == 0, 1.0, np.maximum(outer + weight * (inner - outer), LEAST_SHARE * inner))
     return p
 
 
@@ -160,7 +163,7 @@ def upper_bound(differences: Sequence[float] | FloatArray, level: float = 0.95) 
     if missed[-1] > alpha:  # beyond the reach of order statistics
         return max(float(values[-1]), _t_upper(values, 1 - _t_level(1 - level)))
     top = int(np.argmax(missed <= alpha))
-    if top == 0 or not np.isfinite(values[top - 1 : top + 1]).all():
+    if top == 0 or not np.isfinite(values[top - 1 : top + 1]).all() or alpha < LEAST_SHARE * missed[top - 1]:
         return float(values[top])
     weight, above = (alpha - missed[top]) / (missed[top - 1] - missed[top]), n - top
     share = (n - above) * weight / (above + (n - 2 * above) * weight)
