@@ -185,6 +185,8 @@ NUMBERS: dict[str, tuple[int, int, float, float]] = {
     "2026-11-30-digits-reinit/table.parquet": (3566, 912, 0.79298435, 0.772872418),
     "2026-11-30-digits-rewind/table.parquet": (3588, 936, 0.96146862, 0.939876807),
     "2026-11-30-fashion-mnist-reinit/table.parquet": (7251, 2426, 0.822577308, 0.813086768),
+    "2026-12-01-digits-20-seeds/table.parquet": (5958, 1536, 0.792990734, 0.772360049),
+    "2026-12-01-fashion-mnist-rewind/table.parquet": (7379, 2479, 0.845931581, 0.836122145),
 }
 
 

@@ -503,6 +503,31 @@ def test_the_fit_is_drawn_as_by_the_command() -> None:
     assert len(fit_figure(fit, 0.005).axes) == 3
 
 
+def test_where_everything_collapsed_nothing_is_equivalent() -> None:
+    for id_ in ("inside", "loses-and-saves", "baselines", "shape"):
+        found = of_case("everything-diverged")[id_]
+        assert (found.verdict, found.details, found.numbers) == ("", (), ())
+        assert "nothing to compare" in (found.missing or "")
+
+
+def test_a_verdict_tells_of_lost_chains_lost_seeds_and_rates_beyond_the_grid() -> None:
+    lost = of_case("chain-ended-early")
+    assert "judged without 1 of 5 seeds once their chains ended early" in lost["inside"].verdict
+    assert "collapsed: silo in 1 of 5 chains" in lost["baselines"].verdict
+    assert "collapsed: silo in 1 of 5 chains" in lost["shape"].verdict
+    low = {"mode": "oracle", "prefix": "arm:silo", "grid": {"low": 0.005, "high": 0.05, "points": 5}}
+    found = run(arms={**SCHEDULES, "oracle-at-silo": low}, seeds=6)
+    assert re.search(r"in cycles? [\d, to–-]+ its rate lies beyond the Oracle's grid", found["inside"].verdict)
+    assert "beyond" not in whole()["inside"].verdict
+
+
+def test_what_so_few_seeds_cannot_show_after_holm_is_no_finding() -> None:
+    few, more = (run(seeds=seeds)["inside"].verdict for seeds in (8, 12))
+    assert "so few seeds show none after Holm" in few
+    assert "after Holm)" in more
+    assert "so few" not in more
+
+
 @pytest.mark.parametrize(
     ("mine", "theirs", "said"),
     [(10.0, 40.0, ", 75 % of the time"), (50.0, 40.0, ", but takes 25 % more time"), (1.0, 0.0, "")],
