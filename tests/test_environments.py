@@ -144,6 +144,12 @@ def test_a_closed_stream_is_no_number_for_a_file(closed: str, tmp_path: Path) ->
     assert subprocess.run(command, cwd=tmp_path, env=ours(), check=False, timeout=60).returncode == 0
 
 
+def test_an_output_that_is_full_is_said_in_one_line(finished: Path) -> None:
+    command = ["bash", "-c", '"$1" -m silo_tune status "$2" >/dev/full', "bash", sys.executable, str(finished)]
+    done = subprocess.run(command, env=ours(), capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "silo-tune: what it says cannot be written: No space left on device\n")
+
+
 @pytest.mark.parametrize("reader", ["| true", ">/dev/full"])
 def test_a_run_outlives_those_who_read_its_lines(reader: str, tmp_path: Path) -> None:
     probe = "streams.outlive_readers(); [print('a' * 9999, flush=True) for _ in range(99)]; open('trained', 'w')"
@@ -274,6 +280,9 @@ def test_weights_that_do_not_fit_are_told_in_one_line(tmp_path: Path) -> None:
         match=r": weight; 2 unknown: weight_orig, weight_mask; 1 of another shape: bias \(2, the network has 3\); "
         r"torch.nn.utils.prune was at work",
     ):
+        load_pretrained(torch.nn.Linear(3, 3), str(file))
+    torch.save({"weight": torch.ones(3, 3, dtype=torch.int8), "bias": torch.ones(3)}, file)
+    with pytest.raises(BadInput, match=r"1 no real numbers: weight \(int8\)"):
         load_pretrained(torch.nn.Linear(3, 3), str(file))
     (tmp_path / "b.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 10\n")
     with pytest.raises(BadInput, match="git lfs pull"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -25,6 +26,9 @@ from silo_tune.formats import printable
 from silo_tune.machine import cache_root, writable_home
 
 __all__ = ["app", "main"]
+
+# Of an output stream, which has no file name.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def main() -> None:
@@ -56,6 +60,8 @@ def _last_words(error: BaseException) -> tuple[str, int]:
         return LAST_WORDS, 128 + stops[0]
     if isinstance(error, SiloTuneError):
         return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename is None:
+        return f"what it says cannot be written: {error.strerror}", 1
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision", "ray"):
         return f"{error.name} is needed for this and is not installed here: pip install {error.name}", 2
     return f"unexpected {type(error).__name__}: {error}; --debug shows where. Nothing committed is lost", 1

@@ -116,7 +116,13 @@ def _misfits(given: Tensors, own: Mapping[str, Tensor]) -> Iterator[str]:
         for name in own
         if name in given and given[name].shape != own[name].shape
     ]
-    for kind, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
+    types = [
+        f"{name} ({str(given[name].dtype).removeprefix('torch.')})"
+        for name in own
+        if name in given and own[name].is_floating_point() and not given[name].is_floating_point()
+    ]
+    found = (("missing", missing), ("unknown", unknown), ("of another shape", shapes), ("no real numbers", types))
+    for kind, names in found:
         if names:
             yield f"{len(names)} {kind}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
     if any(name.endswith("_orig") for name in unknown):
