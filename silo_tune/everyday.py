@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from silo_tune.api import run_study
 from silo_tune.data.example_sets import ExampleSet, sample_in
@@ -170,6 +171,7 @@ def prune(
             "version": content["data"][:16],
             "args": {"content": content["data"]},
             "val": "drawn" if validation is None else "given",
+            **({"workers": train.num_workers} if isinstance(train, DataLoader) and train.num_workers else {}),
         },
         "model": {"function": MODEL, "version": content["model"][:16], "content": content["model"]},
     }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler, get_worker_info
 
 import silo_tune
 from silo_tune.data.objects import fields_of
@@ -210,6 +210,10 @@ def test_the_same_data_in_any_form_is_the_same_data() -> None:
         ({"train": Unreadable()}, r"data: OSError: no file 3 \(.*test_everyday.py, line \d+\)"),
         ({"train": (X, 0 * Y), "validation": None}, "labels: one value, 0;"),
         (
+            {"train": DataLoader(TensorDataset(*TRAIN), sampler=WeightedRandomSampler([1.0], 9))},
+            r"train: its WeightedRandomSampler would not be used",
+        ),
+        (
             {"validation": DataLoader(TensorDataset(*VALIDATION), collate_fn=list)},
             "validation: the collate_fn of train",
         ),
@@ -285,6 +289,27 @@ def test_the_same_call_tries_again_what_failed(trained: Net, tmp_path: Path) -> 
     assert "lower max_lr" not in str(failed.value)
     data.broken = False
     assert set(prune(trained, data, **asked).table["status"]) == {"ok"}
+
+
+class Watched(Dataset[tuple[Tensor, int]]):
+    """Leaves a file for each process of a loader that reads it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        if (reader := get_worker_info()) is not None:
+            (self.folder / f"read-{reader.id}").touch()
+        return X[row], int(Y[row])
+
+
+def test_a_loaders_processes_read_its_items(trained: Net, tmp_path: Path) -> None:
+    once: dict[str, Any] = {**FEW, "cycles": 1, "epochs": 1, "out": str(tmp_path / "run")}
+    prune(trained, DataLoader(Watched(tmp_path), batch_size=20, num_workers=2), **once)
+    assert {path.name for path in tmp_path.glob("read-*")} == {"read-0", "read-1"}
 
 
 class ByName(Net):

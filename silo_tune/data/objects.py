@@ -9,13 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 from torch.utils.data.dataloader import default_collate
 
 from silo_tune.data.arrays import Labels
 from silo_tune.errors import BadInput
 
 SHAPES = "give inputs and targets as (inputs, targets), a map-style torch.utils.data.Dataset, or a DataLoader of one"
+
+# What a loader draws with when nobody gives it a sampler.
+USUAL = (SequentialSampler, RandomSampler, BatchSampler, type(None))
 
 
 def fields_of(train: Any, validation: Any, test: Any) -> tuple[dict[str, Any], int | None]:
@@ -34,6 +45,13 @@ def fields_of(train: Any, validation: Any, test: Any) -> tuple[dict[str, Any], i
     if own and "train" not in own:
         raise BadInput(f"{', '.join(own)}: the collate_fn of train is used for every part; give train a loader with it")
     parts = {name: _part(name, value) for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        for sampler in (value.sampler, value.batch_sampler) if isinstance(value, DataLoader) else ():
+            if type(sampler) not in USUAL:
+                raise BadInput(
+                    f"{name}: its {type(sampler).__name__} would not be used, for an epoch here goes once over all "
+                    "examples; give the examples as they shall be met, such as a torch.utils.data.Subset"
+                )
     if any(parts[name][0] is parts["train"][0] for name in parts if name != "train"):
         raise BadInput("validation and test are not the training part: scores would say how well it is remembered")
     if "validation" in parts and "test" not in parts:
