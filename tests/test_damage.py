@@ -21,7 +21,7 @@ from silo_tune.results.records import read
 from silo_tune.results.table import table
 from silo_tune.run.session import Outcome
 from silo_tune.run.status import read_status
-from silo_tune.store.bodies import Decision, Facts, Importance, Result, Round
+from silo_tune.store.bodies import Decision, Facts, Importance, Result, Round, shaped
 from silo_tune.store.lease import unreadable
 from silo_tune.store.run_folder import Run
 from silo_tune.store.storage import Corrupt, seal, unseal
@@ -463,3 +463,10 @@ def test_a_partial_state_that_is_not_finite_is_not_resumed(tmp_path: Path) -> No
     bench.worker.units.write_partial(unit.key, "00", 1, pack({**groups, "weights": spoiled}, meta))
     assert bench.train(unit)["status"] == "ok"
     assert any("does not fit (its weights are not finite)" in note for note in bench.notices)
+
+
+def test_a_trial_of_half_a_character_is_damaged(folder: Path) -> None:
+    place = next((folder / "units").rglob("result.json"))
+    body = unseal(place.read_bytes())
+    with pytest.raises(Corrupt, match="unit: .*surrogates not allowed"):
+        shaped(Result, {**body, "unit": {**body["unit"], "dense": "\ud800"}})

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from silo_tune.planner.unit import canonical_json
 from silo_tune.planner.winner import best_training, winner_of
 from silo_tune.store.storage import Corrupt
 
@@ -37,6 +38,11 @@ def _whole(text: str) -> str:
     return text
 
 
+def _keyed(spec: dict[str, Any]) -> dict[str, Any]:
+    canonical_json(spec).encode()  # of which a key is made
+    return spec
+
+
 Name = Annotated[str, AfterValidator(_printable)]
 Text = Annotated[str, AfterValidator(_whole)]
 
@@ -59,7 +65,7 @@ class Result(_Body):
     """RUN/units/…/result.json and restate-N.json."""
 
     key: Key
-    unit: dict[str, Any]
+    unit: Annotated[dict[str, Any], AfterValidator(_keyed)]
     status: Literal["ok", "diverged"]
     error: Text | None
     max_lr: Rate | None
