@@ -468,5 +468,5 @@ def test_a_partial_state_that_is_not_finite_is_not_resumed(tmp_path: Path) -> No
 def test_a_trial_of_half_a_character_is_damaged(folder: Path) -> None:
     place = next((folder / "units").rglob("result.json"))
     body = unseal(place.read_bytes())
-    with pytest.raises(Corrupt, match="unit: .*surrogates not allowed"):
+    with pytest.raises(Corrupt, match=r"unit: .*surrogates not allowed"):
         shaped(Result, {**body, "unit": {**body["unit"], "dense": "\ud800"}})
