@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from silo_tune.errors import BadInput
-from silo_tune.machine import absolute
+from silo_tune.machine import paths_from_here
 from silo_tune.run.callbacks import Callback, heard_by
 from silo_tune.run.local import LocalRunner
 from silo_tune.run.monitor import Monitor
 from silo_tune.run.session import Look, Options, Outcome, Runner, default_run, drive
 from silo_tune.study.model import Study
+from silo_tune.study.places import absolute
 
 
+@paths_from_here()
 def run_study(
     study: Study,
     out: str | None = None,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 class SiloTuneError(Exception):
@@ -30,6 +33,14 @@ class Stopped(BaseException):
 ENDS = (Stopped, KeyboardInterrupt)
 
 
+class TimedOut(BaseException):
+    """An attempt took longer than its limit. No Exception: a user's code may catch all of those."""
+
+
+# What is never the mistake of a user's function that it is raised in; all else is, SystemExit too.
+FROM_OUTSIDE = (*ENDS, TimedOut)
+
+
 def words(error: BaseException) -> str:
     """An exception in one line: its kind and what it says."""
     return f"{type(error).__name__}: {one_line(error)}"
@@ -37,8 +48,36 @@ def words(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, without line breaks and letters that no file could hold; a long text is cut."""
-    text = " ".join(str(error).encode(errors="backslashreplace").decode().split())
+    return _one_line(str, error)
+
+
+def shown(value: object) -> str:
+    """A value of a user's as it is written in Python, in one line as `one_line` has it."""
+    return _one_line(repr, value)
+
+
+def _one_line(write: Callable[[Any], str], what: object) -> str:
+    try:
+        text = " ".join(write(what).encode(errors="backslashreplace").decode().split())
+    except FROM_OUTSIDE:
+        raise
+    except BaseException as error:  # a user's class may raise anything where it is asked for its text
+        return f"({type(what).__name__} whose text cannot be had: it raises {type(error).__name__})"
     return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+# Where code is that no user wrote: ours, of the standard library, and of packages.
+_OURS, _STANDARD = (f"{os.path.dirname(os.path.abspath(file))}{os.sep}" for file in (__file__, os.__file__))
+
+
+def raised(error: BaseException) -> str:
+    """An exception in one line, with the last place in a file that a user wrote."""
+    files = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and not frame.filename.startswith(("<frozen ", _OURS, _STANDARD))
+    ]
+    return f"{words(error)} ({files[-1].filename}, line {files[-1].lineno})" if files else words(error)
 
 
 class Violation(Exception):

@@ -20,8 +20,9 @@ from silo_tune.data.example_sets import ExampleSet, sample_in
 from silo_tune.data.given import of_fields
 from silo_tune.data.load import facts, open_examples
 from silo_tune.data.objects import digest_of, fields_of
-from silo_tune.errors import BadInput, RunFailed, SiloTuneError
+from silo_tune.errors import BadInput, RunFailed, SiloTuneError, raised
 from silo_tune.formats import difference, level_sign, percent, plural, rate, size, telling
+from silo_tune.machine import paths_from_here
 from silo_tune.models.build import init_seed
 from silo_tune.models.checkpoint import load_weights, pack
 from silo_tune.planner.unit import canonical_json
@@ -31,7 +32,6 @@ from silo_tune.run.monitor import Monitor
 from silo_tune.run.session import finest_tolerance
 from silo_tune.seeds import seed_globally
 from silo_tune.store.unit_store import unit_of
-from silo_tune.study.findings import raised
 from silo_tune.study.handed import DATA, MODEL, hand_over
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study, put
@@ -94,6 +94,7 @@ class Pruned:
             save_chain(self.table, self.cycle, self.study.report.tolerance, str(file))
 
 
+@paths_from_here()
 def prune(
     model: nn.Module | Callable[[], nn.Module],
     train: Any,

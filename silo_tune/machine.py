@@ -1,4 +1,4 @@
-"""This machine: the versions on it, and where its paths lead."""
+"""This machine: the versions on it, and where it keeps what is kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Here, and not in the package itself: whoever needs it would otherwise import what stands on top of everything.
@@ -21,14 +22,25 @@ def cpu_name() -> str:
     return platform.machine()
 
 
-def located(path: str) -> str:
-    """A path as everything on this machine reads it: a leading `~` is filled in. A URL stays as it is."""
-    return path if "://" in path else os.path.expanduser(path)
+_from = ""  # where a relative path is meant from; empty is where this process stands
 
 
-def absolute(path: str) -> str:
+@contextlib.contextmanager
+def paths_from_here() -> Iterator[None]:
+    """Until its end `from_here` means relative paths from where it began, even if a user's function goes elsewhere."""
+    global _from
+    before = _from
+    with contextlib.suppress(OSError):  # the folder is gone: whoever needs it says so
+        _from = before or os.getcwd()
+    try:
+        yield
+    finally:
+        _from = before
+
+
+def from_here(path: str) -> str:
     """A path that leads there from any folder. A URL stays as it is."""
-    return path if "://" in path else os.path.abspath(located(path))
+    return path if "://" in path else os.path.abspath(os.path.join(_from, path))
 
 
 def writable_home() -> str | None:
@@ -40,9 +52,9 @@ def writable_home() -> str | None:
 def cache_root() -> str:
     """The folder that SILO_TUNE_CACHE names, or the user's own."""
     if named := os.environ.get("SILO_TUNE_CACHE"):
-        return named
+        return from_here(named)
     if named := os.environ.get("XDG_CACHE_HOME"):
-        return os.path.join(named, "silo-tune")
+        return from_here(os.path.join(named, "silo-tune"))
     if home := writable_home():
         return os.path.join(home, ".cache", "silo-tune")
     return os.path.join(tempfile.gettempdir(), f"silo-tune-{os.getuid()}")

@@ -299,6 +299,51 @@ def test_a_decision_that_is_gone_before_later_ones_is_told(folder: Path, finishe
     heals(folder, finished)
 
 
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ("chains/silo/seed-0/cycle-000-round-1.json", "chains/silo/seed-0/cycle-000-round-1.json is gone"),
+        ("chains", "rows of its table are in no other file any more"),
+    ],
+)
+def test_a_finished_run_that_lost_decisions_is_no_record(
+    tmp_path: Path, finished: Outcome, folder: Path, lost: str, told: str
+) -> None:
+    """Its table stands, and its trials too: they are told and derived again, as in a run under way."""
+    gone = folder / lost
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    done = in_process("report", str(folder))
+    assert done.returncode == 1
+    assert told in done.stderr
+    heals(folder, finished)
+
+
+def test_a_chain_that_was_moved_to_another_seed_is_told(folder: Path) -> None:
+    (folder / "chains" / "silo" / "seed-0").rename(folder / "chains" / "silo" / "seed-9")
+    done = in_process("report", str(folder))
+    assert done.returncode == 2
+    assert "chains/silo/seed-9 tells of trials that it does not give" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"{}", None])
+def test_lost_facts_of_the_data_are_told_in_the_report(folder: Path, content: bytes | None) -> None:
+    file = folder / "data.json"
+    file.unlink()
+    told = "data.json is gone: nothing is known of the data"
+    if content is not None:
+        file.write_bytes(content)
+        told = "data.json is corrupt"
+    done = in_process("report", str(folder))
+    assert done.returncode == 0
+    assert told in done.stderr
+
+
+def test_files_that_systems_leave_in_folders_are_no_chains(folder: Path) -> None:
+    for name in ("chains/.DS_Store", "chains/desktop.ini", "chains/silo/.DS_Store", "chains/silo/seed-0/.DS_Store"):
+        (folder / name).write_bytes(b"\0")
+    assert in_process("report", str(folder)).returncode == 0
+
+
 def test_a_result_that_is_gone_is_told_even_without_a_table(folder: Path, finished: Outcome) -> None:
     under_way(folder)
     file = result_file(folder)

@@ -135,3 +135,74 @@ def test_the_weights_of_packed_sequences_are_seen_in_use() -> None:
     batch = torch.randn(2, 5, 3)
     assert used_zeros(model, found, batch) == {name: int((~mask).sum()) for name, mask in masks.items()}
     require_in_effect(model, masks, batch)
+
+
+class Own(nn.Module):
+    """A network that uses the weight of its last layer in a way of its own."""
+
+    def __init__(self, used: Callable[[Tensor, Tensor, bool], Tensor]) -> None:
+        super().__init__()
+        self.used, self.first, self.last = used, nn.Linear(4, 8), nn.Linear(8, 8)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.used(self.first(rows), self.last.weight, self.training)
+
+
+def linear_by_parts(rows: Tensor, weight: Tensor) -> Tensor:
+    return torch.cat([F.linear(rows, part) for part in weight.chunk(2)], 1)
+
+
+COPIES: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
+    "layer": lambda x, w, _: F.linear(x, w),
+    "twice": lambda x, w, _: F.linear(x, w) + x @ w,
+    "parts": lambda x, w, _: linear_by_parts(x, w),
+    "padded": lambda x, w, _: F.linear(F.pad(x, (1, 1)), F.pad(w, (1, 1))),
+    "beside a constant": lambda x, w, _: F.linear(x, torch.cat([w, torch.ones(1, 8)])),
+    "written into another": lambda x, w, _: F.linear(x, torch.zeros(8, 8).copy_(w)),
+    "scaled": lambda x, w, _: F.linear(x, w / w.norm(dim=1, keepdim=True)),
+    "cosine": lambda x, w, _: F.linear(x, w) / w.norm(dim=1),
+    "distance": lambda x, w, _: (x**2).sum(1, keepdim=True) - 2 * x @ w.T + (w**2).sum(1),
+    "tensordot": lambda x, w, _: torch.tensordot(x, w, ([1], [1])),
+    "by element": lambda x, w, _: (x.unsqueeze(1) * w).sum(-1),
+    "dropped": lambda x, w, training: F.linear(x, F.dropout(w, 0.5, training)),
+}
+COMPUTED: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
+    "used as it is and not": lambda x, w, _: F.linear(x, w) + F.linear(x, w - w.mean() + 0.02),
+    "in training alone": lambda x, w, training: F.linear(x, w + 0.05 if training else w),
+    "with another": lambda x, w, _: F.linear(x, w + torch.full((8, 8), 0.1)),
+    "parts": lambda x, w, _: linear_by_parts(x, w - w.mean()),
+    "padded": lambda x, w, _: F.linear(F.pad(x, (1, 1)), F.pad(w + 0.1, (1, 1))),
+    "in place": lambda x, w, _: F.linear(x, w.clone().add_(0.1)),
+    "tensordot": lambda x, w, _: torch.tensordot(x, w + 0.1, ([1], [1])),
+    "inner": lambda x, w, _: torch.inner(x, w + 0.1),
+    "mv": lambda x, w, _: torch.mv(w + 0.1, x[0]),
+    "by element": lambda x, w, _: (x.unsqueeze(1) * (w + 0.05)).sum(-1),
+    "gate": lambda x, w, _: F.linear(x, torch.sigmoid(w)),
+}
+
+
+@pytest.mark.parametrize("used", COPIES.values(), ids=COPIES)
+def test_a_copy_of_a_weight_keeps_its_zeros(used: Callable[[Tensor, Tensor, bool], Tensor]) -> None:
+    model = Own(used)
+    masks = halved(model)
+    require_in_effect(model, masks, torch.randn(2, 4))
+    assert used_zeros(model, prunable(model), torch.randn(2, 4))["last.weight"] == 32
+
+
+@pytest.mark.parametrize("used", COMPUTED.values(), ids=COMPUTED)
+def test_a_weight_that_is_computed_before_any_use_is_refused(used: Callable[[Tensor, Tensor, bool], Tensor]) -> None:
+    model = Own(used)
+    with pytest.raises(BadInput, match=r"model: last\.weight: computed .*prune\.skip"):
+        require_in_effect(model, halved(model), torch.randn(2, 4))
+
+
+def test_a_weight_that_no_pass_uses_is_missing() -> None:
+    model = Own(lambda x, _, __: x)
+    assert used_zeros(model, prunable(model), torch.randn(2, 4)).keys() == {"first.weight"}
+
+
+def test_a_look_leaves_what_training_mode_would_change() -> None:
+    model = body(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.InstanceNorm2d(8, track_running_stats=True)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    require_in_effect(model, halved(model), images())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items() if "running" in name)

@@ -148,6 +148,19 @@ def test_sixteen_bits_of_grey_are_those_of_their_eight_bit_twin() -> None:
     assert np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("bits", "told"), [(8, False), (10, True), (12, True), (14, True), (16, False)])
+def test_numbers_of_few_bits_in_deep_files_are_told(tmp_path: Path, bits: int, told: bool, stream: bool) -> None:
+    values = np.asarray(grey()).astype(np.uint16) * 257 >> (16 - bits if bits > 8 else 0)
+    for number in range(8):
+        place = tmp_path / "train" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(values, number, 1)).save(place)
+    data = Data(name="folder", path=str(tmp_path), val_share=0.5, stream=stream)
+    notices = facts(open_data(data), data)["notices"]
+    assert any("few grey levels are left" in notice for notice in notices) == told
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_every_other_mode_is_what_pillow_shows(mode: str) -> None:
     kind = {"CMYK": "tiff", "YCbCr": "tiff"}.get(mode, "png")

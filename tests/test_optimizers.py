@@ -153,7 +153,7 @@ def test_pruned_weights_count_for_nothing_in_an_optimizer_of_whole_layers(tmp_pa
         ({"name": "Adam", "beta": 0.9}, r"unknown argument of Adam 'beta'; .*did you mean 'betas'"),
         ({"name": "Adam", "betas": 0.9}, r"Adam takes a value like \(0.9, 0.999\), got 0.9"),
         ({"name": "SGD", "nesterov": "yes"}, "SGD takes a value like False, got 'yes'"),
-        ({"name": "SGD", "momentum": -1.0}, "SGD cannot be made: Invalid momentum value"),
+        ({"name": "SGD", "momentum": -1.0}, "SGD cannot be made: ValueError: Invalid momentum value"),
         ("LBFGS", r"LBFGS cannot train a network here: .*\(a closure\)"),
         ("SparseAdam", "SparseAdam cannot train a network here: it takes sparse gradients alone"),
         (of("Closure"), r"Closure cannot train a network here: .*\(a closure\)"),

@@ -41,7 +41,9 @@ def simulated(folder: Path, of: Study, tells: int | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return simulated(tmp_path_factory.mktemp("simulated") / "run", study())
+    made = simulated(tmp_path_factory.mktemp("simulated") / "run", study())
+    Run(made).check_data({"content": "c", "classes": 3, "n_train": 9, "n_val": 9, "n_test": 9})
+    return made
 
 
 @pytest.fixture(scope="module")

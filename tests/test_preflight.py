@@ -285,7 +285,7 @@ def test_prunable_weights_are_told_with_their_whole() -> None:
 def test_a_mixed_network_trains_resumes_and_is_scored_by_every_criterion(tmp_path: Path) -> None:
     """Frozen, unused, whole-number and tied parameters."""
     made = parse_study(table(function="tests.users:mixed"))
-    assert "does not use spare.weight" in look_here(made, "none")[2]
+    assert "was not seen to use spare.weight" in look_here(made, "none")[2]
     straight, bench = (Bench(tmp_path / name, made) for name in "ab")
     unit = bench.unit(0, None)
     expected = straight.train(unit)
@@ -384,3 +384,57 @@ def test_without_a_look_a_run_trains(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="this network never trains"):
         run_study(made, str(tmp_path / "run"), local=True)
     assert run_study(made, str(tmp_path / "run"), local=True, preflight=False).counts.failed == 1
+
+
+BLIND = {"function": "tests.users:of_other_size", "version": "1"}
+WRONG_WITHOUT_A_STEP = {
+    "retrain.optimizer": "tests.users:no_optimizer cannot be made: KeyError: 'no such optimizer' (",
+    "dense.profile": "tests.users:too_high gives 2.0 at step 0 of 8; a profile gives shares",
+    "arms.flat.profile": "tests.users:too_high gives 2.0 at step 0 of 8; a profile gives shares",
+    "prune.criterion": "must give 1.weight one finite score for each of its weights (8, 7)",
+}
+
+
+def test_a_network_that_takes_no_batch_hides_nothing_that_needs_none() -> None:
+    changes = small_table(
+        dense={"profile": {"function": "tests.users:too_high", "version": "1"}},
+        retrain={"optimizer": {"function": "tests.users:no_optimizer", "version": "1"}},
+        prune={"criterion": {"function": "tests.users:flat_scores", "version": "1"}},
+        arms={"flat": {"profile": {"function": "tests.users:too_high", "version": "1"}}},
+    )
+    with pytest.raises(StudyError) as caught:
+        look_here(parse_study({**changes, "model": BLIND}), "none")
+    told = dict(caught.value.problems)
+    assert len(told) == len(caught.value.problems)
+    assert told.pop("model").startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert told.keys() == WRONG_WITHOUT_A_STEP.keys()
+    assert all(words in told[key] for key, words in WRONG_WITHOUT_A_STEP.items())
+
+
+def test_a_criterion_that_calls_a_network_that_takes_no_batch_is_not_told_for_it() -> None:
+    with pytest.raises(StudyError) as caught:
+        look_here(parse_study({**small_table(prune={"criterion": "snip"}), "model": BLIND}), "none")
+    assert [key for key, _ in caught.value.problems] == ["model"]
+
+
+@pytest.mark.parametrize("also", [{}, {"retrain": {"epochs": 2.5}}, {"dense": {"epochs": 0}}, {"name": 3}])
+def test_an_optimizers_wrong_name_is_told_beside_every_other_mistake(also: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    of_data = {"data": {"name": "folder", "path": "/no/such"}, "retrain": {"epochs": 2, "optimizer": "SDG"}}
+    table_ = {**small_table(), **of_data}
+    table_ |= {key: {**table_[key], **part} if isinstance(part, dict) else part for key, part in also.items()}
+    file.write_text(tomli_w.dumps(table_))
+    done = in_process("plan", str(file))
+    line = file.read_text().splitlines().index('optimizer = "SDG"') + 1
+    assert f"{file}:{line}: retrain.optimizer: unknown class of torch.optim 'SDG'; choose from " in done.stderr
+    assert len(done.stderr.splitlines()) == 2 + len(also)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_checkpoint_that_is_not_there_is_told_once(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    table_ = {**small_table(), "dense": {"checkpoint": "none.safetensors"}}
+    file.write_text(tomli_w.dumps(table_))
+    done = in_process(command, str(file), "--out", str(tmp_path / "run"))
+    line = file.read_text().splitlines().index("[dense]") + 2
+    assert done.stderr == f"silo-tune: {file}:{line}: dense.checkpoint: no file 'none.safetensors'\n"

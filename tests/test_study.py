@@ -12,10 +12,11 @@ import tomli_w
 from pydantic import ValidationError
 
 from silo_tune.errors import BadInput, StudyError
+from silo_tune.store.run_folder import Run
 from silo_tune.study import registry
 from silo_tune.study.arms import OracleArm, ScheduleArm
-from silo_tune.study.data import expand
 from silo_tune.study.model import Study
+from silo_tune.study.places import expand
 from silo_tune.study.study_file import load_study, parse_study, smoke_table
 from tests.plain import TABLE, study, table
 
@@ -596,7 +597,11 @@ def test_a_path_takes_variables_defaults_and_home(monkeypatch: pytest.MonkeyPatc
     assert expand("${UNSET:-}") == ""
     assert expand("~/data") == "/home/someone/data"
     assert expand("${UNSET:-~/d}") == "/home/someone/d"
+    assert expand("$PLACE/cifar") == "/srv/x/cifar"
     assert expand("plain/$HOME") == "plain/$HOME"
+    assert expand("file:///srv/x") == "/srv/x"
+    assert expand("s3://bucket/~x") == "s3://bucket/~x"
+    assert Run("${PLACE}/runs").url == Run("file:///srv/x/runs").url == "/srv/x/runs"
     assert study({"data.path": "${PLACE}"}).data.place() == "/srv/x"
 
 
@@ -604,6 +609,19 @@ def test_an_unset_variable_is_bad_input_that_names_it(monkeypatch: pytest.Monkey
     monkeypatch.delenv("UNSET", raising=False)
     with pytest.raises(BadInput, match=r"data.path: the variable UNSET is not set \(path '\$\{UNSET\}/x'\)"):
         expand("${UNSET}/x")
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("$UNSET/x", "run: the variable UNSET is not set"),
+        ("~no-such-user/x", r"run: '~no-such-user' has no home folder here .*: \./~no-such-user"),
+    ],
+)
+def test_a_run_is_never_at_an_unknown_place(path: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNSET", raising=False)
+    with pytest.raises(BadInput, match=told):
+        Run(path)
 
 
 @pytest.mark.parametrize(("section", "name"), [("data", "path"), ("dense", "checkpoint")])

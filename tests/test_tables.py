@@ -207,6 +207,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], Any, str]] = [
     ({"price": [2.0] * N}, {"target": "price", "ignore": ("answer",)}, "regression", ": one value, 2.0"),
     ({"answer": [None, *["yes", "no"] * 119, "no"]}, {}, "binary", "1 value missing, the first in row 0"),
     ({"size": [np.inf, *[1.0] * (N - 1)]}, {}, "binary", "column 'size' is infinite in row 0"),
+    ({"size": [1e308, *[1.0] * (N - 1)]}, {}, "binary", r"column 'size' is 1e\+308 in row 0, more than single"),
     ({"size": [None] * N}, {}, "binary", "column 'size' has no value in any row; name it in ignore"),
     ({}, {"numeric": ("colour",)}, "binary", "column 'colour' is no column of numbers"),
     ({"day": [[1]] * N}, {"ignore": ("price",)}, "binary", "column 'day' is list.*, neither numbers nor words"),
@@ -269,12 +270,54 @@ def test_arrays_of_a_file_are_a_set(tmp_path: Path) -> None:
         ),
         ({"train_labels": np.zeros((60, 2)) + 2, "test_labels": np.zeros((20, 2))}, "multilabel", "are 0 or 1"),
         ({"train_labels": None}, "regression", "no labels; give train_labels"),
+        (
+            {"train": np.zeros((60, 5), np.uint8), "test": np.zeros((20, 5), np.float32)},
+            "regression",
+            "the train part is uint8 and the test part is float32: .* give all parts as one type",
+        ),
+        (
+            {"train": None, "test": None, "train.a": np.zeros((60, 5)), "test.a": np.zeros((20, 5), np.int64)},
+            "regression",
+            "the train part of 'a' is float64 and the test part is int64",
+        ),
     ],
     ids=lambda value: str(value)[:20],
 )
 def test_arrays_that_cannot_be_are_told(changes: dict[str, Any], task: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=told):
         given(saved(tmp_path, **changes), task)
+
+
+def test_arrays_of_any_precision_go_together(tmp_path: Path) -> None:
+    assert given(saved(tmp_path, test=np.ones((20, 5), np.float16))).test is not None
+
+
+def mirrored() -> dict[str, Any]:
+    """Arrays that are read backwards, as flipped images are."""
+    x = np.random.default_rng(0).normal(size=(60, 2, 4)).astype(np.float32)
+    return {"train": x[..., ::-1], "train_labels": x[::-1, 0, 0], "test": x[::-1], "test_labels": x[:, 0, 0]}
+
+
+def test_arrays_that_are_read_backwards_are_given_as_they_are() -> None:
+    data = Data(function="tests.test_tables:mirrored", version="1")
+    found = open_examples(data, TaskSpec.model_validate("regression"))
+    assert isinstance(found, ExampleSet)
+    feed = feed_of(data, found)
+    inputs, targets = next(iter(feed.batches(feed.train, 4)))
+    assert (tuple(inputs.shape), tuple(targets.shape)) == ((4, 2, 4), (4,))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"a,b,a\n1,2,3\n", "has more than one column 'a'; give each another name"),
+        ("a,b\ncaf\u00e9,2\n".encode("latin-1"), "column 'a' is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_a_file_of_columns_that_cannot_be_is_told(text: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(text)
+    with pytest.raises(BadInput, match=told):
+        opened(str(tmp_path / "a.csv"), "regression", target="b", ignore=())
 
 
 class Boxes(torch.utils.data.Dataset[Any]):

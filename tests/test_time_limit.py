@@ -15,12 +15,13 @@ import ray
 import tomli_w
 
 from silo_tune.api import run_study
+from silo_tune.errors import TimedOut
 from silo_tune.run.session import Outcome
 from silo_tune.store.run_folder import Run
 from silo_tune.study.model import Study
 from silo_tune.study.study_file import parse_study
 from silo_tune.training import time_limit
-from silo_tune.training.time_limit import TimedOut, next_until
+from silo_tune.training.time_limit import next_until
 from silo_tune.tune import searcher
 from silo_tune.tune.runner import RayRunner
 from tests.conftest import small_study, small_table

@@ -134,6 +134,18 @@ def broken(shape: tuple[int, int, int], classes: int) -> nn.Module:
     raise KeyError("no such layer")
 
 
+def of_other_size(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(7, 8), nn.Linear(8, classes))
+
+
+def no_optimizer(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    raise KeyError("no such optimizer")
+
+
+def too_high(step: int, total: int) -> float:
+    return 2.0
+
+
 def flat_scores(scoring: Scoring) -> dict[str, Tensor]:
     return {name: weight.detach().flatten() for name, weight in scoring.weights.items()}
 

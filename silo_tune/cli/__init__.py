@@ -21,9 +21,9 @@ from silo_tune.cli import (  # noqa: F401
 from silo_tune.cli.app import app
 from silo_tune.cli.stopping import LAST_WORDS, listen, stops
 from silo_tune.cli.streams import made_whole
-from silo_tune.errors import SiloTuneError, Stopped
+from silo_tune.errors import SiloTuneError, Stopped, words
 from silo_tune.formats import printable
-from silo_tune.machine import cache_root, writable_home
+from silo_tune.machine import cache_root, paths_from_here, writable_home
 
 __all__ = ["app", "main"]
 
@@ -40,7 +40,8 @@ def main() -> None:
         os.environ.setdefault("MPLCONFIGDIR", os.path.join(cache_root(), "matplotlib"))
     debug = "--debug" in sys.argv
     try:
-        app()
+        with paths_from_here():
+            app()
     except (Exception, Stopped) as error:
         if debug:
             traceback.print_exc()
@@ -64,4 +65,4 @@ def _last_words(error: BaseException) -> tuple[str, int]:
         return f"what it says cannot be written: {error.strerror}", 1
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision", "ray"):
         return f"{error.name} is needed for this and is not installed here: pip install {error.name}", 2
-    return f"unexpected {type(error).__name__}: {error}; --debug shows where. Nothing committed is lost", 1
+    return f"unexpected {words(error)}; --debug shows where. Nothing committed is lost", 1

@@ -11,6 +11,7 @@ from silo_tune.cli.app import Debug, Sets, StudyFile, app, named
 from silo_tune.cli.streams import say
 from silo_tune.cli.training_commands import see_functions
 from silo_tune.errors import BadInput
+from silo_tune.study.places import absolute
 
 if TYPE_CHECKING:
     from silo_tune.planner.curves import Curves
@@ -46,7 +47,7 @@ def show(
     from silo_analysis.figures.draw_schedule import draw_curves
 
     try:
-        file.write_bytes(draw_curves(curves, file.suffix.removeprefix(".")))
+        Path(absolute(str(file))).write_bytes(draw_curves(curves, file.suffix.removeprefix(".")))
     except OSError as error:
         raise BadInput(f"--out: cannot write {str(file)!r}: {error.strerror}") from None
     say(f"picture: {file}")

@@ -18,6 +18,7 @@ from silo_tune.cli.app import tell_notes
 from silo_tune.errors import BadInput
 from silo_tune.formats import parse_json
 from silo_tune.machine import VERSION
+from silo_tune.study.places import absolute
 
 if TYPE_CHECKING:
     from silo_analysis.answers.answer import Answer
@@ -190,6 +191,4 @@ def short_names(urls: list[str], out: str) -> dict[str, str]:
 
 def _place(url: str) -> str:
     """A folder by the one name that it has."""
-    from silo_tune.machine import located
-
-    return url.rstrip("/") if "://" in url else os.path.realpath(located(url))
+    return url.rstrip("/") if "://" in url else os.path.realpath(absolute(url))

@@ -269,8 +269,8 @@ def _images(images: Pixels | Stream, device: torch.device) -> Tensor | Stream:
 
 
 def as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    """The tensor over an array, without a copy."""
+    """The tensor over an array, without a copy; one that is read backwards (`x[::-1]`) is copied."""
     with warnings.catch_warnings():
         # Shared arrays are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(array)
+        return torch.from_numpy(array if all(step >= 0 for step in array.strides) else array.copy())

@@ -51,10 +51,19 @@ def read_file(file: Path, text: str | None = None) -> pa.Table:
         file: its place.
         text: a column of texts, even where all of them look like numbers.
     """
-    from pyarrow import csv, json, parquet, string
-
     if not file.exists():
         raise BadInput(f"data.path: no file {str(file)!r}")
+    found = _parsed(file, text)
+    names = found.column_names
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise BadInput(f"data.path: {str(file)!r} has more than one column {twice!r}; give each another name")
+    return found
+
+
+def _parsed(file: Path, text: str | None) -> pa.Table:
+    from pyarrow import csv, json, parquet, string
+
     try:
         if ".parquet" in file.suffixes:
             return parquet.ParquetFile(file).read()
@@ -149,7 +158,7 @@ def _plain(values: Sequence[Any]) -> Array:
 
 
 def numeric(found: pa.Table, name: str) -> NDArray[np.float64]:
-    """A column of numbers; NaN where one is missing. Raises BadInput for texts and infinities."""
+    """A column of numbers; NaN where one is missing. Raises BadInput for texts, infinities, and what is too large."""
     import pyarrow as pa
 
     column = found.column(name)
@@ -160,6 +169,12 @@ def numeric(found: pa.Table, name: str) -> NDArray[np.float64]:
     endless = np.flatnonzero(np.isinf(numbers))
     if len(endless):
         raise BadInput(f"data: column {name!r} is infinite in row {endless[0]}; fill it, or leave the row out")
+    huge = np.flatnonzero(np.abs(numbers) > np.finfo(np.float32).max)
+    if len(huge):
+        raise BadInput(
+            f"data: column {name!r} is {numbers[huge[0]]:g} in row {huge[0]}, more than single precision can hold; "
+            f"correct it, or leave the row out"
+        )
     return np.asarray(numbers, dtype=np.float64)
 
 

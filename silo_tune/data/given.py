@@ -55,6 +55,7 @@ def of_fields(made: Any, task: TaskSpec | None) -> DataSet | ExampleSet:
     train, classes = fields["train"], fields.get("classes")
     fields["classes"] = None if classes is None else int(classes)
     kinds = {name: value for name, value in fields.items() if name in PARTS and value is not None}
+    _check_types(kinds)
     classified = task is None or task.name in ("classification", "binary")
     if classified and all(isinstance(v, np.ndarray) and v.dtype == np.uint8 and v.ndim == 4 for v in kinds.values()):
         images = {name: fields.get(name) for name in _ORDER if name != "classes"}
@@ -62,6 +63,24 @@ def of_fields(made: Any, task: TaskSpec | None) -> DataSet | ExampleSet:
             raise TypeError("images need their number of classes")
         return DataSet(**images, classes=fields["classes"])  # type: ignore[arg-type]
     return _examples(train, fields, task)
+
+
+def _check_types(parts: Mapping[str, Any]) -> None:
+    """Raises BadInput where parts are numbers of different kinds: bytes from 0 to 255, say, beside floats from 0 to 1.
+
+    Floats of any precision go together, and so do signed integers: they are made alike.
+    """
+    train = arrays_in(parts["train"])
+    for part, inputs in parts.items():
+        for name, array in arrays_in(inputs).items():
+            first = train.get(name, array)
+            alike = first.dtype == array.dtype or (first.dtype.kind == array.dtype.kind and first.dtype.kind in "fi")
+            if not alike:
+                of = f" of {name!r}" if name else ""
+                raise BadInput(
+                    f"data: the train part{of} is {first.dtype} and the {part} part is {array.dtype}: their numbers "
+                    f"may not mean the same; give all parts as one type"
+                )
 
 
 def _examples(train: Any, fields: Mapping[str, Any], task: TaskSpec | None) -> ExampleSet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data.dataloader import default_collate
 
-from silo_tune.errors import words
+from silo_tune.errors import raised, words
 
 Collate = Callable[[list[Any]], Any]
 
@@ -58,14 +57,14 @@ class Items(torch.utils.data.Dataset[Any]):
             try:
                 items.append(self.dataset[row])
             except Exception as error:  # a user's data set may raise anything
-                raise BadItem(f"item {row} of the data set raised {words(error)}{_place(error)}") from error
+                raise BadItem(f"item {row} of the data set raised {raised(error)}") from error
         try:
             return (self.collate or default_collate)(items)
         except Exception as error:  # and so may their collate
             told = (
-                f"items {', '.join(map(str, rows[:3]))}{', …' if len(rows) > 3 else ''} make no batch: {words(error)}"
+                f"items {', '.join(map(str, rows[:3]))}{', …' if len(rows) > 3 else ''} make no batch: {raised(error)}"
             )
-            raise BadItem(told + _place(error)) from error
+            raise BadItem(told) from error
 
 
 def batches(items: Items, rows: Sequence[list[int]], workers: int) -> Iterator[Any]:
@@ -121,12 +120,6 @@ def _seeded(text: str) -> Iterator[None]:
         finally:
             random.setstate(others[0])
             np.random.set_state(others[1])
-
-
-def _place(error: BaseException) -> str:
-    """Where in a user's file it was raised."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "site-packages" not in f.filename]
-    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def sample_of(dataset: Any, collate: Collate | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,8 +12,8 @@ from silo_tune.data.duplicates import Repeated
 from silo_tune.data.example_sets import ExampleSet, arrays_in, sample_in
 from silo_tune.data.given import of_fields
 from silo_tune.data.listed import Listed
-from silo_tune.data.sets import AnySet, DataSet, StreamedSet, noun_of, of_one_class, split_rows
-from silo_tune.errors import BadInput
+from silo_tune.data.sets import AnySet, DataSet, StreamedSet, noun_of, of_dark, of_one_class, split_rows
+from silo_tune.errors import FROM_OUTSIDE, BadInput, one_line, raised
 from silo_tune.study import registry
 from silo_tune.study.data import Data
 from silo_tune.study.task import TaskSpec
@@ -132,16 +131,15 @@ def _measured(found: StreamedSet, data: Data) -> StreamedSet:
 
 def _of_user(function: str, args: Mapping[str, Any], task: TaskSpec | None) -> DataSet | ExampleSet:
     """What a user's function gives. Raises BadInput when it raises, saying where, or gives anything but a data set."""
-    make = registry.resolve(function)
+    make = registry.resolve(function, "data.function")
     try:
         made = make(**args)
     except BadInput:
         raise
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise BadInput(
-            f"data: {function} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-        ) from error
+    except FROM_OUTSIDE:
+        raise
+    except BaseException as error:
+        raise BadInput(f"data: {function} raised {raised(error)}") from error
     try:
         return made if isinstance(made, DataSet | ExampleSet) else of_fields(made, task)
     except BadInput as error:
@@ -150,7 +148,7 @@ def _of_user(function: str, args: Mapping[str, Any], task: TaskSpec | None) -> D
         raise BadInput(
             f"data: {function} must give a DataSet, or its fields in order (train, train_labels, test, test_labels, "
             f"classes, and if there is one val, val_labels), or a mapping with these names, as numpy.load of an .npz "
-            f"file gives it; it gave {type(made).__name__}: {error}"
+            f"file gives it; it gave {type(made).__name__}: {one_line(error)}"
         ) from error
 
 
@@ -167,7 +165,7 @@ def facts(dataset: AnySet, data: Data) -> dict[str, Any]:
     return {
         "content": content,
         **({} if sample is None else {"sample": sample}),
-        "notices": [*dataset.notices, *of_one_class(dataset, split), *twice],
+        "notices": [*dataset.notices, *of_one_class(dataset, split), *of_dark(dataset), *twice],
         **({} if noun_of(dataset) == "images" else {"noun": noun_of(dataset)}),
         "streamed": isinstance(dataset, StreamedSet),
         "listing": dataset.listing,

@@ -236,6 +236,27 @@ def of_one_class(dataset: AnySet, split: Split) -> Iterator[str]:
             )
 
 
+def of_dark(dataset: AnySet) -> Iterator[str]:
+    """A sentence for training images whose numbers use less than half of the range, and so few grey levels."""
+    level = _brightest(dataset)
+    if level is not None and level < 128:
+        yield (
+            f"bright pixels of the training images are about {level:.0f} of 255: few grey levels are left; scale "
+            f"numbers of 10, 12 or 14 bits in 16-bit files, or from 0 to 1 as bytes, to the whole range first"
+        )
+
+
+def _brightest(dataset: AnySet) -> float | None:
+    """The highest number of the training images; of a stream whose sums are known, where its bright pixels lie."""
+    if isinstance(dataset, DataSet):
+        return float(dataset.train.max(initial=0))
+    moments = dataset.train.moments if isinstance(dataset, StreamedSet) else None
+    if moments is None:
+        return None
+    sums, squares = moments[..., 0], moments[..., 1]
+    return float((squares / np.maximum(sums, 1)).max(initial=0.0))
+
+
 def _judged(dataset: AnySet, split: Split) -> dict[str, npt.NDArray[Any]]:
     """The labels of the validation and the test part."""
     parts = {

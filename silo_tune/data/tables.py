@@ -91,6 +91,10 @@ class _Roles:
         if strange:
             if pa.types.is_null(kinds[strange[0]]):
                 raise BadInput(f"data: column {strange[0]!r} has no value in any row; name it in ignore")
+            if pa.types.is_binary(kinds[strange[0]]):
+                raise BadInput(
+                    f"data: column {strange[0]!r} is not UTF-8; save the file as UTF-8, or name the column in ignore"
+                )
             raise BadInput(
                 f"data: column {strange[0]!r} is {kinds[strange[0]]}, neither numbers nor words; name it in ignore"
             )

@@ -26,7 +26,8 @@ from silo_tune.data.example_sets import ExampleSet
 from silo_tune.data.targets import Targets
 from silo_tune.errors import BadInput
 from silo_tune.formats import percent
-from silo_tune.study.data import TOKENIZERS, Data, expand
+from silo_tune.study.data import TOKENIZERS, Data
+from silo_tune.study.places import expand
 from silo_tune.study.task import TaskSpec
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from silo_tune.models.checkpoint import read_state_dict
 from silo_tune.pruning.filters import without_filters
 from silo_tune.study import registry
 from silo_tune.study.handed import MODEL as HANDED
+from silo_tune.study.places import absolute
 
 FORMAT = 2
 # The one key of the file's metadata; its value is JSON. The second is that of files of format 1.
@@ -200,10 +201,11 @@ def check_plain(model: Mapping[str, Any]) -> None:
 def write_all(files: Mapping[Path, bytes], option: str = "--out") -> None:
     """Write files, each whole or not at all. Raises BadInput, naming the option that chose the place."""
     for path, content in files.items():
-        part = path.with_name(f".{path.name}.tmp")
+        whole = Path(absolute(str(path)))
+        part = whole.with_name(f".{whole.name}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            whole.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(content)
-            os.replace(part, path)
+            os.replace(part, whole)
         except OSError as error:
             raise BadInput(f"{option}: cannot write {str(path)!r}: {error.strerror}") from None

@@ -28,6 +28,7 @@ from silo_tune.results.searches import SearchRecord, searches
 from silo_tune.store.run_folder import Run
 from silo_tune.study.arms import OracleArm
 from silo_tune.study.model import Study
+from silo_tune.study.places import expand
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +202,7 @@ def write(studies: Iterable[OptunaStudy], file: str) -> None:
     Raises:
         BadInput: it exists, or cannot be written.
     """
-    target = Path(file).expanduser()
+    target = Path(expand(file, "--out"))
     taken = BadInput(f"{file!r} exists, and an export never writes over or into a file; remove it or name another")
     if target.exists():
         raise taken

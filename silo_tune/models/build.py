@@ -67,7 +67,9 @@ def _built(
     folder: str | None,
 ) -> nn.Module:
     if "function" in model:
-        return of_function(registry.resolve(model["function"]), {"shape": shape, "classes": classes}, args)
+        return of_function(
+            registry.resolve(model["function"], "model.function"), {"shape": shape, "classes": classes}, args
+        )
     package, _, name = str(model["name"]).partition(":")
     if package == "hf":
         from silo_tune.models.hf_models import hf_model

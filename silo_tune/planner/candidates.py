@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
-from silo_tune.errors import BadInput
+from silo_tune.errors import FROM_OUTSIDE, BadInput, raised, shown
 from silo_tune.planner.unit import canonical
 from silo_tune.planner.winner import winner_of
-from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, rounded
+from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, as_number, rounded
 
 Peak = Mapping[str, Any] | None
 
@@ -121,17 +120,21 @@ def peak_of(schedule: Schedule | AdaptiveSchedule, cycle: int, pruned: Sequence[
         rule, args = schedule.rule(cycle, pruned[: cycle + 1])
         return {"rule": rule, "args": canonical(args)}
     try:
-        rate, again = (schedule.peak(cycle, list(pruned[: cycle + 1])) for _ in range(2))
-    except Exception as error:  # a user's function may raise anything
-        raise BadInput(f"arms.{name}.schedule: {type(error).__name__} at cycle {cycle}: {error}") from error
-    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate < math.inf:
-        raise BadInput(f"arms.{name}.schedule: max_lr {rate!r} at cycle {cycle} is not a rate above 0")
-    if rate != again:
+        given = [schedule.peak(cycle, list(pruned[: cycle + 1])) for _ in range(2)]
+        rates = [as_number(value) for value in given]
+    except FROM_OUTSIDE:
+        raise
+    except BaseException as error:  # a user's function may raise anything
+        raise BadInput(f"arms.{name}.schedule: {raised(error)} at cycle {cycle}") from error
+    for value, rate in zip(given, rates, strict=True):
+        if not 0 < rate < math.inf:
+            raise BadInput(f"arms.{name}.schedule: max_lr {shown(value)} at cycle {cycle} is not a rate above 0")
+    if rates[0] != rates[1]:
         raise BadInput(
-            f"arms.{name}.schedule: it gave max_lr {rate!r} at cycle {cycle}, and {again!r} when it was asked again; "
-            f"a schedule is a function of cycle and pruned alone"
+            f"arms.{name}.schedule: it gave max_lr {shown(given[0])} at cycle {cycle}, and {shown(given[1])} when it "
+            f"was asked again; a schedule is a function of cycle and pruned alone"
         )
-    return value_of(float(rate))
+    return value_of(rates[0])
 
 
 def grid_source(rates: Sequence[float], tested: Mapping[str, float]) -> OneRound:

@@ -143,7 +143,7 @@ def next_masks(prune: PruneSpec, elements: PrunableElements, scoring: Scoring) -
 
 def scores(criterion: Mapping[str, object], elements: PrunableElements, scoring: Scoring) -> dict[str, Tensor]:
     """The criterion's scores on the CPU. Raises BadInput when they are not one finite number for each element."""
-    score = registry.resolve(registry.target_of(registry.CRITERIA, criterion))
+    score = registry.resolve(registry.target_of(registry.CRITERIA, criterion), "prune.criterion.function")
     if "function" in criterion:
         scoring = scoring.copied()
     args = {key: value for key, value in criterion.items() if key not in ("name", "function", "version")}

@@ -35,20 +35,21 @@ def require_own_study(run: Run, study: Study, recipe: int) -> None:
     Raises:
         BadInput: there are chains that it does not have, or it gives other trials.
     """
-    strange = [f"chains/{arm}" for arm in run.storage.names("chains") if arm not in study.arms]
+    strange = [f"chains/{arm}" for arm in run.storage.names("chains") if arm not in study.arms and _chains(run, arm)]
     for arm in study.arms:
         seeds = {f"seed-{seed}" for seed in (*study.replicates.seeds, *study.search_seeds(arm))}
-        strange += [
-            f"chains/{arm}/{name}"
-            for name in run.storage.names(f"chains/{arm}")
-            if name.startswith("seed-") and name not in seeds
-        ]
+        strange += [f"chains/{arm}/{name}" for name in _chains(run, arm) if name != "search" and name not in seeds]
         strange += _other_trials(run, study, arm) if recipe == RECIPE else ()
     if strange:
         raise BadInput(
             f"{run.storage.shown('study.toml')} is not the study of this run: {strange[0]} tells of trials that it "
             f"does not give; put back a copy"
         )
+
+
+def _chains(run: Run, arm: str) -> list[str]:
+    """Folders of an arm's chains and of its search; what else lies there (`.DS_Store`) is not of the run."""
+    return [name for name in run.storage.names(f"chains/{arm}") if name.startswith("seed-") or name == "search"]
 
 
 def _other_trials(run: Run, study: Study, arm: str) -> Iterator[str]:

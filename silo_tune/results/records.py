@@ -1,8 +1,8 @@
 """A run as it is read: table, study, ledger, searches; and records, run folders that have rows and no units.
 
 A *record* is a folder with `study.toml`, `table.parquet`, `examples.parquet`, `data.json` and the rounds of its
-searches, as in a run. Its rows are those of the table. A run that has decisions derives its rows from them, and its
-table is only an output.
+searches, as in a run. Its rows are those of the table. A run that has decisions or units derives its rows from them,
+and its table is only an output.
 """
 
 from __future__ import annotations
@@ -81,16 +81,29 @@ def read(url: str, examples: bool = True) -> Recorded:
     notes: list[str] = []
     if is_record:
         frame, ledger = read_table(run.storage.read(TABLE), run.storage.shown(TABLE), study), recorded[1]
+        data = Run(url, notes.append).data_facts()
     else:
         require_own_study(run, study, recorded[1]["recipe"])
         frame = table(run, study, notes.append)
         notes += doubtful_rounds(run, study, frame)
         damaged = damaged or [*gaps(run, study, frame)]
-        ledger = {**recorded[1], **_clock(run), **({"notes": notes} if notes else {})}
+        data = _data_facts(run, len(frame), notes)
+        ledger = {**recorded[1], **_clock(run)}
+    ledger = {**ledger, **({"notes": notes} if notes else {})}
     looks = None if is_record else len(looks_made(run, study))
-    found = Recorded(frame, study, ledger, searches(run, study), run.data_facts(), is_record, looks=looks)
+    found = Recorded(frame, study, ledger, searches(run, study), data, is_record, looks=looks)
     _require_whole(run, found, damaged)
     return replace(found, examples=gather(run, frame, is_record)) if examples else found
+
+
+def _data_facts(run: Run, rows: int, notes: list[str]) -> dict[str, Any] | None:
+    """What a run recorded of its data. That it is damaged or gone is told, and refuses nothing: no row rests on it."""
+    told: list[str] = []
+    facts = Run(run.url, told.append).data_facts()
+    if facts is None and not told and rows:
+        told = [f"{run.storage.shown('data.json')} is gone: nothing is known of the data; a run that trains writes it"]
+    notes += told
+    return facts
 
 
 def _require_whole(run: Run, found: Recorded, damaged: list[str]) -> None:

@@ -41,7 +41,7 @@ def table(run: Run, study: Study | None = None, doubt: Notice = silent) -> pd.Da
 def write_table(run: Run, frame: pd.DataFrame) -> None:
     """Write RUN/table.parquet, whole or not at all.
 
-    One without rows is not written: a run without decisions that has a table is a record, and nothing resumes it.
+    One without rows is not written: a table without decisions and trials is a record, and nothing resumes it.
     """
     if len(frame):
         run.storage.replace(TABLE, to_parquet(frame))

@@ -32,7 +32,7 @@ from silo_tune.store.reuse import Reuse
 from silo_tune.store.run_folder import Run
 from silo_tune.study import registry
 from silo_tune.study.arms import ScheduleArm
-from silo_tune.study.data import expand
+from silo_tune.study.data import standing
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
 from silo_tune.study.parts import BROUGHT
@@ -391,6 +391,8 @@ def checkpoint_hash(study: Study) -> str | None:
         model = study.model
         return f"{model.name} pretrained" if model.function is None else f"{model.function} {model.version}"
     try:
-        return hashlib.sha256(Path(expand(path, "dense.checkpoint")).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(standing(path, "dense.checkpoint")).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise BadInput(f"dense.checkpoint: no file {path!r}") from None
     except OSError as error:
         raise BadInput(f"dense.checkpoint: cannot read {path!r}: {error.strerror}") from None

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from silo_tune.errors import BadInput, choose
 from silo_tune.run.callbacks import Callback, ChainId, Trial
+from silo_tune.study.places import absolute
 
 FLUSH_METRICS, FLUSH_SECONDS = 500, 5.0
 
@@ -38,7 +39,7 @@ class Tracker(Protocol):
 
 class _TensorBoard:
     def __init__(self, place: str | None) -> None:
-        self._place = place or "tensorboard"
+        self._place = absolute(place or "tensorboard")
 
     def begin(self, tags: Mapping[str, str]) -> None:
         from tensorboardX import SummaryWriter
@@ -61,7 +62,7 @@ class _MLflow:
 
     def __init__(self, place: str | None) -> None:
         folder = place is not None and ":" not in place
-        self._place = f"sqlite:///{os.path.abspath(os.path.join(place, 'mlflow.db'))}" if place and folder else place
+        self._place = f"sqlite:///{absolute(os.path.join(place, 'mlflow.db'))}" if place and folder else place
         self._waiting: list[Any] = []
         self._sent = time.monotonic()
 
@@ -105,7 +106,7 @@ class _Wandb:
     """Offline unless WANDB_MODE says otherwise."""
 
     def __init__(self, place: str | None) -> None:
-        self._place = place
+        self._place = place and absolute(place)
 
     def begin(self, tags: Mapping[str, str]) -> None:
         import wandb

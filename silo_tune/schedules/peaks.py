@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from silo_tune.errors import unknown
@@ -21,6 +22,11 @@ from silo_tune.errors import unknown
 def rounded(rate: float) -> float:
     """A rate with the 12 significant digits of keys and decisions: the one place where rates are rounded."""
     return float(f"{rate:.12g}")
+
+
+def as_number(value: object) -> float:
+    """What a user's function gives, as a float; NaN for what is no number, such as text and truth values."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
 
 
 @runtime_checkable

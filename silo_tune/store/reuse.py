@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from silo_tune.errors import BadInput
-from silo_tune.machine import absolute
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.run_folder import Run, changed_functions, same_data
 from silo_tune.store.storage import Corrupt, unseal
 from silo_tune.store.unit_store import REWIND, require_unit, restate_number
 from silo_tune.study.model import Study
+from silo_tune.study.places import absolute
 
 
 class Reuse:

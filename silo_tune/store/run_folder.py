@@ -16,7 +16,7 @@ from typing import Any
 import tomli_w
 
 from silo_tune.errors import BadInput, StudyError
-from silo_tune.machine import VERSION, located
+from silo_tune.machine import VERSION
 from silo_tune.planner.unit import RECIPE
 from silo_tune.store.bodies import (
     Decision,
@@ -38,6 +38,7 @@ from silo_tune.store.unit_store import Notice, UnitStore, silent
 from silo_tune.study.arms import OracleArm, TuneArm
 from silo_tune.study.data import Data
 from silo_tune.study.model import Study
+from silo_tune.study.places import expand
 from silo_tune.study.study_file import parse_study
 
 # Version 2 has the names of `planner.outcome`; runs of the first are read, and written on by these.
@@ -59,7 +60,7 @@ class Run:
     """
 
     def __init__(self, url: str, notice: Notice = silent) -> None:
-        self.url = located(url)
+        self.url = expand(url, "run")
         self.storage = Storage(self.url)
         self.notice = notice
         self.units = UnitStore(self.storage, notice)
@@ -276,7 +277,7 @@ class Run:
         return self.searched(name, study) or self.closed_cycles(name, study) > 0
 
     def _begun_seed(self, seed: int, study: Study) -> bool:
-        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms)
+        return any(self._begun_chain(arm, seed) for arm in study.arms)
 
     def check(self, study: Study) -> list[str]:
         """Keys that differ from the recorded study, all of them additive.
@@ -347,17 +348,21 @@ class Run:
     def started(self, study: Study) -> bool:
         """Has any chain closed a cycle? Until then nothing is decided, and any change is welcome."""
         seeds = study.replicates.seeds
-        closed = any(self.storage.exists(self.decision_name(arm, seed, 0, 1)) for arm in study.arms for seed in seeds)
+        closed = any(self._begun_chain(arm, seed) for arm in study.arms for seed in seeds)
         return closed or any(self.searched(arm, study) for arm in study.arms)
 
     def is_record(self, study: Study) -> bool:
-        """Are there rows and no decisions that they could be derived from?"""
-        return self.storage.exists(TABLE) and not self.started(study)
+        """Are there rows, and neither decisions nor trials that they could be derived from?"""
+        return self.storage.exists(TABLE) and not self.started(study) and not self.storage.names("units")
 
     def searched(self, arm: str, study: Study) -> bool:
         """Has any trial of this arm's search closed a cycle?"""
-        seeds = study.search_seeds(arm)
-        return any(self.storage.exists(self.decision_name(arm, seed, 0, 1, 0)) for seed in seeds)
+        return any(self._begun_chain(arm, seed, 0) for seed in study.search_seeds(arm))
+
+    def _begun_chain(self, arm: str, seed: int, trial: int | None = None) -> bool:
+        """Has a chain closed a cycle? Any decision tells: the first may be lost."""
+        names = self.storage.names(self.chain_folder(arm, seed, trial))
+        return any(name.startswith("cycle-") and name.endswith(".json") for name in names)
 
     def closed_cycles(self, arm: str, study: Study) -> int:
         """Number of cycles that at least one seed of this arm has closed."""
@@ -495,7 +500,7 @@ class Run:
 
     def data_facts(self) -> dict[str, Any] | None:
         """What is recorded of the data, or None before its first use."""
-        return self.units._sealed("data.json", "it is written anew at the next run", of_kind(Facts))
+        return self.units._sealed("data.json", "a run that trains writes it anew", of_kind(Facts))
 
     def lease(self) -> Lease:
         """Hold the run for this driver; a context manager.

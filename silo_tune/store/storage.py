@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 import fsspec
 
 from silo_tune.errors import BadInput, RunFailed, one_line
+from silo_tune.machine import from_here
 from silo_tune.planner.outcome import renamed
 
 RETRY_SECONDS = (0.2, 1.0, 3.0)
@@ -163,7 +164,7 @@ def _open(url: str) -> tuple[str, Any, str]:
         raise BadInput(f"{url!r} needs {package} ({error}): pip install 'silo-tune[{extra}]'") from None
     # A listing that is kept would hide what other processes write.
     fs = kind(use_listings_cache=False, **kind._get_kwargs_from_urls(url))
-    return protocol, fs, kind._strip_protocol(url).rstrip("/")
+    return protocol, fs, kind._strip_protocol(from_here(url)).rstrip("/")
 
 
 def _file_system(protocol: str) -> Any:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from silo_tune.errors import BadInput
-from silo_tune.machine import absolute, located
 from silo_tune.study import registry
 from silo_tune.study.parts import FUNCTION, LISTED, Frozen, Share, whole
+from silo_tune.study.places import absolute, expand
 
 # Ways to cut a text that need no file.
 TOKENIZERS = ("bytes", "words")
@@ -361,24 +360,5 @@ def standing(path: str, key: str = "data.path") -> str:
 
 def is_there(path: str) -> bool:
     """Is it a file, a folder, or a pattern of names (FOLDER/*.txt) that some have?"""
+    path = absolute(path)
     return os.path.exists(path) or any(glob.iglob(path))
-
-
-def expand(path: str, key: str = "data.path") -> str:
-    """Fill in `${VAR}`, `${VAR:-default}` and a leading `~`.
-
-    Args:
-        path: as a study writes it.
-        key: where it stands there.
-
-    Raises:
-        BadInput: a variable is not set and has no default.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match["name"]) or match["default"]
-        if found is None:
-            raise BadInput(f"{key}: the variable {match['name']} is not set (path {path!r}); set it, or give a path")
-        return found
-
-    return located(re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, path))

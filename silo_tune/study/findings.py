@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from silo_tune.errors import ENDS, SiloTuneError, StudyError, words
+from silo_tune.errors import ENDS, SiloTuneError, StudyError, raised
 from silo_tune.study.model import Study
 
 
@@ -40,17 +38,13 @@ class Findings:
         except BaseException as error:  # a user's function may raise anything
             self.problems.append((key, raised(error)))
 
+    def of(self, *keys: str) -> list[tuple[str, str]]:
+        """The problems whose keys begin so."""
+        return [problem for problem in self.problems if problem[0].startswith(keys)]
+
 
 def split_key(message: str, key: str) -> tuple[str, str]:
     """The key that a message begins with, and the rest of it; `key` where it names none."""
     head, colon, rest = message.partition(": ")
     named = colon and head.split(".")[0].split(",")[0] in Study.model_fields
     return (head, rest) if named else (key, message)
-
-
-def raised(error: BaseException) -> str:
-    """An exception in one line, with the last place in a file that is neither ours nor of a package."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-    theirs = [f for f in frames if f"{os.sep}silo_tune{os.sep}" not in f.filename]
-    place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
-    return f"{words(error)}{place}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from silo_tune.errors import BadInput
-from silo_tune.study.data import expand, standing
+from silo_tune.study.data import standing
 from silo_tune.study.registry import HF_PREFIX
 
 Problem = tuple[str, str]
@@ -46,7 +46,7 @@ def with_content(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem
 
 
 def _content(name: str, args: Mapping[str, Any]) -> str | None:
-    written, pretrained = expand(name.removeprefix(HF_PREFIX), "model.name"), bool(args.get("pretrained"))
+    written, pretrained = place_of(name), bool(args.get("pretrained"))
     if not os.path.isdir(written) and _ON_THE_HUB.fullmatch(written):
         if not pretrained:
             return None

@@ -26,11 +26,13 @@ INSTEAD: Table = {
 }
 # What is left of a part first: what names it, without what is said of it.
 CORE = {"data": ("name", "path"), "model": ("name", "function", "version", "head"), "dense": ("checkpoint",)}
+# What stands in for a single key that a part must have, and that no other key depends on.
+KEYS_INSTEAD = {"retrain.epochs": 1}
 # What a study says nothing of whose part is a stand-in; and what a look at its data and network says nothing of.
 UNSAID: dict[str, tuple[str, ...]] = {"cycles": ("arms", "prune")}
 UNSEEN: dict[str, tuple[str, ...]] = {
     **UNSAID,
-    "data": ("task", "model", "dense", "prune", "retrain", "report", "cluster"),
+    "data": ("task", "model", "dense", "prune", "report", "cluster"),
     "model": ("dense", "prune", "cluster"),
 }
 ROUNDS = 6
@@ -73,6 +75,9 @@ def all_problems(
 
 def _leave_out(table: Table, key: str, missing: set[str]) -> None:
     part, _, rest = key.partition(".")
+    if key in KEYS_INSTEAD and isinstance(table.get(part), dict):
+        table[part][rest] = KEYS_INSTEAD[key]
+        return
     if part == "arms" and (arm := _arm_of(table.get("arms"), rest)):
         del table["arms"][arm]
         missing.add(arm)

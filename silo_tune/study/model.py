@@ -122,7 +122,8 @@ class Study(Frozen):
 
     def schedule_of(self, arm: ScheduleArm, found: Mapping[str, Any] | None = None) -> Schedule | AdaptiveSchedule:
         """The schedule of an arm, with what the study fills in and what a pilot found for it."""
-        return arm.schedule.make(self.dense.epochs, found)
+        key = next((f"arms.{name}.schedule" for name, one in self.arms.items() if one is arm), "arms")
+        return arm.schedule.make(self.dense.epochs, found, key)
 
     @property
     def functions(self) -> dict[str, str]:

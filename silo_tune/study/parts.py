@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from silo_tune.errors import BadInput, unknown
-from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, make_schedule, open_constants
+from silo_tune.errors import FROM_OUTSIDE, BadInput, raised, shown, unknown
+from silo_tune.schedules.peaks import AdaptiveSchedule, Schedule, as_number, make_schedule, open_constants
 from silo_tune.schedules.shapes import Profile, make_profile, resolve_profile
 from silo_tune.study import registry
 
@@ -167,11 +166,16 @@ class ProfileRef(Named):
         return {"name": self.name, **self.args}
 
 
-def made_profile(table: Mapping[str, Any]) -> Profile:
-    """The profile of a resolved table; a user's function is imported here. Raises BadInput when it cannot be."""
+def made_profile(table: Mapping[str, Any], key: str = "retrain.profile") -> Profile:
+    """The profile of a resolved table, which stands at a key; a user's function is imported here.
+
+    Raises:
+        BadInput: it cannot be imported.
+    """
     args = {key: value for key, value in table.items() if key not in ("name", "function", "version")}
     if "function" in table:
-        return UserProfile(str(table["function"]), registry.resolve(table["function"]), args)
+        function = registry.resolve(table["function"], f"{key}.function")
+        return UserProfile(str(table["function"]), function, args, key)
     return make_profile(table["name"], args)
 
 
@@ -182,18 +186,21 @@ class UserProfile:
     name: str
     function: Callable[..., Any]
     args: Mapping[str, Any]
+    key: str = "retrain.profile"
 
     maximum: ClassVar[None] = None  # what it reaches is what it gives
 
     def __call__(self, step: int, total: int) -> float:
-        given = self.function(step, total, **copy.deepcopy(dict(self.args)))
         try:
-            share = float(given)
-        except (TypeError, ValueError):
-            share = math.nan
+            given = self.function(step, total, **copy.deepcopy(dict(self.args)))
+            share = as_number(given)
+        except FROM_OUTSIDE:
+            raise
+        except BaseException as error:  # a user's function may raise anything
+            raise BadInput(f"{self.key}: {self.name} raised {raised(error)} at step {step} of {total}") from error
         if not 0 <= share <= 1:  # NaN is in no range
             raise BadInput(
-                f"retrain.profile: {self.name} gives {given!r} at step {step} of {total}; a profile gives shares of "
+                f"{self.key}: {self.name} gives {shown(given)} at step {step} of {total}; a profile gives shares of "
                 f"max_lr, from 0 to 1"
             )
         return share
@@ -211,18 +218,21 @@ class ScheduleRef(Named):
         """Constants that are left to a pilot: all that the schedule has, or none."""
         return () if self.name is None else open_constants(self.name, self.args)
 
-    def make(self, train_epochs: int | None, found: Mapping[str, Any] | None = None) -> Schedule | AdaptiveSchedule:
+    def make(
+        self, train_epochs: int | None, found: Mapping[str, Any] | None = None, key: str = ""
+    ) -> Schedule | AdaptiveSchedule:
         """The schedule. A user's function is imported here and becomes a fixed schedule.
 
         Args:
             train_epochs: of the dense training, for a schedule that needs and does not give it.
             found: the constants that a pilot found.
+            key: of the study, that the schedule stands at.
 
         Raises:
             BadInput: the function cannot be imported.
         """
         if self.function is not None:
-            return _UserSchedule(registry.resolve(self.function), self.args)
+            return _UserSchedule(registry.resolve(self.function, f"{key}.function"), self.args)
         assert self.name is not None
         args = {**self.args, **(found or {})}
         if self.name == "allr" and "train_epochs" not in args:

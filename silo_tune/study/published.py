@@ -7,7 +7,7 @@ from typing import Any
 
 from silo_tune.errors import BadInput
 from silo_tune.formats import printable
-from silo_tune.study.data import expand
+from silo_tune.study.places import absolute, expand
 
 COLUMNS = ("arm", "weights_remaining", "score", "source")
 KEY = "report.published"
@@ -22,7 +22,7 @@ def published(path: str) -> list[dict[str, Any]]:
     """
     filled = expand(path, KEY)
     try:
-        with open(filled, encoding="utf-8-sig", newline="") as file:
+        with open(absolute(filled), encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{KEY}: {filled!r} cannot be read as CSV: {error}") from error

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from silo_tune.errors import BadInput, unknown
+from silo_tune.errors import FROM_OUTSIDE, BadInput, one_line, raised, unknown
 
 
 @dataclass(frozen=True)
@@ -388,14 +388,27 @@ def sources(functions: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def resolve(target: str) -> Callable[..., Any]:
-    """Import "module:function". Raises BadInput that names the part that is missing."""
+def resolve(target: str, key: str = "") -> Callable[..., Any]:
+    """Import "module:function".
+
+    Args:
+        target: what is imported; a user's module may raise anything.
+        key: of the study, that names it.
+
+    Raises:
+        BadInput: it cannot be imported, or is no function; the message begins with the key.
+    """
     module_name, _, function = target.partition(":")
+    where = f"{key}: " if key else ""
     try:
-        module = importlib.import_module(module_name)
+        found = getattr(importlib.import_module(module_name), function, None)
+    except FROM_OUTSIDE:
+        raise
     except ImportError as error:
-        raise BadInput(f"cannot import {target!r}: {error}; is its folder the current one, or installed?") from error
-    found = getattr(module, function, None)
+        told = f"cannot import {target!r}: {one_line(error)}; is its folder the current one, or installed?"
+        raise BadInput(where + told) from error
+    except BaseException as error:
+        raise BadInput(f"{where}cannot import {target!r}: {raised(error)}") from error
     if not callable(found):
-        raise BadInput(f"{module_name} has no function {function!r} (asked for as {target!r})")
+        raise BadInput(f"{where}{module_name} has no function {function!r} (asked for as {target!r})")
     return found  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from silo_tune.formats import parse_json
 from silo_tune.study import registry
 from silo_tune.study.arms import Grid, Guided, OracleArm, Pilot, ScheduleArm, TuneArm
 from silo_tune.study.authors import fill_preset
-from silo_tune.study.data import OLDER, TOKENIZERS, Data, expand, is_there, renamed
+from silo_tune.study.data import OLDER, TOKENIZERS, Data, is_there, renamed, standing
 from silo_tune.study.hf_folder import with_content
 from silo_tune.study.hidden_mistakes import Problem, all_problems
 from silo_tune.study.key_lines import key_lines, line_of
@@ -37,6 +37,7 @@ from silo_tune.study.parts import (
     Retrain,
     StudyPreset,
 )
+from silo_tune.study.places import absolute, expand
 from silo_tune.study.preset_filling import expand_presets
 from silo_tune.study.prune import Prune
 from silo_tune.study.task import TaskSpec
@@ -145,7 +146,7 @@ def _text(path: str | os.PathLike[str]) -> tuple[str, list[Mistake]]:
     """The text of a study file without the statements that are no TOML, and those."""
     file = Path(path)
     try:
-        data = file.read_bytes()
+        data = Path(absolute(str(path))).read_bytes()
     except FileNotFoundError:
         raise BadInput(
             f"no study file {str(file)!r}; `ls experiments/*.toml` shows those that come with the project"
@@ -207,7 +208,7 @@ def _model_from_folder(model: Any, folder: Path) -> dict[str, Any]:
     if not isinstance(name, str) or not name.startswith(registry.HF_PREFIX):
         return {}
     path = name.removeprefix(registry.HF_PREFIX)
-    there = not path.startswith(("~", "$")) and (folder / path).is_dir()
+    there = not path.startswith(("~", "$")) and Path(absolute(str(folder / path))).is_dir()
     return {"model": {**model, "name": f"{registry.HF_PREFIX}{folder / path}"}} if there else {}
 
 
@@ -232,8 +233,6 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 registry.resolve(function)
             except BadInput as error:
                 yield key, str(error)
-            except Exception as error:  # a user's module may raise anything
-                yield key, f"cannot import {function!r}: {type(error).__name__}: {error}"
     for key, there, what in (
         ("data.path", is_there, "no data directory"), ("dense.checkpoint", os.path.isfile, "no file"),
         ("data.tokenizer", os.path.isfile, "no file"), ("report.published", os.path.isfile, "no file"),
@@ -249,7 +248,7 @@ def _missing_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ):
             continue
         try:
-            if not there(expand(path, key)):
+            if not there(standing(path, key)):
                 yield key, f"{what} {path!r}"
         except BadInput as error:
             yield key, str(error).removeprefix(f"{key}: ")
@@ -457,9 +456,11 @@ def _fewer_layers(model: Any, folder: Path) -> Table:
     if not isinstance(name, str) or not name.startswith(registry.HF_PREFIX) or model.get("pretrained"):
         return {}
     try:
-        place = folder / os.path.expanduser(name.removeprefix(registry.HF_PREFIX)) / "config.json"
+        place = (
+            Path(absolute(str(folder / expand(name.removeprefix(registry.HF_PREFIX), "model.name")))) / "config.json"
+        )
         config = parse_json(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (BadInput, OSError, ValueError):
         return {}
     if not isinstance(config, Mapping) or "layer_types" in config:  # a list with an entry for each
         return {}

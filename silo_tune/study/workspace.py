@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from silo_tune.machine import absolute
 from silo_tune.study.data import Data, standing
 from silo_tune.study.handed import held
 from silo_tune.study.hf_folder import place_of
 from silo_tune.study.model import Study
 from silo_tune.study.parts import BROUGHT
+from silo_tune.study.places import absolute
 from silo_tune.study.prune import DEFAULT_LAYERS
 from silo_tune.study.registry import HF_PREFIX
 from silo_tune.study.task import TaskSpec
@@ -92,5 +91,5 @@ class Workspace:
             network=place_of(name) if (name := study.model.name or "").startswith(HF_PREFIX) else None,
             checkpoint=checkpoint if checkpoint in (None, *BROUGHT) else standing(str(checkpoint), "dense.checkpoint"),
             handed=held({str(part.args.get("content")) for part in (study.model, study.data)}),
-            sys_path=tuple(dict.fromkeys([os.getcwd(), *(path for path in sys.path if path)])),
+            sys_path=tuple(dict.fromkeys([absolute("."), *(path for path in sys.path if path)])),
         )

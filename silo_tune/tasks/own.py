@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from silo_tune.errors import BadInput, SiloTuneError
+from silo_tune.errors import FROM_OUTSIDE, BadInput, SiloTuneError, raised, shown
 from silo_tune.study import registry
 from silo_tune.study.scores import Score
 from silo_tune.study.task import TaskSpec
@@ -107,7 +106,7 @@ class OwnTask:
         try:
             return float(value)
         except (TypeError, ValueError):
-            raise BadInput(f"task: {self.name}.evaluate gave {name} = {value!r}, which is no number") from None
+            raise BadInput(f"task: {self.name}.evaluate gave {name} = {shown(value)}, which is no number") from None
 
     def _examples(self, values: Any, count: int) -> Any:
         found = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
@@ -120,13 +119,10 @@ class OwnTask:
         """Whatever their method raises is told as theirs, with its place; want of memory stays what it is."""
         try:
             yield
-        except (SiloTuneError, MemoryError, torch.OutOfMemoryError):
+        except (SiloTuneError, MemoryError, torch.OutOfMemoryError, *FROM_OUTSIDE):
             raise
-        except Exception as error:
-            ours = traceback.extract_tb(error.__traceback__)
-            frames = [f for f in ours if "site-packages" not in f.filename and not f.filename.endswith("own.py")]
-            place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-            raise BadInput(f"task: {self.name}.{method} raised {type(error).__name__}: {error}{place}") from error
+        except BaseException as error:
+            raise BadInput(f"task: {self.name}.{method} raised {raised(error)}") from error
 
 
 def own(spec: TaskSpec) -> OwnTask:
@@ -136,14 +132,13 @@ def own(spec: TaskSpec) -> OwnTask:
         BadInput: it cannot be imported or made, or lacks a method.
     """
     name = str(spec.function)
-    make = registry.resolve(name)
+    make = registry.resolve(name, "task.function")
     try:
         made = make(**copy.deepcopy(spec.args))
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise BadInput(
-            f"task: {name} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-        ) from error
+    except FROM_OUTSIDE:
+        raise
+    except BaseException as error:
+        raise BadInput(f"task: {name} raised {raised(error)}") from error
     needed = ("loss", "evaluate") if spec.teacher is None else ("loss", "evaluate", "begin")
     missing = [method for method in needed if not callable(getattr(made, method, None))]
     if missing:

@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Callable, Generator
 from typing import Any
 
-from silo_tune.errors import ENDS, SiloTuneError, words
+from silo_tune.errors import ENDS, SiloTuneError, TimedOut, words
 from silo_tune.planner.unit import Unit
-from silo_tune.training.time_limit import TimedOut, next_until, over_time
+from silo_tune.training.time_limit import next_until, over_time
 from silo_tune.training.trainer import EpochLog
 from silo_tune.training.worker import Worker
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from silo_tune.errors import BadInput, one_line, unknown
+from silo_tune.errors import FROM_OUTSIDE, BadInput, raised, unknown
 from silo_tune.models.checkpoint import copy_into
 from silo_tune.pruning.layers import SCALES
 from silo_tune.study import registry
@@ -50,12 +50,14 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=lr, fused=True, **{**args, "betas": tuple(args["betas"])})
     name = str(settings.get("name") or settings["function"])
     try:
-        make = _class_of(name, args) if "name" in settings else registry.resolve(name)
+        make = _class_of(name, args) if "name" in settings else registry.resolve(name, "retrain.optimizer.function")
         made = make(groups, lr=lr, **{key: _as_tuple(value) for key, value in copy.deepcopy(args).items()})
     except BadInput:
         raise
-    except Exception as error:  # a user's function may raise anything
-        raise BadInput(f"retrain.optimizer: {name} cannot be made: {one_line(error)}") from error
+    except FROM_OUTSIDE:
+        raise
+    except BaseException as error:  # a user's function may raise anything
+        raise BadInput(f"retrain.optimizer: {name} cannot be made: {raised(error)}") from error
     _require_usable(name, made, parameters, decayed is not None)
     return made  # type: ignore[no-any-return]
 

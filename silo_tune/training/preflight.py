@@ -33,10 +33,9 @@ from silo_tune.pruning.in_effect import used_zeros
 from silo_tune.pruning.layers import SCALE, kinds_by_name, weights_of
 from silo_tune.pruning.masks import Masks, left_by
 from silo_tune.pruning.prune_step import few
-from silo_tune.schedules.shapes import maximum_of
 from silo_tune.study import registry
 from silo_tune.study.arms import Arm, OracleArm
-from silo_tune.study.data import expand
+from silo_tune.study.data import standing
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import ArmSettings, Study
 from silo_tune.study.parts import BROUGHT, made_profile
@@ -46,6 +45,7 @@ from silo_tune.study.task import USUAL
 from silo_tune.study.workspace import Workspace
 from silo_tune.tasks.outputs import beside_logits, call, logits_of
 from silo_tune.tasks.own import OwnTask
+from silo_tune.training.optimizers import make_optimizer
 from silo_tune.training.process import enter
 from silo_tune.training.ranks import synchronised
 from silo_tune.training.trainer import Trainer, evaluate
@@ -68,6 +68,7 @@ def opened(study: Study, workspace: Workspace) -> tuple[dict[str, Any], AnySet]:
         dataset = open_examples(workspace.data, workspace.task)
         return facts(dataset, study.data), dataset
     _functions(study, found)
+    _optimizer(study, found)
     _checkpoint(study, found)
     raise StudyError("", found.problems)
 
@@ -92,20 +93,27 @@ def preflight(study: Study, workspace: Workspace, dataset: AnySet, slots: int) -
         return _with_room(looked, Needs(**known["needs"]), study, workspace, slots)
     found, needs = Findings(), Needs()
     _functions(study, found)
+    _optimizer(study, found)
     _checkpoint(study, found)
     with found.about("data"):
         for seed in study.replicates.seeds:
             split = split_rows(dataset, study.data, seed)
             if (study.task or USUAL).name in ("classification", "binary"):
                 require_seen(dataset, split)
-    whole = not any(key.startswith("data") for key, _ in found.problems)
+    whole = not found.of("data")
     for name, folds in _folds(study).items() if whole else ():
         with found.about(f"arms.{name}.pipeline"):
             for seed in study.replicates.seeds:
                 folds_of(dataset, split_rows(dataset, study.data, seed).train, folds, seed)
-    if not any(key.startswith(("data", "dense.checkpoint", "model", "task")) for key, _ in found.problems):
+    network: _Network | None = None
+    if whole:
+        with found.about("data"):
+            network = _Network(study, workspace, dataset, found)
+            network.profiles()
+    if network is not None and not found.of("data", "dense.checkpoint", "model", "task"):
         with found.about("model"), torch.random.fork_rng(devices=[]):
-            needs = _Network(study, workspace, dataset, found).look()
+            needs = network.look()
+    found.problems = list(dict.fromkeys(found.problems))
     if not found.problems:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +161,7 @@ def _identity(study: Study, dataset: AnySet) -> str:
     table = study.model_dump(mode="json")
     table.pop("name")
     checkpoint = study.dense.checkpoint
-    file = expand(checkpoint, "dense.checkpoint") if checkpoint else None
+    file = standing(checkpoint, "dense.checkpoint") if checkpoint else None
     stamp = os.stat(file).st_mtime_ns if file and os.path.exists(file) else None
     known = [table, dataset.content(), registry.sources(study.functions), stamp, VERSION, torch.__version__]
     return hashlib.sha256(canonical_json(known).encode()).hexdigest()
@@ -168,12 +176,20 @@ def _folds(study: Study) -> dict[str, int]:
 def _functions(study: Study, found: Findings) -> None:
     for key, function in study.functions.items():
         with found.about(key):
-            registry.resolve(function)
+            registry.resolve(function, key)
+
+
+def _optimizer(study: Study, found: Findings) -> None:
+    """An optimizer that has a name needs no network to be known; a function's is made of the network's parameters."""
+    settings = study.retrain.optimizer.resolved()
+    if "name" in settings:
+        with found.about("retrain.optimizer"):
+            make_optimizer([nn.Parameter(torch.zeros(2, 2))], settings, lr=0.01)
 
 
 def _checkpoint(study: Study, found: Findings) -> None:
     path = study.dense.checkpoint
-    if path not in (None, *BROUGHT) and not os.path.isfile(expand(path, "dense.checkpoint")):
+    if path not in (None, *BROUGHT) and not os.path.isfile(standing(path, "dense.checkpoint")):
         found.problems.append(("dense.checkpoint", f"no file {path!r}"))
 
 
@@ -204,37 +220,62 @@ class _Network:
             checkpoint=checkpoint,
         )
 
+    def profiles(self) -> None:
+        """Users' profiles at every step of their budgets, for which no network is needed."""
+        for key, table, epochs in self._own_profiles():
+            with self.found.about(key):
+                self._profile(key, table, epochs * self._feed().steps(self.unit(0).step_batch))
+
     def look(self) -> Needs:
         dense = self.unit(0)
         self._takes_tokens(dense)
         model, masks, max_lr = self._start(dense)
-        self._sizes(model, masks)
-        self.found.lines += [f"data, seed {dense.seed}: {note}" for note in getattr(self._feed(), "notices", ())]
-        self._drawn(model)
-        if self.worker.team is not None:
-            synchronised(copy.deepcopy(model), self.worker.device)
         with self.found.about("model"):
-            stepped = replace(dense, epochs=max(1, dense.epochs))  # a checkpoint has none
-            trainer = self.worker.trainer_of(stepped, model, masks, max_lr, frozenset())
-            self._step(trainer)
-            self._state(stepped, trainer)
-        if self.study.task is not None and self.study.task.teacher is not None and isinstance(trainer.task, OwnTask):
-            with self.found.about("task"):
-                trainer.task.taught(copy.deepcopy(model)).losses(model, few(self._feed()))
-        for key, table, epochs in self._own_profiles():
-            with self.found.about(key):
-                self._profile(key, table, epochs * self._feed().steps(dense.step_batch))
+            self._sizes(model, masks)
+            self.found.lines += [f"data, seed {dense.seed}: {note}" for note in getattr(self._feed(), "notices", ())]
+            self._drawn(model)
+            if self.worker.team is not None:
+                synchronised(copy.deepcopy(model), self.worker.device)
+        with self.found.about("model"):
+            self._trained(dense, model, masks, max_lr)
+        data = pack({"weights": model.state_dict(), "mask": masks})
+        if self.found.of("model"):
+            self._scored(unpack(data)[0], model)
+            return Needs()
         for name in _folds(self.study):  # whose network has further inputs
             if any(key == f"arms.{name}.pipeline" for key, _ in self.found.problems):
                 continue
             with self.found.about(f"arms.{name}.pipeline"):
                 staged = self.unit(0, self.study.settings(self.study.arms[name]))
                 self.worker.trainer_of(staged, *self._start(staged), frozenset()).one_step()
-        memory, data = _resident(), pack({"weights": model.state_dict(), "mask": masks})
-        if self.study.cycles > 1 and not any(key.startswith(("model", "prune")) for key, _ in self.found.problems):
+        memory = _resident()
+        if self.study.cycles > 1 and not self.found.of("prune"):
             with self.found.about("prune"):
                 self._prune(unpack(data)[0], model)
         return Needs(memory, len(data))
+
+    def _trained(self, dense: Unit, model: nn.Module, masks: Masks, max_lr: float) -> None:
+        """What trains the network, and a step of it, where nothing is wrong with the network so far."""
+        unit = replace(dense, epochs=max(1, dense.epochs))  # a checkpoint has none
+        if self.found.of("dense.profile"):
+            unit = replace(unit, profile={"name": "constant"})
+        trainer = self.worker.trainer_of(unit, model, masks, max_lr, frozenset())
+        if self.found.of("model"):
+            return
+        self._step(trainer)
+        self._state(unit, trainer)
+        if self.study.task is not None and self.study.task.teacher is not None and isinstance(trainer.task, OwnTask):
+            with self.found.about("task"):
+                trainer.task.taught(copy.deepcopy(model)).losses(model, few(self._feed()))
+
+    def _scored(self, state: Mapping[str, Mapping[str, Tensor]], model: nn.Module) -> None:
+        """What is wrong with the criterion of a network that cannot be called, but for what such a network raises."""
+        if self.study.cycles < 2:
+            return
+        alone, known = Findings(), {message.partition(":")[0] for _, message in self.found.of("model")}
+        with alone.about("prune"):
+            self._prune(state, model)
+        self.found.problems += [one for one in alone.of("prune") if one[1].partition(":")[0] not in known]
 
     def _takes_tokens(self, dense: Unit) -> None:
         """Try the longest text and the highest token, which the first batches may not hold; on the CPU, where a token
@@ -289,8 +330,9 @@ class _Network:
         unused = sorted(set(masks) - set(used_zeros(model, _named(model, masks), few(self._feed()), task.forward)))
         if unused:
             self.found.lines.append(
-                f"network: its forward pass does not use {', '.join(unused[:5])}{', …' if len(unused) > 5 else ''}, "
-                f"which count among the prunable weights; leave them out with prune.skip"
+                f"network: its forward pass was not seen to use {', '.join(unused[:5])}"
+                f"{', …' if len(unused) > 5 else ''}, which count among the prunable weights; leave them out with "
+                f"prune.skip (a pass that no PyTorch function shows may use them all the same)"
             )
 
     def _drawn(self, model: nn.Module) -> None:
@@ -369,7 +411,15 @@ class _Network:
                 yield one
 
     def _profile(self, key: str, table: Mapping[str, Any], total: int) -> None:
-        highest = maximum_of(made_profile(table), total)
+        profile = made_profile(table, key)
+        first, again = ([profile(step, total) for step in range(total)] for _ in range(2))
+        for step, (one, other) in enumerate(zip(first, again, strict=True)):
+            if one != other:
+                raise BadInput(
+                    f"{key}: {table['function']} gives {one!r} at step {step} of {total}, and {other!r} when it is "
+                    f"asked again; a profile is a function of step and total alone"
+                )
+        highest = max(first)
         if highest == 0:
             raise BadInput(f"{key}: {table['function']} is 0 at every step")
         if highest < 1:

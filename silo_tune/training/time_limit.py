@@ -9,16 +9,14 @@ from collections.abc import Callable, Generator
 from types import FrameType
 from typing import TypeVar
 
+from silo_tune.errors import TimedOut
+
 T = TypeVar("T")
 
 # An exception that got lost (in a destructor, say) is raised again after so many seconds.
 AGAIN_SECONDS = 1.0
 # So much later an attempt that did not end counts as one that cannot be interrupted.
 GRACE_SECONDS = 10.0
-
-
-class TimedOut(BaseException):
-    """An attempt took longer than its limit. No Exception: a user's code may catch all of those."""
 
 
 def over_time(limit: float, epoch: int | None, epochs: int) -> str:

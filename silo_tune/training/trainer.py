@@ -124,7 +124,7 @@ class Trainer:
         self.parameters = dict(model.named_parameters())
         self._frozen: list[str] = []
         self.begin_anew(max_lr)
-        self.profile = made_profile(unit.profile)
+        self.profile = made_profile(unit.profile, "dense.profile" if unit.cycle == 0 else "retrain.profile")
         self._momentum = getattr(self.profile, "momentum_at", lambda step, total: None)
         if self._momentum(0, 1) is not None and not has_momentum(self.optimizer):
             raise BadInput("retrain.profile: its momentum runs against the rate, and retrain.optimizer has none")

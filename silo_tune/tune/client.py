@@ -10,7 +10,6 @@ from typing import Any
 import ray
 
 from silo_tune.errors import SiloTuneError
-from silo_tune.machine import absolute
 from silo_tune.run.monitor import Monitor
 from silo_tune.run.progress import Progress
 from silo_tune.run.session import Options, Outcome, default_run, drive
@@ -18,6 +17,7 @@ from silo_tune.run.status import read_status
 from silo_tune.store.lease import Lease
 from silo_tune.store.snapshot import CHAINS, Snapshot, foremost
 from silo_tune.study.model import Study
+from silo_tune.study.places import absolute
 from silo_tune.tune import cluster
 from silo_tune.tune.runner import RayRunner
 

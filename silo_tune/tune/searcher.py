@@ -15,7 +15,6 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from silo_tune.errors import BadInput, RunFailed
-from silo_tune.machine import absolute
 from silo_tune.planner.planner import Planner
 from silo_tune.planner.unit import Unit, canonical_json
 from silo_tune.run.callbacks import Callback as Heard
@@ -25,6 +24,7 @@ from silo_tune.run.session import Look, Options, default_run, open_run
 from silo_tune.store.lease import Lease
 from silo_tune.study.findings import Findings
 from silo_tune.study.model import Study
+from silo_tune.study.places import absolute
 from silo_tune.study.workspace import Workspace
 from silo_tune.training.time_limit import GRACE_SECONDS, over_time
 from silo_tune.tune.cluster import ask_autoscaler, look_from, reason_of, slots
