@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 
 from silo_tune.cli.writing import written_report
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, RunFailed
 from silo_tune.models.checkpoint import pack, unpack
 from silo_tune.planner.outcome import measured
 from silo_tune.results.records import read
@@ -25,6 +25,7 @@ from silo_tune.store.bodies import Decision, Facts, Importance, Result, Round, s
 from silo_tune.store.lease import unreadable
 from silo_tune.store.run_folder import Run
 from silo_tune.store.storage import Corrupt, seal, unseal
+from silo_tune.store.unit_store import unit_of
 from silo_tune.study.study_file import parse_study
 from tests.attacks import no_figures
 from tests.faults import faulty_table
@@ -515,3 +516,11 @@ def test_a_trial_of_half_a_character_is_damaged(folder: Path) -> None:
     body = unseal(place.read_bytes())
     with pytest.raises(Corrupt, match=r"unit: .*surrogates not allowed"):
         shaped(Result, {**body, "unit": {**body["unit"], "dense": "\ud800"}})
+
+
+@pytest.mark.parametrize("change", [{"peak": None}, {"seed": 99}, {"more": 1}])
+def test_a_result_that_tells_of_another_trial_is_no_parent(folder: Path, change: dict[str, Any]) -> None:
+    body = unseal(next((folder / "units").rglob("result.json")).read_bytes())
+    spec = {key: value for key, value in body["unit"].items() if change.get(key, 0) is not None}
+    with pytest.raises(RunFailed, match="tells of another trial"):
+        unit_of({**body, "unit": {**spec, **{key: value for key, value in change.items() if value is not None}}})

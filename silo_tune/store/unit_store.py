@@ -276,8 +276,11 @@ def unit_of(result: Mapping[str, Any]) -> Unit:
     Raises:
         RunFailed: its spec is not what its key stands for; to train it would run what whoever wrote the file wants.
     """
-    unit = Unit.from_spec(result["unit"])
-    if unit.key != result["key"]:
+    try:
+        unit = Unit.from_spec(result["unit"])
+    except (KeyError, TypeError):  # a key is missing, or is none of ours
+        unit = None
+    if unit is None or unit.key != result["key"]:
         raise RunFailed(
             f"the result of trial {result['key'][:12]} tells of another trial; move its folder away and run the study "
             f"again to train it anew"
