@@ -89,6 +89,7 @@ KINDS = {
     "study": r"study\.toml",
     "data": r"data\.json",
     "decision": r"chains/.+/cycle-\d+-round-\d+\.json",
+    "chain": r"chains/[^/]+/seed-\d+",
     "search": r"chains/[^/]+/search/round-\d+\.json",
     "importance": r"chains/[^/]+/search/importance\.json",
     "partial": r"units/.+/partial-[^/]+",
@@ -596,7 +597,7 @@ class Fails(Net):
 
     def forward(self, images: Tensor) -> Tensor:
         pruned = not all(parameter.all() for parameter in self.body[0].parameters())
-        if self.training and pruned and not Path(self.marker).exists():
+        if self.training and torch.is_grad_enabled() and pruned and not Path(self.marker).exists():
             Path(self.marker).touch()
             if self.how == "memory":
                 # More than any machine's address space may hold under the limit that the test sets.

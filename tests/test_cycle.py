@@ -388,7 +388,7 @@ def test_a_ramp_that_never_reaches_its_peak_is_a_violation(bench: Bench, monkeyp
         def __call__(self, step: int, total: int) -> float:
             return 0.7 * (step + 1) / total
 
-    monkeypatch.setattr("silo_tune.training.trainer.made_profile", lambda table: Short())
+    monkeypatch.setattr("silo_tune.training.trainer.made_profile", lambda table, key: Short())
     with pytest.raises(Violation, match="the optimizer was given at most"):
         bench.train(bench.unit(0, None))
 

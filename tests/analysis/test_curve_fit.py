@@ -422,6 +422,7 @@ def trained(folder: Path, cycles: int = 5) -> str:
     made = parse_study(table({"cycles": cycles, **arms}))
     run = Run(str(folder))
     run.accept(made, {})
+    run.check_data({"content": "c", "classes": 3, "n_train": 9, "n_val": 9, "n_test": 9})
     Drive(on_disk(run))(Planner(made, run))
     return str(folder)
 

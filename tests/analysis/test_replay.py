@@ -222,6 +222,7 @@ def trained(folder: Path, arms: dict[str, Any]) -> str:
     made = parse_study(table({"cycles": 4, **arms}))
     run = Run(str(folder))
     run.accept(made, {})
+    run.check_data({"content": "c", "classes": 3, "n_train": 9, "n_val": 9, "n_test": 9})
     Drive(on_disk(run))(Planner(made, run))
     return str(folder)
 
