@@ -6,6 +6,7 @@ import math
 import os
 import random
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,21 @@ def test_an_item_that_cannot_be_read_is_named_in_one_line(
     with pytest.raises(BadItem, match=told) as caught:
         list(feed.epoch(8, stream("order", 0), stream("augment", 0)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
+def test_a_connection_closed_by_a_process_that_died_is_its_death(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Iterator[Any]:
+        yield from ()
+        raise error
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", broken)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    feed = feed_of(2)
+    with pytest.raises(BadItem, match="a process that reads the data died"):
+        list(feed.epoch(8, stream("order", 0), stream("augment", 0)))
 
 
 def test_what_items_and_their_batches_hold_is_part_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:

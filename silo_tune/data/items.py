@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,9 +96,14 @@ def _read(items: Items, rows: Sequence[list[int]], workers: int) -> Iterator[Any
     )
     try:
         yield from loader
-    except RuntimeError as error:
-        if "worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "worker" not in str(error):
             raise
+        if not isinstance(error, RuntimeError):
+            # A connection closed before torch's handler of SIGCHLD raised, which it does wherever this process is:
+            # better here.
+            with suppress(RuntimeError):
+                time.sleep(1)
         raise BadItem(
             f"a process that reads the data died ({words(error)}): memory may have run out; set data.workers lower"
         ) from error
