@@ -261,7 +261,13 @@ def test_a_trial_of_a_search_that_began_with_no_schedule_is_told(folder: Path, c
 
 
 @pytest.mark.parametrize(
-    "change", [{"replicates": {"seeds": [1]}}, {"retrain": {"batch": 32}}, {"prune": {"rate": 0.3}}]
+    "change",
+    [
+        {"replicates": {"seeds": [1]}},
+        {"retrain": {"batch": 32}},
+        {"prune": {"rate": 0.3}},
+        {"arms": {"silo": {"schedule": {"eps": 0.0525}}}},
+    ],
 )
 def test_the_study_of_another_run_is_refused(folder: Path, change: dict[str, Any]) -> None:
     (folder / "table.parquet").unlink()

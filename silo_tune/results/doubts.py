@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from silo_tune.errors import BadInput
 from silo_tune.formats import plural
+from silo_tune.planner.candidates import peak_of
 from silo_tune.planner.journal import decisions
 from silo_tune.planner.unit import RECIPE, UnitMaker
 from silo_tune.results.searches import search_points
 from silo_tune.store.run_folder import Run
+from silo_tune.study.arms import ScheduleArm
 from silo_tune.study.model import Study
 
 if TYPE_CHECKING:
@@ -53,19 +55,26 @@ def _chains(run: Run, arm: str) -> list[str]:
 
 
 def _other_trials(run: Run, study: Study, arm: str) -> Iterator[str]:
-    """Decisions, of one seed, whose first trial is not what the study gives from that parent at that rate."""
+    """Decisions, of one seed, whose first trial is not what the study gives from that parent."""
     maker = UnitMaker(study, study.settings(study.arms[arm]))
+    told = study.arms[arm]
+    # The peaks of a curve that is written down are known here; a user's function is not asked, which may be gone.
+    fixed = isinstance(told, ScheduleArm) and not told.open and told.schedule.function is None
+    schedule = study.schedule_of(told) if isinstance(told, ScheduleArm) and fixed else None
     for seed in study.replicates.seeds[:1]:
         for cycle in range(study.cycles):
             for decision in decisions(run, arm, seed, cycle):
                 asked = decision["asked"][0]
                 result = run.result(asked["key"])
+                peak = asked["peak"]
+                if schedule is not None and cycle > 0:
+                    peak = peak_of(schedule, cycle, study.pruned_by(told), arm)
                 checkpoint = None if result is None else result["unit"].get("checkpoint")
                 unit = maker.make(
                     parent=decision["parent"],
                     cycle=cycle,
                     seed=seed,
-                    peak=asked["peak"],
+                    peak=peak,
                     repeat=asked.get("repeat", 0),
                     checkpoint=checkpoint,
                 )
