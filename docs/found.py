@@ -32,8 +32,10 @@ def table(base: str = "experiments/records") -> str:
 
 
 def answered() -> list[Path]:
-    """answers.json of every record that has a report, oldest record first."""
-    return sorted(RECORDS.glob("*/report/answers.json"))
+    """answers.json of every record whose study has an Oracle and a report, oldest record first."""
+    files = sorted(RECORDS.glob("*/report/answers.json"))
+    studies = {file: load_study(file.parent.parent / "study.toml") for file in files}
+    return [file for file, study in studies.items() if any(arm.mode == "oracle" for arm in study.arms.values())]
 
 
 def row(record: Path, base: str = "") -> tuple[str, ...]:
@@ -56,8 +58,11 @@ def row(record: Path, base: str = "") -> tuple[str, ...]:
 
 
 def _data(study: Study) -> str:
-    """A data set by its name, or the one that a path names where no variable says otherwise: "uoft-cs/cifar10"."""
-    given = re.fullmatch(r"\$\{\w+:-(.+)\}", study.data.path or "")
+    """A data set by its name; the one that a path names where no variable says otherwise; the stem of a file's name."""
+    path = study.data.path or ""
+    given = re.fullmatch(r"\$\{\w+:-(.+)\}", path)
+    if study.data.name in ("table", "text"):
+        return Path(path).name.partition(".")[0]
     return given[1] if study.data.name == "huggingface" and given else study.data.name or study.data.title
 
 

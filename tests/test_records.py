@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from silo_tune.api import run_study
 from silo_tune.errors import BadInput
-from silo_tune.results.columns import COLUMNS, FORMAT, FORMAT_KEY, LATER
+from silo_tune.results.columns import FORMAT, FORMAT_KEY, LATER, columns_of
 from silo_tune.results.reading import read_table
 from silo_tune.results.records import Recorded, load_run, read, read_files, write_record
 from silo_tune.results.table import make_table, to_parquet
@@ -168,7 +168,7 @@ def test_a_ledger_that_was_edited_by_hand_is_told_by_name(tmp_path: Path, line: 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_recorded_table_is_read(file: Path) -> None:
     found = read(str(file.parent)) if file.name == "table.parquet" else read_files(file, file.with_suffix(".toml"))
-    assert list(found.frame.columns) == list(COLUMNS)
+    assert list(found.frame.columns) == list(columns_of(found.study))
     assert len(found.frame) == parquet.read_metadata(file).num_rows > 0
 
 
@@ -185,8 +185,14 @@ NUMBERS: dict[str, tuple[int, int, float, float]] = {
     "2026-11-30-digits-reinit/table.parquet": (3566, 912, 0.79298435, 0.772872418),
     "2026-11-30-digits-rewind/table.parquet": (3588, 936, 0.96146862, 0.939876807),
     "2026-11-30-fashion-mnist-reinit/table.parquet": (7251, 2426, 0.822577308, 0.813086768),
+    "2026-12-01-adult/table.parquet": (575, 180, 0.806300538, 0.802187636),
     "2026-12-01-digits-20-seeds/table.parquet": (5958, 1536, 0.792990734, 0.772360049),
     "2026-12-01-fashion-mnist-rewind/table.parquet": (7379, 2479, 0.845931581, 0.836122145),
+    "2026-12-01-housing/table.parquet": (575, 180, 0.726624233, 0.733295691),
+    "2026-12-01-movielens/table.parquet": (738, 262, 0.680401675, 0.670198726),
+    "2026-12-01-profiles/table.parquet": (1609, 1584, 0.911891088, 0.89122422),
+    "2026-12-01-reviews/table.parquet": (575, 180, 0.707842609, 0.707307826),
+    "2026-12-01-transfer/table.parquet": (1169, 1144, 0.332939238, 0.326723416),
 }
 
 
