@@ -7,7 +7,12 @@ a resumed unit needs no saved generator.
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -25,6 +30,18 @@ def seed_globally(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_available():
         torch.manual_seed(seed)
+
+
+@contextmanager
+def streams_kept(devices: Sequence[Any] = ()) -> Iterator[None]:
+    """Afterwards the global streams of torch (of these CUDA devices too), numpy and random are as before."""
+    others = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
 
 
 def stream(purpose: str, seed: int, cycle: int = 0, repeat: int = 0, epoch: int = 0) -> torch.Generator:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -206,3 +208,21 @@ def test_a_look_leaves_what_training_mode_would_change() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     require_in_effect(model, halved(model), images())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items() if "running" in name)
+
+
+def test_a_look_leaves_every_stream_as_it_was() -> None:
+    class Drawing(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            noise = random.random() + float(np.random.rand()) + float(torch.rand(()))
+            return super().forward(inputs) + noise
+
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    model, states = Drawing(3, 2), (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    expected = drawn()
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    used_zeros(model, {"weight": model.weight}, torch.ones(2, 3))
+    assert drawn() == expected

@@ -108,6 +108,16 @@ def test_gaps_are_filled_by_the_median_and_told_and_unseen_categories_have_a_cod
     assert any("column 'colour': 1 of 240 rows have a category that the training part lacks" in n for n in feed.notices)
 
 
+def test_a_column_of_numbers_that_a_few_words_make_one_of_categories_is_told(tmp_path: Path) -> None:
+    age = [str(value) for value in columns()["age"]]
+    age[7] = "n/a?"
+    told = "column 'age' is read as categories, though only 1 of its 240 values are no numbers ('n/a?')"
+    path = written(tmp_path, age=age)
+    assert any(told in line for line in opened(path)[1].notices)
+    assert not any(told in line for line in opened(path, categorical=("age",))[1].notices)
+    assert not any("read as categories" in line for line in opened(written(tmp_path))[1].notices)
+
+
 def test_nothing_of_validation_and_test_reaches_the_training_part(tmp_path: Path) -> None:
     data, found = opened(written(tmp_path))
     split = split_rows(found, data, 0)

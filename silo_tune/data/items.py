@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data.dataloader import default_collate
 
 from silo_tune.errors import raised, words
+from silo_tune.seeds import streams_kept
 
 Collate = Callable[[list[Any]], Any]
 
@@ -116,16 +117,11 @@ def _as_it_is(made: Any) -> Any:
 @contextmanager
 def _seeded(text: str) -> Iterator[None]:
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-    others = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with streams_kept():
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(others[0])
-            np.random.set_state(others[1])
+        yield
 
 
 def sample_of(dataset: Any, collate: Collate | None) -> str | None:

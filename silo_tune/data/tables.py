@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from silo_tune.data.column_files import (
 )
 from silo_tune.data.column_parts import PART, in_parts
 from silo_tune.data.example_sets import Array, ExampleSet
-from silo_tune.errors import BadInput
+from silo_tune.errors import BadInput, shown
 from silo_tune.study.data import Data
 from silo_tune.study.task import TaskSpec
 
@@ -66,10 +66,37 @@ def of_columns(data: Data, found: pa.Table, task: TaskSpec | None) -> ExampleSet
         times=None if data.time is None else order_of(found, data.time),
         encoder=encoder,
         further={"categories": encoder.sizes} if encoder.as_codes else {},
-        notices=targets.notices,
+        notices=(
+            *targets.notices,
+            *_nearly_numbers(found, [n for n in roles.categorical if n not in data.categorical]),
+        ),
         noun="rows",
         names=targets.names,
     )
+
+
+# Of the values of a column, so many are numbers where its words are taken for slips.
+NEARLY = 0.9
+
+
+def _nearly_numbers(found: pa.Table, names: Sequence[str]) -> Iterator[str]:
+    """A sentence for each column that is read as categories because a few of its values are no numbers."""
+    for name in filter(lambda name: is_text(found.schema.field(name).type), names):
+        values = [value for value in found.column(name).to_pylist() if value is not None]
+        words = [value for value in values if not _is_number(value)]
+        if values and words and len(words) <= (1 - NEARLY) * len(values):
+            yield (
+                f"column {name!r} is read as categories, though only {len(words):,} of its {len(values):,} values are "
+                f"no numbers ({shown(words[0])}); mend them, or name it in data.categorical"
+            )
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from silo_tune.errors import BadInput
 from silo_tune.pruning.criteria.scoring import in_mode
 from silo_tune.pruning.masks import Masks, computed
+from silo_tune.seeds import streams_kept
 from silo_tune.tasks.outputs import call
 
 # Operations that weigh, even what was not seen to come from the batch (learned queries, tables of positions), and
@@ -197,7 +198,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Afterwards buffers and random states are as before."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
-    with torch.random.fork_rng(devices=[device.index for device in devices]):
+    with streams_kept([device.index for device in devices]):
         yield
     for name, buffer in model.named_buffers():
         if name in before and before[name].shape == buffer.shape:
