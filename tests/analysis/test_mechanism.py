@@ -121,6 +121,24 @@ def test_a_seed_needs_three_pruned_cycles_and_a_dense_one() -> None:
     assert len(slope_table(log_ratios(frame[frame["cycle"] < 3], study))) == 0
 
 
+def test_a_training_that_collapsed_is_left_out() -> None:
+    frame = by_hand({"grad_spread": [0.5, 0.5, 0.5]})
+    told = {
+        "classes": 10,
+        "guess_score": 0.1,
+        "guess_loss": math.log(10),
+        "n_val": 400,
+        "train_loss": 0.5,
+        "val_score": 0.9,
+    }
+    frame = frame.assign(**{name: pd.Series(value, frame.index, frame[name].dtype) for name, value in told.items()})
+    dead = (frame["seed"] == 1) & (frame["cycle"] == 3)
+    frame.loc[dead, ["train_loss", "val_score", "grad_spread"]] = [math.log(10), 0.1, 1e-9]
+    assert slopes(frame, study_of())["silo", "grad_spread"]["n_seeds"] == 2
+    frame.loc[dead, "val_score"] = 0.5  # it learned, whatever its loss is
+    assert slopes(frame, study_of())["silo", "grad_spread"]["n_seeds"] == 3
+
+
 def test_a_diverged_cycle_is_left_out_of_the_slope() -> None:
     study = study_of(seeds=3, cycles=6)
     frame = make_frame(study, spoil=lambda row: diverged() if row["cycle"] == 4 and row["seed"] == 1 else {})

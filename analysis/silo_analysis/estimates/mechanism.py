@@ -37,13 +37,15 @@ def watched_arms(study: Study) -> list[str]:
 def log_ratios(chains: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Per arm, measure, seed and cycle, in that order: weights remaining, and log of spread over dense spread.
 
-    A row without a spread, or whose chain has none at cycle 0, is left out.
+    A row without a spread, or whose chain has none at cycle 0, is left out; and a training that collapsed: a network
+    that guesses has hardly a gradient left, whatever was pruned.
 
     Args:
         chains: from `regret.chain_rows`.
         study: says which arms.
     """
-    known = chains[chains["weights_remaining"].notna()].sort_values(["seed", "cycle"])
+    lives = chains["weights_remaining"].notna() & ~oracle.collapsed_rows(chains)
+    known = chains[lives].sort_values(["seed", "cycle"])
     arms = [known[known["arm"] == arm] for arm in watched_arms(study)]
     parts = [_log_ratios(own, measure) for own in [known.iloc[:0], *arms] for measure in MEASURES]
     return pd.concat(parts, ignore_index=True)
