@@ -58,9 +58,11 @@ def _other_trials(run: Run, study: Study, arm: str) -> Iterator[str]:
     """Decisions, of one seed, whose first trial is not what the study gives from that parent."""
     maker = UnitMaker(study, study.settings(study.arms[arm]))
     told = study.arms[arm]
-    # The peaks of a curve that is written down are known here; a user's function is not asked, which may be gone.
-    fixed = isinstance(told, ScheduleArm) and not told.open and told.schedule.function is None
-    schedule = study.schedule_of(told) if isinstance(told, ScheduleArm) and fixed else None
+    # The peaks of a curve that is written down are known here. A user's function is not asked, which may be gone, and a
+    # pipeline may take the curve at the weights that it left.
+    known = isinstance(told, ScheduleArm) and not told.open and told.schedule.function is None
+    plain = known and study.settings(told).pipeline is None
+    schedule = study.schedule_of(told) if isinstance(told, ScheduleArm) and plain else None
     for seed in study.replicates.seeds[:1]:
         for cycle in range(study.cycles):
             for decision in decisions(run, arm, seed, cycle):
